@@ -1,0 +1,1 @@
+"""Synthetic Petri Dish architecture search in JAX."""

@@ -1,0 +1,284 @@
+"""Ground truth of the sigmoid-slope space: full-size classifiers, many slopes trained at once.
+
+Rawal et al. (arXiv 2005.13092), section 4.1 and table 1: two hidden layers of
+100 units sigma(c * z), softmax output, Adam. The papers do not say how the
+weights start; N(0, 1), the law of the motif-networks, gives the fall of their
+figure 1 towards large slopes (BUILD_NOTES.md, "Deviations").
+"""
+
+import csv
+import dataclasses
+import functools
+import hashlib
+import io
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from spd_jax import files
+from spd_jax.datasets import ImageData
+from spd_jax.errors import UserError
+
+Params = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class MlpClassifierConfig:
+    """Settings of the full-size training; the defaults are table 1's.
+
+    Attributes:
+      hidden_size: width of both hidden layers.
+      learning_rate: Adam's step size.
+      l2: factor of the sum of squared parameters that is added to the loss.
+      batch_size: images per step.
+      epochs: passes over the training images.
+      init_scale: standard deviation of initial weights (biases start at 0).
+      chunk: slopes in one compiled program; 10 keeps weights and moments in cache.
+    """
+
+    hidden_size: int = 100
+    learning_rate: float = 0.01
+    l2: float = 1e-5
+    batch_size: int = 50
+    epochs: int = 50
+    init_scale: float = 1.0
+    chunk: int = 10
+
+
+class Result(NamedTuple):
+    """One row of a ground-truth table: one slope, one seed, after `epochs` epochs.
+
+    `accuracy` is the validation accuracy in [0, 1] (higher is better), `loss` the
+    validation cross-entropy in nats; both are NaN where the training diverged.
+    """
+
+    slope: float
+    seed: int
+    epochs: int
+    accuracy: float
+    loss: float
+
+
+def init(key: jax.Array, inputs: int, outputs: int, config: MlpClassifierConfig) -> Params:
+    """Draw one network's weights; `key` is consumed."""
+    sizes = (inputs, config.hidden_size, config.hidden_size, outputs)
+    keys = jax.random.split(key, 3)
+    params = {}
+    for layer, (layer_key, fan_in, fan_out) in enumerate(
+        zip(keys, sizes[:-1], sizes[1:], strict=True)
+    ):
+        params[f"w{layer}"] = config.init_scale * jax.random.normal(layer_key, (fan_in, fan_out))
+        params[f"b{layer}"] = jnp.zeros(fan_out)
+    return params
+
+
+def apply(params: Params, slope: jax.Array, inputs: jax.Array) -> jax.Array:
+    """Return logits `[N, C]` of one network for inputs `[N, D]`."""
+    hidden = jax.nn.sigmoid(slope * (inputs @ params["w0"] + params["b0"]))
+    hidden = jax.nn.sigmoid(slope * (hidden @ params["w1"] + params["b1"]))
+    return hidden @ params["w2"] + params["b2"]
+
+
+def _cross_entropy(
+    params: Params, slope: jax.Array, inputs: jax.Array, labels: jax.Array
+) -> jax.Array:
+    logits = apply(params, slope, inputs)
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+
+def _adam(config: MlpClassifierConfig) -> optax.GradientTransformation:
+    return optax.adam(config.learning_rate, eps=1e-8, eps_root=1e-16)
+
+
+@functools.partial(jax.jit, static_argnames="config", donate_argnums=0)
+def _train_epoch(
+    state: Any, slopes: jax.Array, inputs: jax.Array, labels: jax.Array, config: MlpClassifierConfig
+) -> Any:
+    """Train every slope `[M]` on the same batches `[S, B, D]`, `[S, B]`."""
+
+    def total_loss(params: Params, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+        losses = jax.vmap(_cross_entropy, in_axes=(0, 0, None, None))(params, slopes, *batch)
+        return jnp.sum(losses) + config.l2 * sum(jnp.sum(p**2) for p in jax.tree.leaves(params))
+
+    def step(carry: Any, batch: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+        params, moments = carry
+        updates, moments = _adam(config).update(jax.grad(total_loss)(params, batch), moments)
+        return (optax.apply_updates(params, updates), moments), None
+
+    return jax.lax.scan(step, state, (inputs, labels))[0]
+
+
+@jax.jit
+def _measure(
+    params: Params, slopes: jax.Array, inputs: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return accuracies `[M]` and cross-entropies `[M]`, NaN where a network diverged."""
+
+    def one(params: Params, slope: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits = apply(params, slope, inputs)
+        loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+        accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == labels)
+        finite = jnp.isfinite(loss)
+        return jnp.where(finite, accuracy, jnp.nan), jnp.where(finite, loss, jnp.nan)
+
+    return jax.lax.map(lambda args: one(*args), (params, slopes))
+
+
+def evaluate(
+    slopes: Sequence[float],
+    seeds: Sequence[int],
+    data: ImageData,
+    config: MlpClassifierConfig,
+    checkpoint_dir: str | pathlib.Path,
+    on_epoch: Callable[[list[Result], int, int], None] = lambda results, done, total: None,
+) -> list[Result]:
+    """Train one network per slope and seed; resume from `checkpoint_dir`.
+
+    Seed by seed, all slopes of a seed together: they share initial weights and
+    batch order, so that only the slope differs between them. The state is saved
+    after every epoch, so that a killed run loses one epoch at the most.
+
+    Args:
+      slopes: slopes c, unitless.
+      seeds: one training run per slope for each.
+      data: images and labels.
+      config: settings.
+      checkpoint_dir: one `.npz` per seed is kept there.
+      on_epoch: called after each epoch with all results so far (latest epoch of
+        each slope and seed) and the epochs done and to do over all seeds.
+
+    Returns:
+      `len(seeds) * len(slopes)` results, seed by seed.
+
+    Raises:
+      UserError: a checkpoint is of other slopes, settings or data.
+    """
+    finished: list[Result] = []
+    total = len(seeds) * config.epochs
+    for seed_number, seed in enumerate(seeds):
+        run = _SeedRun.start(slopes, seed, data, config, pathlib.Path(checkpoint_dir))
+        while run.epoch < config.epochs:
+            run.train_epoch()
+            done = seed_number * config.epochs + run.epoch
+            on_epoch(finished + run.measure(), done, total)
+        finished += run.measure()
+    return finished
+
+
+@dataclasses.dataclass
+class _SeedRun:
+    """All slopes of one seed: their states in chunks, and where they are saved."""
+
+    slopes: np.ndarray
+    seed: int
+    data: ImageData
+    config: MlpClassifierConfig
+    path: pathlib.Path
+    fingerprint: str
+    epoch: int
+    chunks: list[Any]  # (params, moments) of `chunk` slopes each
+
+    @classmethod
+    def start(
+        cls,
+        slopes: Sequence[float],
+        seed: int,
+        data: ImageData,
+        config: MlpClassifierConfig,
+        checkpoint_dir: pathlib.Path,
+    ) -> "_SeedRun":
+        """Load the seed's checkpoint, or begin at epoch 0."""
+        path = checkpoint_dir / f"mlp_classifier_seed{seed}.npz"
+        key = jax.random.key(seed)
+        params = init(key, data.train_inputs.shape[1], int(data.train_labels.max()) + 1, config)
+        width = min(config.chunk, len(slopes))
+        stacked = jax.tree.map(lambda p: jnp.repeat(p[None], width, axis=0), params)
+        count = -(-len(slopes) // width)
+        fresh = [
+            jax.tree.map(jnp.copy, (stacked, _adam(config).init(stacked))) for _ in range(count)
+        ]
+        run = cls(np.asarray(slopes, np.float32), seed, data, config, path, "", 0, fresh)
+        run.fingerprint = run._fingerprint()
+        if path.exists():
+            run._load()
+        return run
+
+    def train_epoch(self) -> None:
+        """Train all slopes for one epoch and save."""
+        size = self.config.batch_size
+        steps = len(self.data.train_inputs) // size
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(
+            len(self.data.train_inputs)
+        )[: steps * size]
+        inputs = self.data.train_inputs[order].reshape(steps, size, -1)
+        labels = self.data.train_labels[order].reshape(steps, size)
+        inputs, labels = jnp.asarray(inputs), jnp.asarray(labels)
+        self.chunks = [
+            _train_epoch(state, slopes, inputs, labels, self.config)
+            for state, slopes in zip(self.chunks, self._slope_chunks(), strict=True)
+        ]
+        self.epoch += 1
+        self._save()
+
+    def measure(self) -> list[Result]:
+        """Validate all slopes after the epochs trained so far."""
+        inputs, labels = jnp.asarray(self.data.valid_inputs), jnp.asarray(self.data.valid_labels)
+        measured = [
+            _measure(state[0], slopes, inputs, labels)
+            for state, slopes in zip(self.chunks, self._slope_chunks(), strict=True)
+        ]
+        accuracies = np.concatenate([np.asarray(accuracy) for accuracy, _ in measured])
+        losses = np.concatenate([np.asarray(loss) for _, loss in measured])
+        return [
+            Result(float(f"{slope:.6g}"), self.seed, self.epoch, float(accuracy), float(loss))
+            for slope, accuracy, loss in zip(self.slopes, accuracies, losses, strict=False)
+        ]
+
+    def _slope_chunks(self) -> list[jax.Array]:
+        """Return the slopes in chunks of one size; the last repeats its last slope as padding."""
+        count = len(self.chunks)
+        width = min(self.config.chunk, len(self.slopes))
+        padded = np.pad(self.slopes, (0, count * width - len(self.slopes)), mode="edge")
+        return [jnp.asarray(part) for part in padded.reshape(count, width)]
+
+    def _fingerprint(self) -> str:
+        """Return a hash of all that decides the weights after an epoch."""
+        digest = hashlib.sha256(repr((self.seed, dataclasses.replace(self.config, epochs=0))).encode())
+        for array in (self.slopes, *self.data):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def _save(self) -> None:
+        leaves = jax.tree.leaves(self.chunks)
+        arrays = {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
+        with files.atomic_path(self.path) as temporary:
+            np.savez(temporary, epoch=self.epoch, fingerprint=self.fingerprint, **arrays)  # type: ignore[arg-type]
+
+    def _load(self) -> None:
+        with np.load(self.path, allow_pickle=False) as saved:
+            if str(saved["fingerprint"]) != self.fingerprint:
+                raise UserError(
+                    f"{self.path} was begun with other slopes, settings or data: "
+                    "use the flags it was begun with, or another --workdir"
+                )
+            self.epoch = int(saved["epoch"])
+            leaves = [jnp.asarray(saved[f"leaf{i}"]) for i in range(len(saved.files) - 2)]
+        self.chunks = jax.tree.unflatten(jax.tree.structure(self.chunks), leaves)
+
+
+def write_table(path: str | pathlib.Path, results: Sequence[Result], header: Sequence[str]) -> None:
+    """Write results as CSV below `#` lines that say how they were made."""
+    text = io.StringIO()
+    text.writelines(f"# {line}\n" for line in header)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(Result._fields)
+    for result in results:
+        writer.writerow(
+            [result.slope, result.seed, result.epochs, f"{result.accuracy:.6f}", f"{result.loss:.6f}"]
+        )
+    files.write_text(path, text.getvalue())
