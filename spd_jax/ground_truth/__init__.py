@@ -1,0 +1,1 @@
+"""Training at full size, and tables of what it gave."""

@@ -248,7 +248,9 @@ class _SeedRun:
 
     def _fingerprint(self) -> str:
         """Return a hash of all that decides the weights after an epoch."""
-        digest = hashlib.sha256(repr((self.seed, dataclasses.replace(self.config, epochs=0))).encode())
+        digest = hashlib.sha256(
+            repr((self.seed, dataclasses.replace(self.config, epochs=0))).encode()
+        )
         for array in (self.slopes, *self.data):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
@@ -279,6 +281,12 @@ def write_table(path: str | pathlib.Path, results: Sequence[Result], header: Seq
     writer.writerow(Result._fields)
     for result in results:
         writer.writerow(
-            [result.slope, result.seed, result.epochs, f"{result.accuracy:.6f}", f"{result.loss:.6f}"]
+            [
+                result.slope,
+                result.seed,
+                result.epochs,
+                f"{result.accuracy:.6f}",
+                f"{result.loss:.6f}",
+            ]
         )
     files.write_text(path, text.getvalue())

@@ -1,6 +1,114 @@
-"""The sigmoid-slope space: a motif is the slope c of sigmoid(c * z)."""
+"""The sigmoid-slope space: a motif is the slope c of sigmoid(c * z).
 
+Rawal et al., section 4.1. An arch is a float32 scalar, a batch of archs `[M]`.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
 import numpy as np
+
+from spd_jax.axes import Array, Key, Params
+from spd_jax.errors import UserError
+from spd_jax.motif import MotifFamily
+
+
+@functools.cache
+def family(
+    inputs: int = 10, hidden: int = 1, outputs: int = 10, use_bias: bool = True
+) -> MotifFamily:
+    """Return the motif-network D -> H -> H -> C with sigmoid(c z) in both hidden layers.
+
+    With the default sizes it has 33 parameters, 21 without biases; the papers'
+    22 is neither.
+
+    Args:
+      inputs: D.
+      hidden: H.
+      outputs: C; the outputs are logits.
+      use_bias: biases in all three layers, as in the released program.
+    """
+    sizes = (inputs, hidden, hidden, outputs)
+
+    def init(key: Key) -> Params:
+        params = []
+        for layer_key, fan_in, fan_out in zip(
+            jax.random.split(key, 3), sizes[:-1], sizes[1:], strict=True
+        ):
+            weight_key, bias_key = jax.random.split(layer_key)
+            layer = {"weight": jax.random.normal(weight_key, (fan_in, fan_out))}
+            if use_bias:
+                layer["bias"] = jax.random.normal(bias_key, (fan_out,))
+            params.append(layer)
+        return params
+
+    def dense(layer: dict[str, Array], inputs: Array) -> Array:
+        return inputs @ layer["weight"] + layer.get("bias", 0.0)
+
+    def apply(params: Params, slope: Array, inputs: Array) -> Array:
+        hidden = jax.nn.sigmoid(slope * dense(params[0], inputs))
+        hidden = jax.nn.sigmoid(slope * dense(params[1], hidden))
+        return dense(params[2], hidden)
+
+    return MotifFamily(init, apply, (inputs,), (outputs,), "bernoulli")
+
+
+@dataclasses.dataclass(frozen=True)
+class SigmoidSlopeSpace:
+    """Slopes in `[low, high]`, a `motif.SearchSpace`.
+
+    Attributes:
+      low: smallest slope.
+      high: largest slope.
+      mutation_scale: standard deviation of a mutation, as a share of the interval.
+    """
+
+    low: float = 0.01
+    high: float = 2.01
+    mutation_scale: float = 0.1
+
+    def sample(self, key: Key, count: int) -> Array:
+        """Draw slopes `[count]`, uniform; `key` is consumed."""
+        return jax.random.uniform(key, (count,), minval=self.low, maxval=self.high)
+
+    def mutate(self, key: Key, archs: Array) -> Array:
+        """Add a normal step to every slope and clip to the interval; `key` is consumed."""
+        step = self.mutation_scale * (self.high - self.low)
+        moved = archs + step * jax.random.normal(key, jnp.shape(archs))
+        return jnp.clip(moved, self.low, self.high)
+
+    def crossover(self, key: Key, first: Array, second: Array) -> Array:
+        """Return a random point between the two slopes of every pair; `key` is consumed."""
+        share = jax.random.uniform(key, jnp.shape(first))
+        return jnp.clip(share * first + (1 - share) * second, self.low, self.high)
+
+    def encode(self, arch: float) -> str:
+        """Return the slope with nine significant digits: float32 comes back to the bit."""
+        return f"{float(arch):.9g}"
+
+    def decode(self, text: str) -> np.float32:
+        """Read a slope; raises UserError when it is no number of the interval."""
+        try:
+            slope = np.float32(text)
+        except ValueError:
+            slope = np.float32("nan")
+        if not np.float32(self.low) <= slope <= np.float32(self.high):
+            raise UserError(f"{text!r} is no slope in [{self.low}, {self.high}]")
+        return slope
+
+    def features(self, archs: Array) -> np.ndarray:
+        """Return the slopes as `[M, 1]` float64."""
+        return np.asarray(archs, float)[:, None]
+
+    def canonical_hash(self, arch: float) -> str:
+        """Return the encoding: no two slopes are the same motif."""
+        return self.encode(arch)
+
+    def describe(self, arch: float) -> str:
+        """Return the formula."""
+        return f"sigmoid({float(arch):.3g} z)"
 
 
 def table_slopes() -> np.ndarray:

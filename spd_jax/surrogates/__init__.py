@@ -1,0 +1,1 @@
+"""Whatever predicts scores of motifs from known ones: the dish and its rivals."""

@@ -1,0 +1,319 @@
+"""surrogates: every rival against the protocol, and each against an independent computation."""
+
+import dataclasses
+import inspect
+import sys
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from spd_jax import metrics
+from spd_jax.errors import UserError
+from spd_jax.surrogates import protocol, regressors, slope_mlp
+from spd_jax.surrogates.regressors import GaussianProcess, RandomForest
+from spd_jax.surrogates.slope_mlp import SlopeMlp
+
+
+def columns(slopes):
+    return np.asarray(slopes)[:, None]
+
+
+RIVALS: dict[str, protocol.Surrogate] = {
+    "mlp-tanh": SlopeMlp(),
+    "mlp-sigmoid": SlopeMlp(activation="sigmoid"),
+    "gp-rbf": GaussianProcess(columns),
+    "gp-matern": GaussianProcess(columns, kernel="matern"),
+    "forest": RandomForest(columns, trees=50),
+}
+each_rival = pytest.mark.parametrize("rival", RIVALS.values(), ids=RIVALS)
+
+KEY = jax.random.key(3)
+SLOPES = np.linspace(0.4, 2.0, 15)
+SCORES = 0.97 - 0.03 * (SLOPES - 0.4)
+NEW = np.linspace(0.45, 1.95, 31)
+
+
+@each_rival
+def test_a_rival_obeys_the_protocol(rival):
+    fitted = rival.fit(KEY, SLOPES, SCORES)
+    for instance, contract in ((rival, protocol.Surrogate), (fitted, protocol.Fitted)):
+        for name in ("fit", "load") if contract is protocol.Surrogate else ("predict", "save"):
+            expected = inspect.signature(getattr(contract, name)).parameters
+            assert list(inspect.signature(getattr(instance, name)).parameters) == list(expected)[1:]
+    predictions = fitted.predict(NEW)
+    assert type(predictions) is np.ndarray
+    assert predictions.shape == (31,)
+    assert predictions.dtype == np.float64
+    assert np.isfinite(predictions).all()
+
+
+@each_rival
+def test_a_rival_learns_a_smooth_function_in_the_unit_of_the_scores(rival):
+    predictions = rival.fit(KEY, SLOPES, SCORES).predict(NEW)
+    assert metrics.kendall_tau(predictions, -NEW) > 0.9
+    np.testing.assert_allclose(predictions, 0.97 - 0.03 * (NEW - 0.4), atol=0.005)
+
+
+@each_rival
+def test_higher_scores_stay_higher_whatever_their_unit(rival):
+    perplexity_like = rival.fit(KEY, SLOPES, -1000 * SCORES).predict(NEW)
+    assert metrics.kendall_tau(perplexity_like, NEW) > 0.9
+    assert -1000 < perplexity_like.min() < perplexity_like.max() < -900
+
+
+@each_rival
+def test_save_and_load_give_identical_predictions(rival, tmp_path):
+    fitted = rival.fit(KEY, SLOPES, SCORES + 0.01 * np.sin(20 * SLOPES))
+    fitted.save(tmp_path / "folder" / "fitted.npz")
+    loaded = rival.load(tmp_path / "folder" / "fitted.npz")
+    np.testing.assert_array_equal(loaded.predict(NEW), fitted.predict(NEW))
+    loaded.save(tmp_path / "no_suffix")
+    again = rival.load(tmp_path / "no_suffix")
+    np.testing.assert_array_equal(again.predict(NEW), fitted.predict(NEW))
+    with np.load(tmp_path / "folder" / "fitted.npz", allow_pickle=False) as saved:
+        assert all(saved[name].dtype != object for name in saved.files)
+
+
+@each_rival
+def test_the_same_key_gives_the_same_surrogate(rival):
+    first, second = (rival.fit(KEY, SLOPES, SCORES).predict(NEW) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("rival", [SlopeMlp(), RandomForest(columns, trees=5)])
+def test_another_key_gives_another_surrogate(rival):
+    one, other = (rival.fit(jax.random.key(k), SLOPES, SCORES).predict(NEW) for k in (0, 1))
+    assert np.any(one != other)
+
+
+@each_rival
+def test_failed_motifs_are_left_out_of_the_fit(rival):
+    failed_slopes = np.concatenate([[0.1, 5.0], SLOPES, [0.2]])
+    failed_scores = np.concatenate([[np.nan, np.inf], SCORES, [-np.inf]])
+    with_failures = rival.fit(KEY, jnp.asarray(failed_slopes), jnp.asarray(failed_scores))
+    clean = rival.fit(KEY, jnp.asarray(SLOPES), jnp.asarray(SCORES))
+    np.testing.assert_array_equal(with_failures.predict(NEW), clean.predict(NEW))
+
+
+@each_rival
+def test_equal_scores_are_predicted_everywhere(rival):
+    fitted = rival.fit(KEY, SLOPES, np.full(15, 0.25))
+    np.testing.assert_allclose(fitted.predict(NEW), 0.25, atol=1e-6)
+
+
+@each_rival
+def test_too_few_scores_and_wrong_shapes_are_refused(rival):
+    with pytest.raises(UserError, match="1 of 3 scores are finite, but the surrogate needs 2"):
+        rival.fit(KEY, SLOPES[:3], [np.nan, 0.9, np.inf])
+    with pytest.raises(UserError, match="give one score per motif"):
+        rival.fit(KEY, SLOPES, SCORES[:-1])
+    with pytest.raises(UserError, match="finite numbers"):
+        rival.fit(KEY, SLOPES, SCORES).predict(np.array([0.5, np.nan]))
+
+
+@each_rival
+def test_a_file_that_is_no_such_surrogate_is_refused(rival, tmp_path):
+    path = tmp_path / "bad.npz"
+    with pytest.raises(UserError, match="bad.npz is missing"):
+        rival.load(path)
+    path.write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(UserError, match="cannot be read as a saved surrogate"):
+        rival.load(path)
+    with zipfile.ZipFile(path, "w"):
+        pass
+    with pytest.raises(UserError, match="cannot be read as a saved surrogate"):
+        rival.load(path)
+    protocol.save_arrays(path, "Oracle", {})
+    with pytest.raises(UserError, match="holds a Oracle, not a .*: load it with Oracle"):
+        rival.load(path)
+
+
+def test_a_pickle_is_never_loaded(tmp_path):
+    np.savez(tmp_path / "pickle.npz", kind=np.array([{}], dtype=object))
+    with pytest.raises(UserError, match="cannot be read"):
+        SlopeMlp().load(tmp_path / "pickle.npz")
+
+
+# --- The MLP ---------------------------------------------------------------------------------
+
+
+def python_loop(config, key, slopes, targets):
+    """Train like `SlopeMlp`, in a Python loop with optax's own optimiser and schedule."""
+    init_key, batch_key = jax.random.split(key)
+    params = slope_mlp.init(init_key, config)
+    rate = optax.exponential_decay(
+        config.learning_rate, config.decay_steps, config.decay, staircase=True
+    )
+    optimiser = optax.adam(rate, eps_root=1e-16)
+    state = optimiser.init(params)
+
+    def loss(params, slopes, targets):
+        first = jnp.tanh(jnp.outer(slopes, params["w0"][0]) + params["b0"])
+        second = jnp.tanh(first @ params["w1"] + params["b1"])
+        outputs = second @ params["w2"][:, 0] + params["b2"]
+        squares = sum(jnp.vdot(leaf, leaf) for leaf in params.values())
+        return jnp.mean((outputs - targets) ** 2) + config.l2 * squares
+
+    for number in range(config.steps):
+        order = jax.random.permutation(jax.random.fold_in(batch_key, number), len(slopes))
+        batch = order[: config.batch_size]
+        gradient = jax.grad(loss)(params, slopes[batch], targets[batch])
+        updates, state = optimiser.update(gradient, state)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def test_the_mlp_trains_as_a_python_loop_with_optax_does():
+    config = SlopeMlp(
+        hidden_size=4, decay=0.5, decay_steps=7, l2=0.01, steps=20, batch_size=4, init_scale=0.7
+    )
+    slopes, scores = SLOPES[:6], SCORES[:6]
+    targets = (scores - scores.mean()) / scores.std()
+    fitted = config.fit(KEY, slopes, scores)
+    expected = python_loop(config, KEY, jnp.float32(slopes), jnp.float32(targets))
+    assert fitted.params.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_allclose(fitted.params[name], expected[name], rtol=1e-4, atol=1e-5)
+    assert (fitted.mean, fitted.std) == (scores.mean(), scores.std())
+
+
+def test_the_mlp_starts_from_weights_and_biases_at_the_stated_scale():
+    config = SlopeMlp(hidden_size=100, init_scale=0.3)
+    params = slope_mlp.init(KEY, config)
+    shapes = {name: leaf.shape for name, leaf in params.items()}
+    assert shapes == {
+        "w0": (1, 100), "b0": (100,), "w1": (100, 100), "b1": (100,), "w2": (100, 1), "b2": (1,)
+    }  # fmt: skip
+    assert np.std(params["w1"]) == pytest.approx(0.3, rel=0.03)
+    assert np.std(params["b0"]) == pytest.approx(0.3, rel=0.25)
+    assert abs(np.mean(params["w1"])) < 0.01
+
+
+def test_the_defaults_are_those_of_table_3():
+    assert dataclasses.asdict(SlopeMlp()) == {
+        "hidden_size": 10,
+        "activation": "tanh",
+        "learning_rate": 0.01,
+        "decay": 0.97,
+        "decay_steps": 100,
+        "l2": 1e-4,
+        "steps": 150,
+        "batch_size": 15,
+        "init_scale": 1.0,
+    }
+
+
+def test_changing_a_rate_does_not_retrace(monkeypatch):
+    traces = []
+    apply = slope_mlp.apply
+
+    def counting(*args):
+        traces.append(args)
+        return apply(*args)
+
+    monkeypatch.setattr(slope_mlp, "apply", counting)
+    config = SlopeMlp(steps=3)
+    config.fit(KEY, SLOPES[:11], SCORES[:11])
+    first = len(traces)
+    assert first > 0
+    for change in ("learning_rate", "decay", "decay_steps", "l2", "init_scale"):
+        doubled = dataclasses.replace(config, **{change: 2 * getattr(config, change)})
+        doubled.fit(KEY, SLOPES[4:], SCORES[4:])
+    assert len(traces) == first
+    dataclasses.replace(config, steps=4).fit(KEY, SLOPES[:11], SCORES[:11])
+    assert len(traces) > first
+
+
+@pytest.mark.parametrize(
+    ("rival", "message"),
+    [
+        (SlopeMlp(activation="relu"), "unknown activation 'relu': use one of tanh, sigmoid"),
+        (SlopeMlp(batch_size=0), "batch_size is 0: give at least 1"),
+        (SlopeMlp(decay_steps=0), "decay_steps is 0"),
+        (GaussianProcess(columns, kernel="linear"), "unknown kernel 'linear': use one of rbf, mat"),
+        (RandomForest(columns, trees=0), "trees is 0: give at least 1"),
+        (GaussianProcess(lambda slopes: slopes), r"have shape \(15,\): give one row"),
+        (RandomForest(lambda slopes: np.ones((3, 2))), r"have shape \(3, 2\): give one row"),
+        (RandomForest(lambda slopes: columns(slopes) * np.nan), "finite numbers per motif"),
+    ],
+)
+def test_settings_that_are_not_allowed_are_refused(rival, message):
+    with pytest.raises(UserError, match=message):
+        rival.fit(KEY, SLOPES, SCORES)
+
+
+# --- The regressors --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernel", regressors.KERNELS)
+def test_the_gaussian_process_predicts_the_posterior_mean(kernel):
+    scores = np.sin(4 * SLOPES) + 0.1 * np.cos(50 * SLOPES)
+    fitted = GaussianProcess(columns, kernel).fit(KEY, SLOPES, scores)
+    constant, length, noise = np.exp(fitted.data["theta"])
+
+    def similarity(left, right):
+        distance = np.abs(left[:, None] - right[None, :]) / length
+        if kernel == "rbf":
+            return constant * np.exp(-(distance**2) / 2)
+        scaled = np.sqrt(5) * distance
+        return constant * (1 + scaled + scaled**2 / 3) * np.exp(-scaled)
+
+    known, new = ((slopes - SLOPES.mean()) / SLOPES.std() for slopes in (SLOPES, NEW))
+    targets = (scores - scores.mean()) / scores.std()
+    weights = np.linalg.solve(similarity(known, known) + noise * np.eye(15), targets)
+    oracle = scores.mean() + scores.std() * similarity(new, known) @ weights
+    np.testing.assert_allclose(fitted.predict(NEW), oracle, atol=1e-6)
+
+
+def test_the_gaussian_process_finds_the_noise_that_it_was_given():
+    slopes = np.linspace(0, 2, 60)
+    clean = np.sin(3 * slopes)
+    noisy = clean + 0.3 * np.random.default_rng(0).normal(size=60)
+    fitted = GaussianProcess(columns).fit(KEY, slopes, noisy)
+    noise = np.sqrt(np.exp(fitted.data["theta"][2])) * noisy.std()
+    assert noise == pytest.approx(0.3, rel=0.3)
+    assert np.sqrt(np.mean((fitted.predict(slopes) - clean) ** 2)) < 0.15
+
+
+def test_the_forest_is_the_mean_of_its_trees_and_stays_within_the_scores():
+    fitted = RandomForest(columns, trees=7).fit(KEY, SLOPES, SCORES)
+    scaled = columns((NEW - SLOPES.mean()) / SLOPES.std())
+    trees = [tree.predict(scaled) for tree in fitted.model.estimators_]
+    assert len(trees) == 7
+    np.testing.assert_allclose(fitted.predict(NEW), np.mean(trees, axis=0), rtol=1e-12)
+    far = fitted.predict(np.array([-100.0, 100.0]))
+    assert SCORES.min() <= far[1] < far[0] <= SCORES.max()
+
+
+@pytest.mark.parametrize("make", [GaussianProcess, RandomForest])
+def test_regressors_take_any_pytree_of_archs(make):
+    def features(archs):
+        return np.stack([archs["slope"], archs["width"]], axis=1)
+
+    rng = np.random.default_rng(0)
+    archs = {"slope": jnp.float32(rng.uniform(size=40)), "width": jnp.arange(40) % 7}
+    scores = np.array(3.0 * archs["slope"] + archs["width"])
+    scores[5] = np.nan
+    fitted = make(features).fit(KEY, archs, scores)
+    kept = np.isfinite(scores)
+    assert metrics.kendall_tau(fitted.predict(archs)[kept], scores[kept]) > 0.8
+    assert fitted.data["vectors"].shape == (39, 2)
+
+
+@pytest.mark.parametrize("rival", [GaussianProcess(columns), RandomForest(columns)])
+def test_a_missing_scikit_learn_is_named_with_its_remedy(rival, monkeypatch):
+    for module in ("sklearn.exceptions", "sklearn.gaussian_process", "sklearn.ensemble"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=r"needs scikit-learn: pip install spd_jax\[experiments\]"):
+        rival.fit(KEY, SLOPES, SCORES)
+
+
+def test_a_changed_feature_scale_changes_nothing():
+    for make in (GaussianProcess, RandomForest):
+        plain = make(columns).fit(KEY, SLOPES, SCORES).predict(NEW)
+        scaled = make(lambda slopes: 1000 * columns(slopes) - 7).fit(KEY, SLOPES, SCORES)
+        np.testing.assert_allclose(scaled.predict(NEW), plain, atol=1e-4)
