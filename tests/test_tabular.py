@@ -104,7 +104,7 @@ def test_mistakes_are_refused_with_file_line_and_remedy(write, content, message)
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
-    with pytest.raises(UserError, match="nothing.csv is missing: give the path"):
+    with pytest.raises(UserError, match=r"nothing\.csv is missing: give the path"):
         tabular.read(tmp_path / "nothing.csv")
     with pytest.raises(UserError, match="cannot be read"):
         tabular.read(tmp_path)
@@ -118,5 +118,5 @@ def test_shipped_finds_tables_in_the_package_by_name(tmp_path, monkeypatch):
         tabular.shipped()
     (folder / "mnist_sigmoid_slope.csv").write_text("slope,accuracy\n0.1,0.9\n")
     assert tabular.read(tabular.shipped()).slopes == [0.1]
-    with pytest.raises(UserError, match="no table '../other' .* one of mnist_sigmoid_slope, or"):
+    with pytest.raises(UserError, match=r"no table '\.\./other' .* one of mnist_sigmoid_slope, or"):
         tabular.shipped("../other")
