@@ -62,8 +62,9 @@ def test_read_tolerates_harmless_differences(write, content):
 
 
 def test_read_understands_what_the_trainer_writes(tmp_path):
+    blank = mlp_classifier.Result(**dict.fromkeys(mlp_classifier.Result._fields, 0))
     results = [
-        mlp_classifier.Result(slope, seed, 50, accuracy, 0.1)
+        blank._replace(slope=slope, seed=seed, accuracy=accuracy)
         for slope, seed, accuracy in [(0.23, 0, 0.97), (0.01, 0, 0.9), (0.23, 1, 0.98)]
     ]
     mlp_classifier.write_table(tmp_path / "t.csv", results, ["command: a, b", "commit: c"])

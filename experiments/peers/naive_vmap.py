@@ -1,4 +1,4 @@
-"""Peer: what a competent JAX user writes first. A list of matrices, stock optax, vmap, scan, jit."""
+"""Peer: what a competent JAX user writes first: a list of matrices, optax, vmap, scan, jit."""
 
 import functools
 
@@ -58,6 +58,17 @@ def inner_losses(problem: Problem) -> np.ndarray:
     return np.asarray(_losses(problem, problem.data))
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _update(problem, losses, data, state):
+    def objective(data):
+        return outer_loss(losses(problem, data), problem.ground_truth, data, problem.outer_l2)
+
+    loss, gradient = jax.value_and_grad(objective)(data)
+    optimizer = optax.adam(problem.outer_learning_rate, **ADAM)
+    updates, state = optimizer.update(gradient, state)
+    return optax.apply_updates(data, updates), state, loss
+
+
 def make_outer_step(problem: Problem, losses=_losses):
     """Return a callable that takes one outer step and returns the loss before it.
 
@@ -65,22 +76,12 @@ def make_outer_step(problem: Problem, losses=_losses):
         problem: the dish.
         losses: maps (problem, data [2, N, D]) to validation losses, [M].
     """
-    optimizer = optax.adam(problem.outer_learning_rate, **ADAM)
     data = jnp.asarray(problem.data)
-    state = optimizer.init(data)
-
-    def objective(data):
-        return outer_loss(losses(problem, data), problem.ground_truth, data, problem.outer_l2)
-
-    @jax.jit
-    def update(data, state):
-        loss, gradient = jax.value_and_grad(objective)(data)
-        updates, state = optimizer.update(gradient, state)
-        return optax.apply_updates(data, updates), state, loss
+    state = optax.adam(problem.outer_learning_rate, **ADAM).init(data)
 
     def step() -> float:
         nonlocal data, state
-        data, state, loss = update(data, state)
+        data, state, loss = _update(problem, losses, data, state)
         return float(loss)
 
     return step

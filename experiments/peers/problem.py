@@ -81,7 +81,7 @@ def make(seed, motifs=18, *, samples=10, inputs=10, hidden=1, outputs=10, **sett
 
 
 def outer_loss(losses, ground_truth, data, l2):
-    """Return the squared distance of z-scored scores plus the L2 penalty, for arrays of any library.
+    """Return how far the z-scores lie apart, plus L2; the arrays may be of any library.
 
     Args:
         losses: validation losses, [M].

@@ -35,10 +35,7 @@ def _network(flat, inputs, slopes, shapes):
 def _losses(problem, data, differentiable):
     """Return validation losses [M]; without `differentiable` no graph outlives an inner step."""
     slopes = torch.tensor(problem.slopes)[:, None, None]
-    train_labels, valid_labels = (
-        torch.tensor(problem.train_labels),
-        torch.tensor(problem.valid_labels),
-    )
+    train_labels, valid_labels = map(torch.tensor, (problem.train_labels, problem.valid_labels))
     weights = [torch.tensor(w).reshape(-1, w.shape[-1]) for w in problem.weights]
     shapes = [w.shape for w in weights]
 
