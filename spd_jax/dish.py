@@ -366,7 +366,7 @@ def _look_at_held_out(
 
 
 def outer_losses(config: DishConfig, raw: ArrayLike, truth: ArrayLike) -> np.ndarray:
-    """Return the outer loss `[E]` of raw scores `[E, M]`; a motif that is not finite scores worst."""
+    """Return the outer loss `[E]` of raw scores `[E, M]`; one that is not finite is the worst."""
     raw = np.asarray(raw, np.float32)
     finite = np.isfinite(raw)
     worst = np.min(np.where(finite, raw, np.inf), axis=1, keepdims=True)

@@ -84,6 +84,20 @@ def test_save_and_load_give_identical_predictions(rival, tmp_path):
         assert all(saved[name].dtype != object for name in saved.files)
 
 
+@pytest.mark.parametrize(
+    ("saver", "loader"),
+    [
+        (SlopeMlp(activation="sigmoid"), SlopeMlp()),
+        (GaussianProcess(columns, kernel="matern"), GaussianProcess(columns)),
+        (RandomForest(columns, trees=30), RandomForest(columns)),
+    ],
+)
+def test_load_takes_the_settings_from_the_file(saver, loader, tmp_path):
+    fit_once(saver).save(tmp_path / "fitted.npz")
+    loaded = loader.load(tmp_path / "fitted.npz")
+    np.testing.assert_array_equal(loaded.predict(NEW), fit_once(saver).predict(NEW))
+
+
 @each_rival
 def test_the_same_key_gives_the_same_surrogate(rival):
     second = rival.fit(KEY, SLOPES, SCORES)

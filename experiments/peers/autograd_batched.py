@@ -4,6 +4,9 @@ Autograd's cost is per traced operation, whatever its size. So Adam works on one
 arrays it would double the time of an outer step.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import autograd.numpy as np
 import numpy
 from autograd import grad, value_and_grad
@@ -12,7 +15,7 @@ from autograd.scipy.special import expit
 from experiments.peers.problem import ADAM, Problem, outer_loss
 
 
-def _adam(weights, gradient, moments, step, learning_rate):
+def _adam(weights: Any, gradient: Any, moments: tuple, step: int, learning_rate: float) -> tuple:
     """Return weights and moments after one step of Adam."""
     b1, b2, eps, eps_root = ADAM.values()
     mu = b1 * moments[0] + (1 - b1) * gradient
@@ -21,7 +24,7 @@ def _adam(weights, gradient, moments, step, learning_rate):
     return weights - learning_rate / (1 - b1**step) * mu / root, (mu, nu)
 
 
-def network(weights, slopes, inputs):
+def network(weights: Sequence, slopes: numpy.ndarray, inputs: Any) -> Any:
     """Return the logits of one network [N, C] or of many [M, N, C]."""
     w0, b0, w1, b1, w2, b2 = weights
     hidden = expit(slopes * (np.matmul(inputs, w0) + b0))
@@ -29,16 +32,16 @@ def network(weights, slopes, inputs):
     return np.matmul(hidden, w2) + b2
 
 
-def cross_entropies(logits, labels):
+def cross_entropies(logits: Any, labels: numpy.ndarray) -> Any:
     """Return the binary cross-entropy of each sample and output, same shape as `logits`."""
     return np.logaddexp(numpy.float32(0), logits) - labels * logits
 
 
-def train(loss, weights, problem: Problem):
+def train(loss: Callable, weights: Sequence[numpy.ndarray], problem: Problem) -> list:
     """Return the weights after `inner_steps` steps of Adam on `loss(weights) + L2`."""
     starts = numpy.cumsum([0] + [w.size for w in weights])
 
-    def unflatten(flat):
+    def unflatten(flat: Any) -> list:
         pieces = zip(starts, starts[1:], weights, strict=False)
         return [np.reshape(flat[start:end], like.shape) for start, end, like in pieces]
 
@@ -51,12 +54,12 @@ def train(loss, weights, problem: Problem):
     return unflatten(flat)
 
 
-def _losses(problem, data):
+def _losses(problem: Problem, data: Any) -> Any:
     train_inputs, valid_inputs = data[0], data[1]
     slopes = problem.slopes[:, None, None]
     weights = [numpy.tile(w.reshape(-1, w.shape[-1]), (len(slopes), 1, 1)) for w in problem.weights]
 
-    def total_loss(weights):
+    def total_loss(weights: Sequence) -> Any:
         logits = network(weights, slopes, train_inputs)
         return np.sum(cross_entropies(logits, problem.train_labels)) / problem.train_labels.size
 
@@ -69,7 +72,7 @@ def inner_losses(problem: Problem) -> numpy.ndarray:
     return _losses(problem, problem.data)
 
 
-def make_outer_step(problem: Problem, losses=_losses):
+def make_outer_step(problem: Problem, losses: Callable = _losses) -> Callable[[], float]:
     """Return a callable that takes one outer step and returns the loss before it.
 
     Args:
@@ -80,7 +83,7 @@ def make_outer_step(problem: Problem, losses=_losses):
     moments = numpy.zeros_like(data), numpy.zeros_like(data)
 
     @value_and_grad
-    def loss_and_gradient(data):
+    def loss_and_gradient(data: Any) -> Any:
         return outer_loss(losses(problem, data), problem.ground_truth, data, problem.outer_l2)
 
     def step() -> float:

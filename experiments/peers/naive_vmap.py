@@ -1,16 +1,18 @@
 """Peer: what a competent JAX user writes first: a list of matrices, optax, vmap, scan, jit."""
 
 import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from experiments.peers.problem import ADAM, Problem, outer_loss
 
 
-def network(weights, slope, inputs):
+def network(weights: Sequence, slope: ArrayLike, inputs: jax.Array) -> jax.Array:
     """Return a network's logits, [N, C]; `slope` is one for all hidden units or one for each."""
     w0, b0, w1, b1, w2, b2 = weights
     hidden = jax.nn.sigmoid(slope * (inputs @ w0 + b0))
@@ -18,14 +20,14 @@ def network(weights, slope, inputs):
     return hidden @ w2 + b2
 
 
-def train(loss, weights, problem: Problem):
+def train(loss: Callable, weights: Sequence, problem: Problem) -> Sequence:
     """Return the weights after `inner_steps` steps of Adam on `loss(weights) + L2`."""
     optimizer = optax.adam(problem.inner_learning_rate, **ADAM)
 
-    def penalised(weights):
+    def penalised(weights: Sequence) -> jax.Array:
         return loss(weights) + problem.inner_l2 * sum(jnp.sum(w**2) for w in weights)
 
-    def step(carry, _):
+    def step(carry: tuple, _: None) -> tuple[tuple, None]:
         weights, state = carry
         updates, state = optimizer.update(jax.grad(penalised)(weights), state)
         return (optax.apply_updates(weights, updates), state), None
@@ -36,11 +38,11 @@ def train(loss, weights, problem: Problem):
     return weights
 
 
-def validation_loss(problem: Problem, data, slope):
+def validation_loss(problem: Problem, data: jax.Array, slope: jax.Array) -> jax.Array:
     """Train one motif-network on `data` [2, N, D] and return its validation loss, []."""
     train_inputs, valid_inputs = data
 
-    def loss(weights, inputs, labels):
+    def loss(weights: Sequence, inputs: jax.Array, labels: np.ndarray) -> jax.Array:
         logits = network(weights, slope, inputs)
         return optax.sigmoid_binary_cross_entropy(logits, labels).mean()
 
@@ -49,7 +51,7 @@ def validation_loss(problem: Problem, data, slope):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _losses(problem, data):
+def _losses(problem: Problem, data: jax.Array) -> jax.Array:
     return jax.vmap(lambda slope: validation_loss(problem, data, slope))(problem.slopes)
 
 
@@ -59,8 +61,10 @@ def inner_losses(problem: Problem) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _update(problem, losses, data, state):
-    def objective(data):
+def _update(
+    problem: Problem, losses: Callable, data: jax.Array, state: optax.OptState
+) -> tuple[jax.Array, optax.OptState, jax.Array]:
+    def objective(data: jax.Array) -> jax.Array:
         return outer_loss(losses(problem, data), problem.ground_truth, data, problem.outer_l2)
 
     loss, gradient = jax.value_and_grad(objective)(data)
@@ -69,7 +73,7 @@ def _update(problem, losses, data, state):
     return optax.apply_updates(data, updates), state, loss
 
 
-def make_outer_step(problem: Problem, losses=_losses):
+def make_outer_step(problem: Problem, losses: Callable = _losses) -> Callable[[], float]:
     """Return a callable that takes one outer step and returns the loss before it.
 
     Args:

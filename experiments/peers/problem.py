@@ -12,6 +12,8 @@ is `outer_loss` below. Both are minimised by Adam with the constants of `ADAM`.
 """
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +53,16 @@ class Problem:
         return np.stack((self.train_inputs, self.valid_inputs))
 
 
-def make(seed, motifs=18, *, samples=10, inputs=10, hidden=1, outputs=10, **settings) -> Problem:
+def make(
+    seed: int,
+    motifs: int = 18,
+    *,
+    samples: int = 10,
+    inputs: int = 10,
+    hidden: int = 1,
+    outputs: int = 10,
+    **settings: Any,
+) -> Problem:
     """Draw a problem: weights and inputs from N(0, 1), labels by coin, valid data = train data.
 
     Args:
@@ -80,7 +91,7 @@ def make(seed, motifs=18, *, samples=10, inputs=10, hidden=1, outputs=10, **sett
     )
 
 
-def outer_loss(losses, ground_truth, data, l2):
+def outer_loss(losses: Any, ground_truth: Any, data: Any, l2: float) -> Any:
     """Return how far the z-scores lie apart, plus L2; the arrays may be of any library.
 
     Args:
@@ -93,12 +104,12 @@ def outer_loss(losses, ground_truth, data, l2):
     return (distance * distance).mean() + l2 * (data * data).sum()
 
 
-def _z_score(values):
+def _z_score(values: Any) -> Any:
     centred = values - values.mean()
     return centred / (centred * centred).mean() ** 0.5
 
 
-def supernetwork(problem: Problem):
+def supernetwork(problem: Problem) -> tuple[Sequence, Sequence, np.ndarray]:
     """Combine all motif-networks into one network of M-fold width (Rawal et al., arXiv A.2.2).
 
     Returns:
@@ -118,7 +129,7 @@ def supernetwork(problem: Problem):
     return weights, masks, np.repeat(problem.slopes, b0.size)
 
 
-def apply_masks(weights, masks):
+def apply_masks(weights: Any, masks: Sequence) -> tuple:
     """Return the weights of `supernetwork` with every connection between motif-networks cut."""
     w0, b0, w1, b1, w2, b2 = weights
     return w0, b0, w1 * masks[0], b1, w2 * masks[1], b2

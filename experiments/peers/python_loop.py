@@ -5,6 +5,7 @@ of that loss, and the chain rule joins them: sum over m of dL/dloss_m * dloss_m/
 """
 
 import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,13 @@ def inner_losses(problem: Problem) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _update(problem, data, state, losses, gradients):
+def _update(
+    problem: Problem,
+    data: jax.Array,
+    state: optax.OptState,
+    losses: Sequence[jax.Array],
+    gradients: Sequence[jax.Array],
+) -> tuple[jax.Array, optax.OptState, jax.Array]:
     value_and_grad = jax.value_and_grad(outer_loss, argnums=(0, 2))
     loss, (by_losses, by_data) = value_and_grad(
         jnp.stack(losses), problem.ground_truth, data, problem.outer_l2
@@ -35,7 +42,7 @@ def _update(problem, data, state, losses, gradients):
     return optax.apply_updates(data, updates), state, loss
 
 
-def make_outer_step(problem: Problem):
+def make_outer_step(problem: Problem) -> Callable[[], float]:
     """Return a callable that takes one outer step and returns the loss before it."""
     data = jnp.asarray(problem.data)
     state = optax.adam(problem.outer_learning_rate, **ADAM).init(data)

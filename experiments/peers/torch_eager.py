@@ -3,8 +3,11 @@
 One tensor instead of six keeps Adam at a handful of kernels per inner step.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from experiments.peers.problem import ADAM, Problem, outer_loss
@@ -12,7 +15,9 @@ from experiments.peers.problem import ADAM, Problem, outer_loss
 torch.set_num_threads(1)  # The tensors are tiny: waking a second thread costs more than it brings.
 
 
-def _adam(weights, gradient, moments, step, learning_rate):
+def _adam(
+    weights: Tensor, gradient: Tensor, moments: tuple, step: int, learning_rate: float
+) -> tuple[Tensor, tuple]:
     """Return weights and moments after one step of Adam."""
     b1, b2, eps, eps_root = ADAM.values()
     mu = torch.lerp(moments[0], gradient, 1 - b1)
@@ -21,7 +26,7 @@ def _adam(weights, gradient, moments, step, learning_rate):
     return torch.addcdiv(weights, mu, root, value=-learning_rate / (1 - b1**step)), (mu, nu)
 
 
-def _network(flat, inputs, slopes, shapes):
+def _network(flat: Tensor, inputs: Tensor, slopes: Tensor, shapes: list[torch.Size]) -> Tensor:
     """Return all motif-networks' logits, [M, N, C]; `flat` is [M, P]."""
     pieces = flat.split([shape.numel() for shape in shapes], dim=1)
     pieces = [piece.view(-1, *shape) for piece, shape in zip(pieces, shapes, strict=True)]
@@ -32,14 +37,14 @@ def _network(flat, inputs, slopes, shapes):
     return torch.baddbmm(b2, hidden, w2)
 
 
-def _losses(problem, data, differentiable):
+def _losses(problem: Problem, data: Tensor, differentiable: bool) -> Tensor:
     """Return validation losses [M]; without `differentiable` no graph outlives an inner step."""
     slopes = torch.tensor(problem.slopes)[:, None, None]
     train_labels, valid_labels = map(torch.tensor, (problem.train_labels, problem.valid_labels))
     weights = [torch.tensor(w).reshape(-1, w.shape[-1]) for w in problem.weights]
     shapes = [w.shape for w in weights]
 
-    def cross_entropies(flat, inputs, labels):
+    def cross_entropies(flat: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
         logits = _network(flat, inputs, slopes, shapes)
         return functional.softplus(logits) - labels * logits
 
@@ -60,7 +65,7 @@ def inner_losses(problem: Problem) -> np.ndarray:
     return _losses(problem, torch.tensor(problem.data), differentiable=False).detach().numpy()
 
 
-def make_outer_step(problem: Problem):
+def make_outer_step(problem: Problem) -> Callable[[], float]:
     """Return a callable that takes one outer step and returns the loss before it."""
     ground_truth = torch.tensor(problem.ground_truth)
     data = torch.tensor(problem.data)

@@ -104,7 +104,7 @@ class Progress:
         now = self._clock()
         status = f"{_clock_face(now - self._started)} elapsed"
         left = self._seconds_left(now)
-        return status if left is None else f"{status}, about {_clock_face(left)} left"
+        return status if left is None else f"{status}, ~{_clock_face(left)} left"
 
     def _seconds_left(self, now: float) -> float | None:
         if self._first is None or self._done >= self._total:
@@ -147,13 +147,14 @@ def _bar(stream: TextIO, status: Callable[[], str]) -> Any:
     def rigid() -> table.Column:
         return table.Column(no_wrap=True)
 
+    screen = console.Console(file=stream)
     return progress.Progress(
         progress.TextColumn("{task.description}", markup=False, table_column=rigid()),
-        progress.BarColumn(bar_width=20, table_column=rigid()),
+        progress.BarColumn(bar_width=20 if screen.width >= 100 else 10, table_column=rigid()),
         progress.MofNCompleteColumn(table_column=rigid()),
         Status(table_column=rigid()),
         Figures(),
-        console=console.Console(file=stream),
+        console=screen,
     )
 
 

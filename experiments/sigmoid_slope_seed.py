@@ -1,0 +1,183 @@
+"""One seed of the sigmoid-slope experiment: split, fit every method, predict, score."""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.run_folder import RunFolder, motif_sharding
+from spd_jax import dish, files, metrics
+from spd_jax.errors import UserError
+from spd_jax.ground_truth.tabular import Table
+from spd_jax.spaces.sigmoid_slope import SigmoidSlopeSpace
+from spd_jax.surrogates.dish_surrogate import DishSurrogate, FittedDish
+from spd_jax.surrogates.protocol import Surrogate
+from spd_jax.surrogates.regressors import GaussianProcess
+from spd_jax.surrogates.slope_mlp import SlopeMlp
+
+METHODS = ("dish", "dish_untrained", "slope_mlp", "gaussian_process")
+FIGURES = (
+    "kendall_tau",
+    "kendall_tau_test",
+    "kendall_tau_left",
+    "predicted_peak_slope",
+    "peak_error",
+)
+SAVE_EVERY = 5  # outer steps between two saved states
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Which motifs of a table a seed knows.
+
+    Attributes:
+      train: indices of the known motifs, `[num_train]`.
+      test: the others.
+      left: the ones left of the training interval.
+    """
+
+    train: np.ndarray
+    test: np.ndarray
+    left: np.ndarray
+
+    @classmethod
+    def draw(cls, table: Table, seed: int, num_train: int, low: float, high: float) -> "Split":
+        """Draw `num_train` slopes of `[low, high]`; raises UserError when there are fewer."""
+        inside = (table.slopes >= low) & (table.slopes <= high)
+        if inside.sum() < num_train:
+            raise UserError(
+                f"{table.source} has {inside.sum()} slopes in [{low}, {high}], but "
+                f"--num_train={num_train} are asked for: lower --num_train or widen the interval"
+            )
+        train = np.random.default_rng(seed).permutation(np.flatnonzero(inside))[:num_train]
+        train = np.sort(train)
+        others = np.setdiff1d(np.arange(len(table.slopes)), train)
+        return cls(train, others, np.flatnonzero(table.slopes < low))
+
+
+def run_seed(
+    folder: RunFolder, seed: int, table: Table, split: Split, surrogate: DishSurrogate
+) -> dict[str, Any]:
+    """Fit all methods on one split, and score them on the whole table.
+
+    Goes on from the dish's last saved state when there is one.
+
+    Returns:
+      JSON-ready: `predictions` (columns by name), `figures` by method, `seconds`.
+    """
+    slopes = table.slopes.astype(np.float32)
+    train, truth = split.train, table.accuracy
+    key = jax.random.key(seed)
+    seconds: dict[str, float] = {}
+    fitted, untrained = _fit_dish(
+        folder, seed, key, slopes[train], truth[train], surrogate, seconds
+    )
+    started = time.perf_counter()
+    members = fitted.predict(slopes, per_member=True)
+    seconds["predict"] = time.perf_counter() - started
+    predictions = {"dish": np.median(members, axis=0)} | _quartiles("dish", members)
+    members = untrained.predict(slopes, per_member=True)
+    predictions |= {"dish_untrained": np.median(members, axis=0)}
+    predictions |= _quartiles("dish_untrained", members)
+    mean, std = truth[train].mean(), truth[train].std() or 1.0
+    rivals: dict[str, Surrogate] = {
+        "slope_mlp": SlopeMlp(),
+        "gaussian_process": GaussianProcess(SigmoidSlopeSpace().features),
+    }
+    for name, rival in rivals.items():
+        started = time.perf_counter()
+        values = rival.fit(key, slopes[train], truth[train]).predict(slopes)
+        seconds[name] = time.perf_counter() - started
+        predictions[name] = (np.asarray(values) - mean) / std
+    return {
+        "train": train.tolist(),
+        "predictions": {name: _finite(values) for name, values in predictions.items()},
+        "figures": {name: score(table, split, predictions[name]) for name in METHODS},
+        "seconds": seconds,
+        "outer_steps": int(fitted.state.stop_step),
+    }
+
+
+def score(table: Table, split: Split, predicted: np.ndarray) -> dict[str, float | None]:
+    """Return every figure of one method's predictions `[M]`; `None` where it is not defined."""
+
+    def tau(chosen: np.ndarray) -> float | None:
+        if len(chosen) < 2:
+            return None
+        value = metrics.kendall_tau(predicted[chosen], table.accuracy[chosen])
+        return value if np.isfinite(value) else None
+
+    return {
+        "kendall_tau": tau(np.arange(len(predicted))),
+        "kendall_tau_test": tau(split.test),
+        "kendall_tau_left": tau(split.left),
+        "predicted_peak_slope": metrics.peak(table.slopes, predicted),
+        "peak_error": metrics.peak_error(table.slopes, predicted, table.accuracy),
+    }
+
+
+def _finite(values: np.ndarray) -> list[float | None]:
+    """Return JSON-ready values; a diverged motif's is `None`."""
+    return [float(value) if np.isfinite(value) else None for value in values]
+
+
+def _quartiles(name: str, members: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the quartiles over members `[E, M]` as the band `[M]` of a method."""
+    # "lower" and "higher" take a member's value: minus infinity must not meet 0 times itself.
+    low = np.quantile(members, 0.25, axis=0, method="lower")
+    high = np.quantile(members, 0.75, axis=0, method="higher")
+    return {f"{name}_low": low, f"{name}_high": high}
+
+
+def _fit_dish(
+    folder: RunFolder,
+    seed: int,
+    key: jax.Array,
+    slopes: np.ndarray,
+    truth: np.ndarray,
+    surrogate: DishSurrogate,
+    seconds: dict[str, float],
+) -> tuple[FittedDish, FittedDish]:
+    """Fit the dish, save it every few steps, and return it with the dish before training."""
+    path = folder.path / "states" / f"dish_seed{seed}.npz"
+    start = surrogate.start(key)
+    fingerprint = f"seed {seed}"
+    state = files.load_pytree(path, start, fingerprint) if path.exists() else start
+    folder.keep_metrics(lambda line: line["seed"] != seed or _is_before(line, state))
+    times = [time.perf_counter()]
+
+    def on_step(state: dish.DishState, info: dish.OuterInfo) -> None:
+        folder.add_metrics(
+            {
+                "seed": seed,
+                "phase": _phase(state),
+                "step": int(state.step),
+                "outer_loss": [float(f"{loss:.6g}") for loss in np.asarray(info.loss)],
+                "masked": np.asarray(info.masked).tolist(),
+            }
+        )
+        times.append(time.perf_counter())
+        if int(state.step) % SAVE_EVERY == 0:
+            files.save_pytree(path, state, fingerprint)
+
+    fitted = surrogate.fit(
+        key, slopes, truth, state=state, on_step=on_step, sharding=motif_sharding()
+    )
+    files.save_pytree(path, fitted.state, fingerprint)
+    steps = np.diff(times)
+    seconds["compile"] = float(steps[0] - np.median(steps)) if len(steps) else 0.0
+    seconds["fit"] = times[-1] - times[0] - seconds["compile"]
+    return fitted, dataclasses.replace(fitted, state=start)
+
+
+def _phase(state: dish.DishState) -> str:
+    return "early_stopping" if int(state.stop_step) < 0 else "fit"
+
+
+def _is_before(line: dict[str, Any], state: dish.DishState) -> bool:
+    """Return whether a line of metrics.jsonl was written before `state` was saved."""
+    if line["phase"] != _phase(state):
+        return line["phase"] == "early_stopping"
+    return line["step"] <= int(state.step)

@@ -1,0 +1,109 @@
+"""The dish as a surrogate: fit, predict, save and load, like its rivals."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+
+from spd_jax import dish, files
+from spd_jax.axes import Archs, Key
+from spd_jax.motif import MotifFamily
+from spd_jax.surrogates import protocol
+
+
+@dataclasses.dataclass(frozen=True)
+class DishSurrogate:
+    """A Synthetic Petri Dish of one motif family.
+
+    Attributes:
+      family: the motif-network.
+      config: settings.
+      held_out_share: share of the known motifs that early stopping holds out
+        (appendix A.1 splits in halves); 0 takes `outer_steps` steps on all.
+    """
+
+    family: MotifFamily
+    config: dish.DishConfig = dish.DishConfig()
+    held_out_share: float = 0.0
+
+    def start(self, key: Key) -> dish.DishState:
+        """Return the dish that `fit` with this key starts from."""
+        return dish.init(jax.random.split(key)[0], self.family, self.config)
+
+    def fit(
+        self,
+        key: Key,
+        archs: Archs,
+        scores: ArrayLike,
+        *,
+        state: dish.DishState | None = None,
+        on_step: Callable[[dish.DishState, dish.OuterInfo], None] = lambda state, info: None,
+        sharding: jax.sharding.Sharding | None = None,
+    ) -> "FittedDish":
+        """Learn the synthetic data from known motifs.
+
+        Args:
+          key: consumed: draws the dish, and the held-out motifs.
+          archs: pytree of arrays, motif axis `[M]` first.
+          scores: ground truth `[M]`, higher is better; one that is not finite is not used.
+          state: a state that an interrupted `fit` handed to `on_step`, to resume.
+          on_step: see `dish.fit`.
+          sharding: see `dish.fit`.
+
+        Returns:
+          The fitted dish.
+
+        Raises:
+          UserError: too few finite scores, or shapes that disagree.
+        """
+        archs, truth = protocol.known(archs, scores)
+        split_key = jax.random.split(key)[1]
+        held_out = np.zeros(len(truth), bool)
+        if self.held_out_share:
+            count = min(max(round(self.held_out_share * len(truth)), 2), len(truth) - 2)
+            held_out[np.asarray(jax.random.permutation(split_key, len(truth)))[:count]] = True
+        state, info = dish.fit(
+            self.start(key) if state is None else state,
+            self.family,
+            self.config,
+            jax.tree.map(lambda x: x[~held_out], archs),
+            truth[~held_out],
+            valid_archs=jax.tree.map(lambda x: x[held_out], archs) if held_out.any() else None,
+            valid_ground_truth=truth[held_out],
+            on_step=on_step,
+            sharding=sharding,
+        )
+        return FittedDish(self.family, self.config, state, info)
+
+    def load(self, path: str | os.PathLike[str]) -> "FittedDish":
+        """Read what `FittedDish.save` wrote with these settings."""
+        like = dish.init(jax.random.key(0), self.family, self.config)
+        return FittedDish(self.family, self.config, files.load_pytree(path, like), None)
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedDish:
+    """A dish after `fit`.
+
+    Attributes:
+      family: the motif-network.
+      config: settings.
+      state: what was learned.
+      info: what the fit reported; `None` when loaded.
+    """
+
+    family: MotifFamily
+    config: dish.DishConfig
+    state: dish.DishState
+    info: dish.FitInfo | None
+
+    def predict(self, archs: Archs, *, per_member: bool = False) -> np.ndarray:
+        """Return scores `[M]`, or `[E, M]`, in standard deviations over the known motifs."""
+        return dish.predict(self.state, self.family, self.config, archs, per_member=per_member)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state as one `.npz`."""
+        files.save_pytree(path, self.state)
