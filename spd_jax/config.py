@@ -83,7 +83,9 @@ class DishConfig:
       decay_steps: outer steps at which "staircase" decays (the paper does not say;
         20 and 50 are the released program's).
       valid_every: outer steps between two looks at held-out motifs, for early stopping.
-      remat: see `inner_loop.unroll`.
+      remat: what the backward pass keeps: "none" differentiates plainly and keeps all;
+        "step" keeps four vectors a step, "nested" about sqrt(T) of them; "auto" nests
+        above 1,000 inner steps.
       inner_learning_rate: alpha of equation 1.
       inner_l2: factor of the sum of squared parameters, added to the inner loss.
       outer_learning_rate: beta of equation 3.

@@ -1,11 +1,14 @@
 """The inner loop: train ONE motif-network on synthetic data and return its score.
 
-Rawal et al., equation 1 with Adam. The parameters are one flat vector, the
-steps a scan, and every step is rematerialised in the backward pass, so that
-memory holds one copy of (theta, mu, nu) per step; long runs nest the scan and
-hold about 2 sqrt(T) copies.
+Rawal et al., equation 1 with Adam. The parameters are one flat vector and the
+steps a scan. Its backward pass is written out: per step it takes one
+forward-over-reverse derivative of the inner loss (the Hessian-vector product
+and its mixed part at once, as in Kemaev et al., 2025, arXiv 2505.00793), which
+keeps no intermediate of the network, and hands the next step's cotangent on in
+the scan's carry, where XLA does not recompute it.
 """
 
+import functools
 import math
 import operator
 from collections.abc import Callable
@@ -41,11 +44,18 @@ class SyntheticData(NamedTuple):
 
 
 class _Carry(NamedTuple):
-    """Parameters and Adam's two moments, each `[P]`."""
+    """Parameters and Adam's two moments, each `[P]`; also their cotangents."""
 
     theta: Array
     mu: Array
     nu: Array
+
+
+class _Rates(NamedTuple):
+    """Inner learning rate and L2 factor, scalars."""
+
+    learning_rate: Array
+    l2: Array
 
 
 class _StepInput(NamedTuple):
@@ -94,38 +104,59 @@ def train(
     data: SyntheticData,
     key: Key,
 ) -> Params:
-    """Train one motif from `params` for `inner_steps` steps of Adam; args as `score`."""
+    """Train one motif from `params` for `inner_steps` steps of Adam; args as `score`.
+
+    Gradients flow to `params` and `data`. The arch and the rates count as
+    constants unless `remat` is "none".
+    """
     theta, unravel = ravel_pytree(params)
     inner_loss = losses.INNER_LOSSES[config.inner_loss]
 
-    def train_loss(theta: Array, inputs: Array, labels: Array) -> Array:
+    def loss(theta: Array, samples: tuple[Array, Array], arch: Arch, batch: Array | None) -> Array:
+        inputs, labels = samples if batch is None else (x[batch] for x in samples)
         return inner_loss(family.apply(unravel(theta), arch, inputs), labels)
 
-    def step(carry: _Carry, now: _StepInput) -> _Carry:
-        inputs, labels = data.train_inputs, data.train_labels
-        if now.batch is not None:
-            inputs, labels = inputs[now.batch], labels[now.batch]
-        gradient = jax.grad(train_loss)(carry.theta, inputs, labels)
-        return _adam(carry, gradient + 2 * config.inner_l2 * carry.theta, now, config)
-
+    rates = _Rates(config.inner_learning_rate, config.inner_l2)
+    samples = (data.train_inputs, data.train_labels)
     carry = _Carry(theta, jnp.zeros_like(theta), jnp.zeros_like(theta))
     steps = _step_inputs(config, key)
     if config.gradient == "truncated":
-        split = max(config.inner_steps - config.truncation, 0)
-        early, steps = (
-            jax.tree.map(operator.itemgetter(s), steps) for s in (slice(split), slice(split, None))
-        )
-        carry = jax.lax.stop_gradient(unroll(step, carry, early, remat="none"))
-    return unravel(unroll(step, carry, steps, remat=config.remat).theta)
+        early, steps = _split(steps, config.inner_steps - config.truncation)
+        carry = jax.lax.stop_gradient(_unroll(loss, "none", carry, samples, arch, rates, early))
+    return unravel(_unroll(loss, config.remat, carry, samples, arch, rates, steps).theta)
 
 
-def _adam(carry: _Carry, gradient: Array, now: _StepInput, config: DishConfig) -> _Carry:
+def _adam(carry: _Carry, gradient: Array, now: _StepInput, rates: _Rates) -> _Carry:
     """One step of Adam (Kingma & Ba, 2015); equal to `optax.adam(eps, eps_root)`."""
     mu = ADAM_BETA1 * carry.mu + (1 - ADAM_BETA1) * gradient
     nu = ADAM_BETA2 * carry.nu + (1 - ADAM_BETA2) * gradient**2
     size = jnp.sqrt(now.nu_correction * nu + ADAM_EPS_ROOT) + ADAM_EPS
-    theta = carry.theta - config.inner_learning_rate * now.mu_correction * mu / size
-    return _Carry(theta, mu, nu)
+    return _Carry(carry.theta - rates.learning_rate * now.mu_correction * mu / size, mu, nu)
+
+
+def _adam_transpose(
+    bar: _Carry, mu: Array, nu: Array, gradient: Array, now: _StepInput, rates: _Rates
+) -> tuple[Array, _Carry]:
+    """Pull cotangents back through `_adam`.
+
+    Args:
+      bar: cotangents of the step's results.
+      mu: the step's new first moment; nu: its second.
+      nu: see `mu`.
+      gradient: the step's gradient, L2 included.
+      now: the step's corrections.
+      rates: see `_Rates`.
+
+    Returns:
+      The gradient's cotangent `[P]`, and the carry's that the step started from.
+    """
+    root = jnp.sqrt(now.nu_correction * nu + ADAM_EPS_ROOT)
+    size = root + ADAM_EPS
+    by_mu = -rates.learning_rate * now.mu_correction * bar.theta / size
+    mu_bar = bar.mu + by_mu
+    nu_bar = bar.nu - by_mu * mu / size * now.nu_correction / (2 * root)
+    gradient_bar = (1 - ADAM_BETA1) * mu_bar + 2 * (1 - ADAM_BETA2) * gradient * nu_bar
+    return gradient_bar, _Carry(bar.theta, ADAM_BETA1 * mu_bar, ADAM_BETA2 * nu_bar)
 
 
 def _step_inputs(config: DishConfig, key: Key) -> _StepInput:
@@ -145,40 +176,121 @@ def _step_inputs(config: DishConfig, key: Key) -> _StepInput:
     return _StepInput(1 / (1 - ADAM_BETA1**count), 1 / (1 - ADAM_BETA2**count), batches)
 
 
-def unroll(step: Callable[[Any, Any], Any], carry: Any, steps: Any, *, remat: str = "auto") -> Any:
-    """Apply `carry = step(carry, steps[t])` for every t, cheaply in memory under `jax.grad`.
+def _split(steps: _StepInput, at: int) -> tuple[_StepInput, _StepInput]:
+    first, second = (
+        jax.tree.map(operator.itemgetter(part), steps) for part in (slice(at), slice(at, None))
+    )
+    return first, second
 
-    Args:
-      step: one inner step.
-      carry: where it starts.
-      steps: pytree of arrays with axis T in front.
-      remat: "none" keeps every intermediate; "step" keeps the carries, T of them;
-        "nested" checkpoints scans of about sqrt(T) steps and keeps about
-        2 sqrt(T), for one more forward pass (Chen et al., 2016); "auto" is "nested" above
-        `NEST_ABOVE` steps and "step" below.
 
-    Returns:
-      The last carry.
+def _unroll(
+    loss: Callable[..., Array],
+    remat: str,
+    carry: _Carry,
+    samples: tuple[Array, Array],
+    arch: Arch,
+    rates: _Rates,
+    steps: _StepInput,
+) -> _Carry:
+    """Take all `steps`, cheaply in memory under `jax.grad`.
+
+    `remat` is "none": plain automatic differentiation, every intermediate is kept; "step":
+    four vectors `[P]` a step are kept; "nested": checkpointed scans of about
+    sqrt(T) steps keep about 4 sqrt(T) vectors, for one more forward pass (Chen
+    et al., 2016); "auto": "nested" above `NEST_ABOVE` steps and "step" below.
     """
-    count = jax.tree.leaves(steps)[0].shape[0]
+    count = steps.mu_correction.shape[0]
     if remat == "auto":
         remat = "nested" if count > NEST_ABOVE else "step"
-
-    def body(carry: Any, now: Any) -> tuple[Any, None]:
-        return step(carry, now), None
-
-    if remat != "none":
-        # Inside a scan nothing can merge the two forward passes: no barrier is needed.
-        body = jax.checkpoint(body, prevent_cse=False)
-
-    def scan(carry: Any, steps: Any) -> tuple[Any, None]:
-        return jax.lax.scan(body, carry, steps)
-
-    if remat != "nested":
-        return scan(carry, steps)[0]
+    segment = _segment(loss)
+    if remat == "none":
+        return _scan_steps(loss, carry, samples, arch, rates, steps)[0]
+    if remat == "step":
+        return segment(carry, samples, arch, rates, steps)
     length = math.isqrt(count)
-    whole = count // length * length
-    segments = jax.tree.map(lambda x: x[:whole].reshape(-1, length, *x.shape[1:]), steps)
-    remainder = jax.tree.map(lambda x: x[whole:], steps)
-    carry, _ = jax.lax.scan(jax.checkpoint(scan, prevent_cse=False), carry, segments)
-    return scan(carry, remainder)[0]
+    whole, remainder = _split(steps, count // length * length)
+    whole = jax.tree.map(lambda x: x.reshape(-1, length, *x.shape[1:]), whole)
+
+    # Inside a scan nothing can merge the two forward passes: no barrier is needed.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def body(carry: _Carry, steps: _StepInput) -> tuple[_Carry, None]:
+        return segment(carry, samples, arch, rates, steps), None
+
+    carry, _ = jax.lax.scan(body, carry, whole)
+    return segment(carry, samples, arch, rates, remainder) if count % length else carry
+
+
+class _Saved(NamedTuple):
+    """What the backward pass needs of each step `[T, P]`: `theta` before it, the rest of it."""
+
+    theta: Array
+    gradient: Array
+    mu: Array
+    nu: Array
+
+
+def _scan_steps(
+    loss: Callable[..., Array],
+    carry: _Carry,
+    samples: tuple[Array, Array],
+    arch: Arch,
+    rates: _Rates,
+    steps: _StepInput,
+) -> tuple[_Carry, _Saved]:
+    """Equation 1 for every step; also what each step's backward pass needs."""
+
+    def body(carry: _Carry, now: _StepInput) -> tuple[_Carry, _Saved]:
+        gradient = jax.grad(loss)(carry.theta, samples, arch, now.batch)
+        gradient = gradient + 2 * rates.l2 * carry.theta
+        after = _adam(carry, gradient, now, rates)
+        return after, _Saved(carry.theta, gradient, after.mu, after.nu)
+
+    return jax.lax.scan(body, carry, steps)
+
+
+def _segment(loss: Callable[..., Array]) -> Callable[..., _Carry]:
+    """Return `(carry, samples, arch, rates, steps) -> carry` with the backward pass written out."""
+
+    @jax.custom_vjp
+    def segment(carry: _Carry, *args: Any) -> _Carry:
+        return _scan_steps(loss, carry, *args)[0]
+
+    def forward(carry: _Carry, *args: Any) -> tuple[_Carry, Any]:
+        after, saved = _scan_steps(loss, carry, *args)
+        return after, (saved, *args)
+
+    def backward(residuals: Any, bar: _Carry) -> tuple[Any, ...]:
+        saved, samples, arch, rates, steps = residuals
+
+        def at(index: Array | int) -> tuple[_Saved, _StepInput]:
+            return jax.tree.map(operator.itemgetter(index), (saved, steps))
+
+        def through_adam(bar: _Carry, index: Array | int) -> tuple[Array, _Carry]:
+            kept, now = at(index)
+            return _adam_transpose(bar, kept.mu, kept.nu, kept.gradient, now, rates)
+
+        def through_gradient(bar: _Carry, samples_bar: Any, u: Array, index: Array | int) -> Any:
+            kept, now = at(index)
+            # d/d epsilon of the gradient at theta + epsilon u: (H u, mixed derivative times u).
+            _, (theta_bar, data_bar) = jax.jvp(
+                lambda theta: jax.grad(loss, argnums=(0, 1))(theta, samples, arch, now.batch),
+                (kept.theta,),
+                (u,),
+            )
+            bar = bar._replace(theta=bar.theta + theta_bar + 2 * rates.l2 * u)
+            return bar, jax.tree.map(jnp.add, samples_bar, data_bar)
+
+        def body(state: Any, index: Array) -> tuple[Any, None]:
+            u, bar, samples_bar = state
+            bar, samples_bar = through_gradient(bar, samples_bar, u, index)
+            u, bar = through_adam(bar, index - 1)
+            return (u, bar, samples_bar), None
+
+        count = saved.theta.shape[0]
+        state = (*through_adam(bar, count - 1), jax.tree.map(jnp.zeros_like, samples))
+        (u, bar, samples_bar), _ = jax.lax.scan(body, state, jnp.arange(1, count), reverse=True)
+        bar, samples_bar = through_gradient(bar, samples_bar, u, 0)
+        return bar, samples_bar, None, None, None
+
+    segment.defvjp(forward, backward)
+    return segment

@@ -114,7 +114,7 @@ def small_run(folder):
     values += [(*motif, d, 1) for motif, d in zip(motifs, [3, 4, 3, 5], strict=True)]
     write_predictions(folder, [dict(zip(names, row, strict=True)) for row in values])
     write_summary(folder, [0.4, 0.6], 0.5, {"median": 0.45, "q25": 0.4, "q75": 0.525})
-    write_metrics(folder, [(0, 0, [1.0, 3.0]), (0, 1, [0.5, 1.0]), (1, 0, [2.0, 2.0])])
+    write_metrics(folder, [(0, 0, [1.0, 3.0]), (0, 1, [0.5, 1.0]), (1, 0, [2.0, None])])
     write_samples(folder, np.random.default_rng(0))
     return sigmoid_slope.read(folder)
 
@@ -203,8 +203,8 @@ def test_a_seed_that_stopped_early_keeps_its_last_loss(tmp_path):
     (axes,) = sigmoid_slope.convergence(run).axes
     (line,) = (line for line in axes.lines if line.get_label() == "median of 4 dishes")
     np.testing.assert_array_equal(line.get_xdata(), [0, 1])
-    # members: 1, 3, 2, 2 and then 0.5, 1, 2, 2
-    np.testing.assert_allclose(line.get_ydata(), [2.0, 1.5])
+    # members: 1, 3, 2, infinite and then 0.5, 1, 2, infinite
+    np.testing.assert_allclose(line.get_ydata(), [2.5, 1.5])
     assert axes.get_yscale() == "log"
 
 

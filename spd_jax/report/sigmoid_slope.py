@@ -172,7 +172,7 @@ def figure1(run: Run) -> Figure:
         _truth_and_dish(axes, run, "dish")
         _curve(axes, run, "slope_mlp", MLP, label="MLP on the slope", ls="-.")
         _curve(axes, run, "gaussian_process", GAUSSIAN, label="Gaussian process", ls="--", lw=1)
-        lines = [axes.axvline(c, color=colour, lw=1.3, ls="--") for c, _, colour in peaks(run)]
+        lines = [axes.axvline(c, 0, 0.84, color=colour, ls="--") for c, _, colour in peaks(run)]
     _label(near, "(a)  around the peak", "sigmoid slope c", SCORE)
     _label(whole, "(b)  whole range", "sigmoid slope c (logarithmic)", SCORE)
     _look_near(near, run)
@@ -191,7 +191,7 @@ def figure1(run: Run) -> Figure:
 def figure4(run: Run) -> Figure:
     """Return the paper's figure 4, the dish on random data, beside the dish on learned data."""
     figure = Figure(figsize=(11.5, 4.8), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    panels = figure.subplots(1, 2)
     titles = ("(a)  random data, before training", "(b)  learned data, after training")
     for axes, name, title in zip(panels, ("dish_untrained", "dish"), titles, strict=True):
         _truth_and_dish(axes, run, name)
@@ -240,7 +240,7 @@ def synthetic_data(run: Run) -> Figure:
     cell = min(10.5 / sum(columns), 8.0 / rows)
     size = (cell * sum(columns) + 4.2, cell * rows + 1.0)
     figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(1, 5, width_ratios=columns)
+    panels = figure.subplots(1, 5, width_ratios=columns, subplot_kw={"anchor": "N"})
     values, labels = (np.concatenate(part, axis=None) for part in (arrays[:3], arrays[3:]))
     largest = np.abs(values).max(initial=1e-6, where=np.isfinite(values))
     for k, (axes, array, title) in enumerate(zip(panels, arrays, titles, strict=True)):
@@ -252,7 +252,7 @@ def synthetic_data(run: Run) -> Figure:
         axes.grid(visible=False)
         axes.spines[["top", "right"]].set_visible(True)
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(ticker.MaxNLocator(5, integer=True))
+            axis.set_major_locator(ticker.MaxNLocator(5, integer=True, min_n_ticks=1))
         if k in (2, 4):
             bar = axes.inset_axes((1.05, 0.0, 0.06, 1.0))
             figure.colorbar(image, cax=bar, label="input value" if k == 2 else "label")
