@@ -151,22 +151,24 @@ def run_seeds(
         seed: Split.draw(table, seed, _NUM_TRAIN.value, _TRAIN_MIN.value, _TRAIN_MAX.value)
         for seed in seeds
     }
-    results: dict[int, dict[str, Any]] = {}
+    results = {seed: folder.read_json(_result_name(seed)) for seed in seeds}
+    missing = [seed for seed in seeds if results[seed] is None]
     with Progress("seeds", len(seeds)) as progress:
-        for done, seed in enumerate(seeds):
-            name = f"states/result_seed{seed}.json"
-            result = folder.read_json(name)
-            if result is None:
-                result = run_seed(folder, seed, table, splits[seed], surrogate)
-                folder.write_json(name, result)
-            results[seed] = result
-            dish = result["figures"]["dish"]
+        progress.update(len(seeds) - len(missing), "read from the folder")
+        for done, seed in enumerate(missing, len(seeds) - len(missing) + 1):
+            results[seed] = run_seed(folder, seed, table, splits[seed], surrogate)
+            folder.write_json(_result_name(seed), results[seed])
+            dish = results[seed]["figures"]["dish"]
             progress.update(
-                done + 1,
+                done,
                 f"seed {seed}: dish peak {dish['predicted_peak_slope']:.2f}, "
                 f"tau {dish['kendall_tau']:.2f}",
             )
     return results
+
+
+def _result_name(seed: int) -> str:
+    return f"states/result_seed{seed}.json"
 
 
 def summarise(

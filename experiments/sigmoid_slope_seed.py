@@ -79,6 +79,7 @@ def run_seed(
     seconds["predict"] = time.perf_counter() - started
     predictions = {"dish": np.median(members, axis=0)} | _quartiles("dish", members)
     members = untrained.predict(slopes, per_member=True)
+    members = (members - members[:, train].mean(1, keepdims=True)) / _spread_of(members[:, train])
     predictions |= {"dish_untrained": np.median(members, axis=0)}
     predictions |= _quartiles("dish_untrained", members)
     mean, std = truth[train].mean(), truth[train].std() or 1.0
@@ -116,6 +117,12 @@ def score(table: Table, split: Split, predicted: np.ndarray) -> dict[str, float 
         "predicted_peak_slope": metrics.peak(table.slopes, predicted),
         "peak_error": metrics.peak_error(table.slopes, predicted, table.accuracy),
     }
+
+
+def _spread_of(members: np.ndarray) -> np.ndarray:
+    """Return each member's standard deviation `[E, 1]`; 1 where all scores are equal."""
+    deviation = members.std(axis=1, keepdims=True)
+    return np.where(deviation > 0, deviation, 1.0)
 
 
 def _finite(values: np.ndarray) -> list[float | None]:

@@ -83,8 +83,10 @@ def test_fit_is_a_loop_of_outer_steps():
 
 
 def test_fitting_lowers_the_outer_loss():
-    config = dataclasses.replace(CONFIG, outer_steps=40, decay_steps=())
-    _, report = dish.fit(dish.init(KEY, FAMILY, config), FAMILY, config, SLOPES[:6], TRUTH[:6])
+    config = dataclasses.replace(CONFIG, decay=1.0)
+    state = dataclasses.replace(dish.init(KEY, FAMILY, config), stop_step=jnp.asarray(40))
+    _, report = dish.fit(state, FAMILY, config, SLOPES[:6], TRUTH[:6])
+    assert len(report.loss) == 40
     assert (report.loss[-1] < 0.5 * report.loss[0]).all()
 
 
