@@ -163,19 +163,21 @@ def _outer_gradient(
     count = truth.shape[0]
     copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), learned)
     scores, pullback = jax.vjp(motif_scores, copies)
-    finite = jnp.isfinite(scores)
-    counted = jnp.where(finite, weights, 0)
-    loss, score_gradient = jax.value_and_grad(losses.OUTER_LOSSES[config.outer_loss])(
-        jnp.where(finite, scores, 0), truth, counted
-    )
-    (by_motif,) = pullback(score_gradient)
+    # Motifs do not mix yet: row m is the gradient of score m in its own copy of the data.
+    (by_motif,) = pullback(jnp.ones_like(scores))
     whole = functools.reduce(
         jnp.logical_and,
         [jnp.all(jnp.isfinite(g.reshape(count, -1)), axis=1) for g in jax.tree.leaves(by_motif)],
-        finite,
+        jnp.isfinite(scores),
+    )
+    counted = jnp.where(whole, weights, 0)
+    loss, score_gradient = jax.value_and_grad(losses.OUTER_LOSSES[config.outer_loss])(
+        jnp.where(whole, scores, 0), truth, counted
     )
     gradient = {
-        name: jnp.sum(jnp.where(whole.reshape(-1, *[1] * (g.ndim - 1)), g, 0), axis=0)
+        name: jnp.tensordot(
+            score_gradient, jnp.where(whole.reshape(-1, *[1] * (g.ndim - 1)), g, 0), axes=1
+        )
         + (2 * config.outer_l2 * learned[name] if name.endswith("inputs") else 0)
         for name, g in by_motif.items()
     }
@@ -219,9 +221,11 @@ def raw_scores(
     if not leaves or not np.shape(leaves[0]):
         raise UserError("archs have no motif axis: put the axis M in front of every array")
     count = np.shape(leaves[0])[0]
-    if count == 0:
-        raise UserError("there is no motif to score: give at least one")
+    if count == 0 or chunk < 1:
+        raise UserError(f"{count} motifs in chunks of {chunk}: give at least one of each")
+    devices = 1 if sharding is None else len(sharding.device_set)
     chunk = min(chunk, 1 << (count - 1).bit_length())
+    chunk = -(-chunk // devices) * devices
     archs = jax.tree.map(np.asarray, archs)
     parts = []
     for start in range(0, count, chunk):
@@ -328,7 +332,7 @@ def fit(
         on_step(state, info)
         return state
 
-    if int(state.stop_step) == UNDECIDED and held_out is None:
+    if held_out is None:  # also a larger budget than the state had
         state = dataclasses.replace(state, stop_step=jnp.asarray(config.outer_steps, jnp.int32))
     if int(state.stop_step) == UNDECIDED and held_out is not None:
         while True:
@@ -384,7 +388,9 @@ def _standardised(
     masked = np.where(finite, raw, np.nan)
     if not finite.any(axis=1).all():
         raise UserError("no motif's inner training is finite: lower inner_learning_rate")
+    masked = masked.astype(float)  # equal float32 scores have equal float64 means: no spread
     mean, std = np.nanmean(masked, axis=1), np.nanstd(masked, axis=1)
+    std = np.where(std > 1e-7 * np.nanmax(np.abs(masked), axis=1), std, 1)
     sign = np.ones(len(raw))
     if config.outer_loss == "absolute_pearson":
         covariance = np.nansum((masked - mean[:, None]) * (truth - truth.mean()), axis=1)
@@ -393,5 +399,5 @@ def _standardised(
         state,
         sign=jnp.asarray(sign, jnp.float32),
         mean=jnp.asarray(mean, jnp.float32),
-        std=jnp.asarray(np.where(std > 0, std, 1), jnp.float32),
+        std=jnp.asarray(std, jnp.float32),
     )

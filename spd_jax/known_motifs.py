@@ -58,14 +58,18 @@ class KnownMotifs:
         )
 
     def batch(self, state: DishState) -> tuple[Archs, np.ndarray, np.ndarray]:
-        """Return archs, truths and weights `[size]`: padded, or drawn afresh when too many."""
+        """Return archs, truths and weights of one step: padded, or drawn afresh when too many."""
         count = len(self.truth)
         size = min(self.largest, -(-count // BATCH_MULTIPLE) * BATCH_MULTIPLE)
+        used = min(count, size)
         if count > size:
             seed = [*np.asarray(jax.random.key_data(state.key)).ravel().tolist(), int(state.step)]
             chosen = np.sort(np.random.default_rng(seed).permutation(count)[:size])
         else:
-            chosen = np.minimum(np.arange(size), count - 1)
+            chosen = np.arange(count)
+        devices = 1 if self.sharding is None else len(self.sharding.device_set)
+        padding = max(-(-size // devices) * devices, used) - used
+        chosen = np.concatenate([chosen, np.repeat(chosen[-1:], padding)])
+        weights = (np.arange(len(chosen)) < used).astype(np.float32)
         batch = jax.tree.map(lambda x: x[chosen], self.archs)
-        weights = (np.arange(size) < count).astype(np.float32)
         return jax.device_put(batch, self.sharding), self.truth[chosen], weights

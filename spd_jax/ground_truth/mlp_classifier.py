@@ -13,6 +13,8 @@ import functools
 import hashlib
 import io
 import pathlib
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -166,8 +168,15 @@ def evaluate(
       `len(seeds) * len(slopes)` results, seed by seed.
 
     Raises:
-      UserError: a checkpoint is of other slopes, settings or data.
+      UserError: settings that cannot be run, or a checkpoint that is damaged or of
+        other slopes, settings or data.
     """
+    least = min(config.epochs, config.average_epochs, config.batch_size, config.chunk, len(slopes))
+    if least < 1 or config.batch_size > len(data.train_inputs):
+        raise UserError(
+            "epochs, average_epochs, batch_size, chunk and the number of slopes must be at least "
+            f"1, and batch_size at most the {len(data.train_inputs)} training images"
+        )
     if config.standardise:
         data = _standardised(data)
     finished: list[Result] = []
@@ -288,15 +297,24 @@ class _SeedRun:
             np.savez(temporary, curve=self.curve, fingerprint=self.fingerprint, **arrays)  # type: ignore[arg-type]
 
     def _load(self) -> None:
-        with np.load(self.path, allow_pickle=False) as saved:
-            if str(saved["fingerprint"]) != self.fingerprint:
-                raise UserError(
-                    f"{self.path} was begun with other slopes, settings or data: "
-                    "use the flags it was begun with, or another --workdir"
-                )
-            self.curve = saved["curve"]
-            self.epoch = len(self.curve)
-            leaves = [jnp.asarray(saved[f"leaf{i}"]) for i in range(len(saved.files) - 2)]
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                saved = dict(file)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise UserError(
+                f"{self.path} cannot be read ({error}): delete it to train this seed anew"
+            ) from error
+        if (
+            str(saved["fingerprint"]) != self.fingerprint
+            or len(saved["curve"]) > self.config.epochs
+        ):
+            raise UserError(
+                f"{self.path} was begun with other slopes, settings or data, or more epochs: "
+                "use the flags it was begun with, or another --workdir"
+            )
+        self.curve = saved["curve"]
+        self.epoch = len(self.curve)
+        leaves = [jnp.asarray(saved[f"leaf{i}"]) for i in range(len(saved) - 2)]
         self.chunks = jax.tree.unflatten(jax.tree.structure(self.chunks), leaves)
 
 

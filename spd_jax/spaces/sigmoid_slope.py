@@ -15,7 +15,6 @@ from spd_jax.errors import UserError
 from spd_jax.motif import MotifFamily
 
 
-@functools.cache
 def family(
     inputs: int = 10, hidden: int = 1, outputs: int = 10, use_bias: bool = True
 ) -> MotifFamily:
@@ -30,6 +29,11 @@ def family(
       outputs: C; the outputs are logits.
       use_bias: biases in all three layers, as in the released program.
     """
+    return _family(inputs, hidden, outputs, use_bias)
+
+
+@functools.cache
+def _family(inputs: int, hidden: int, outputs: int, use_bias: bool) -> MotifFamily:
     sizes = (inputs, hidden, hidden, outputs)
 
     def init(key: Key) -> Params:
@@ -91,7 +95,8 @@ class SigmoidSlopeSpace:
     def decode(self, text: str) -> np.float32:
         """Read a slope; raises UserError when it is no number of the interval."""
         try:
-            slope = np.float32(text)
+            with np.errstate(over="ignore"):
+                slope = np.float32(text)
         except ValueError:
             slope = np.float32("nan")
         if not np.float32(self.low) <= slope <= np.float32(self.high):
