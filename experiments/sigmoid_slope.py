@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from absl import flags
 
@@ -29,16 +30,26 @@ from spd_jax.surrogates.dish_surrogate import DishSurrogate
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """A motif-network's width, and the dish around it."""
+    """A dish, and the settings that every seed chooses from on its own known motifs (A.1).
 
-    hidden_size: int
-    held_out_share: float
+    `hidden_sizes` and `inner_learning_rates` span the candidates; with one of
+    each there is nothing to choose.
+    """
+
     config: DishConfig
+    hidden_sizes: tuple[int, ...] = (1,)
+    inner_learning_rates: tuple[float, ...] = (0.01,)
+    held_out_share: float = 0.0
 
 
 PRESETS = {
-    "paper": Preset(1, 0.0, DishConfig()),
-    "best": Preset(1, 0.0, DishConfig(ensemble_size=3)),
+    "paper": Preset(DishConfig()),
+    # Many dishes, bold inner runs, no outer step: see BUILD_NOTES.md, "The peak".
+    "best": Preset(
+        DishConfig(inner_steps=200, outer_steps=0, ensemble_size=48),
+        hidden_sizes=(1, 3),
+        inner_learning_rates=(0.1, 0.3, 1.0),
+    ),
 }
 
 _SEED = flags.DEFINE_integer("seed", 0, "first seed: of the split, the dishes and the rivals")
@@ -67,15 +78,26 @@ _TRUTH_EPOCHS = flags.DEFINE_integer("ground_truth_epochs", 50, "epochs of a run
 dish_flags.define()
 
 
-def settings() -> tuple[DishSurrogate, dict[str, Any]]:
-    """Return the dish that the flags ask for, and all settings of the run, JSON-ready."""
+def settings() -> tuple[dict[str, DishSurrogate], dict[str, Any]]:
+    """Return the dishes to choose from by name, and all settings of the run, JSON-ready."""
     preset = PRESETS[_PRESET.value]
     config = dish_flags.read(preset.config)
-    hidden = preset.hidden_size if _HIDDEN.value is None else _HIDDEN.value
     share = preset.held_out_share if _HELD_OUT.value is None else _HELD_OUT.value
-    if hidden < 1:
-        raise UserError(f"--hidden_size={hidden} must be at least 1")
-    family = sigmoid_slope.family(hidden=hidden, use_bias=_USE_BIAS.value)
+    hidden_sizes = preset.hidden_sizes if _HIDDEN.value is None else (_HIDDEN.value,)
+    if min(hidden_sizes) < 1:
+        raise UserError(f"--hidden_size={min(hidden_sizes)} must be at least 1")
+    rates = preset.inner_learning_rates
+    if flags.FLAGS["inner_learning_rate"].value is not None:
+        rates = (config.inner_learning_rate,)
+    candidates = {
+        f"hidden {hidden}, inner rate {rate}": DishSurrogate(
+            sigmoid_slope.family(hidden=hidden, use_bias=_USE_BIAS.value),
+            dataclasses.replace(config, inner_learning_rate=rate),
+            share,
+        )
+        for hidden in hidden_sizes
+        for rate in rates
+    }
     described = {
         "seed": _SEED.value,
         "num_seeds": _NUM_SEEDS.value,
@@ -83,7 +105,7 @@ def settings() -> tuple[DishSurrogate, dict[str, Any]]:
         "train_interval": [_TRAIN_MIN.value, _TRAIN_MAX.value],
         "num_train": _NUM_TRAIN.value,
         "preset": _PRESET.value,
-        "hidden_size": hidden,
+        "candidates": list(candidates),
         "use_bias": _USE_BIAS.value,
         "held_out_share": share,
         "dish": dataclasses.asdict(config),
@@ -94,7 +116,7 @@ def settings() -> tuple[DishSurrogate, dict[str, Any]]:
             "ground_truth_seeds": _TRUTH_SEEDS.value,
             "ground_truth_epochs": _TRUTH_EPOCHS.value,
         }
-    return DishSurrogate(family, config, share), described
+    return candidates, described
 
 
 def _table_path() -> pathlib.Path:
@@ -143,7 +165,7 @@ def compute_ground_truth(folder: RunFolder) -> pathlib.Path:
 
 
 def run_seeds(
-    folder: RunFolder, table: tabular.Table, surrogate: DishSurrogate
+    folder: RunFolder, table: tabular.Table, candidates: dict[str, DishSurrogate]
 ) -> dict[int, dict[str, Any]]:
     """Run every seed that the folder does not hold yet; return the results of all."""
     seeds = range(_SEED.value, _SEED.value + _NUM_SEEDS.value)
@@ -156,7 +178,7 @@ def run_seeds(
     with Progress("seeds", len(seeds)) as progress:
         progress.update(len(seeds) - len(missing), "read from the folder")
         for done, seed in enumerate(missing, len(seeds) - len(missing) + 1):
-            results[seed] = run_seed(folder, seed, table, splits[seed], surrogate)
+            results[seed] = run_seed(folder, seed, table, splits[seed], candidates)
             folder.write_json(_result_name(seed), results[seed])
             dish = results[seed]["figures"]["dish"]
             progress.update(
@@ -176,6 +198,7 @@ def summarise(
 ) -> dict[str, Any]:
     """Return summary.json: every figure of every method with its spread over seeds."""
     first = next(iter(results.values()))
+    chosen = [result["setting"] for result in results.values()]
     summary: dict[str, Any] = {
         "preset": config["preset"],
         "train_interval": config["train_interval"],
@@ -184,6 +207,7 @@ def summarise(
         "seeds": list(results),
         "slopes": len(table.slopes),
         "ground_truth_rows": int(table.seeds_per_slope.sum()),
+        "settings": {name: chosen.count(name) for name in sorted(set(chosen))},
         "noise_ceiling": noise_ceiling(table),
         "true_peak_slope": metrics.peak(table.slopes, table.accuracy),
     }
@@ -245,8 +269,6 @@ def write_predictions(
 
 def write_synthetic_data(folder: RunFolder, surrogate: DishSurrogate, seed: int) -> None:
     """Write synthetic_data.npz: the first member's samples, before and after."""
-    import jax
-
     start = surrogate.start(jax.random.key(seed))
     learned = files.load_pytree(
         folder.path / "states" / f"dish_seed{seed}.npz", start, f"seed {seed}"
@@ -286,7 +308,7 @@ def print_table(summary: dict[str, Any]) -> None:
 def main(argv: Sequence[str]) -> None:
     """Run the experiment."""
     del argv
-    surrogate, config = settings()
+    candidates, config = settings()
     workdir = run_folder.WORKDIR.value or "runs/sigmoid_slope"
     if not _COMPUTE.value:  # a bad table is refused before anything is written
         table = tabular.read(_table_path())
@@ -294,10 +316,11 @@ def main(argv: Sequence[str]) -> None:
     folder = RunFolder.open(workdir, config, may_grow=("num_seeds", "ground_truth_seeds"))
     if _COMPUTE.value:
         table = tabular.read(compute_ground_truth(folder))
-    results = run_seeds(folder, table, surrogate)
+    results = run_seeds(folder, table, candidates)
     summary = summarise(table, config, results)
     write_predictions(folder, table, results)
-    write_synthetic_data(folder, surrogate, next(iter(results)))
+    seed, first = next(iter(results.items()))
+    write_synthetic_data(folder, candidates[first["setting"]], seed)
     written = [folder.write_json("summary.json", summary)]
     print_table(summary)
     written += report.draw(folder.path)

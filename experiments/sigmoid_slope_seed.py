@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from experiments.run_folder import RunFolder, motif_sharding
-from spd_jax import dish, files, metrics
+from spd_jax import dish, files, metrics, tuning
 from spd_jax.errors import UserError
 from spd_jax.ground_truth.tabular import Table
 from spd_jax.spaces.sigmoid_slope import SigmoidSlopeSpace
@@ -58,9 +58,13 @@ class Split:
 
 
 def run_seed(
-    folder: RunFolder, seed: int, table: Table, split: Split, surrogate: DishSurrogate
+    folder: RunFolder,
+    seed: int,
+    table: Table,
+    split: Split,
+    candidates: dict[str, DishSurrogate],
 ) -> dict[str, Any]:
-    """Fit all methods on one split, and score them on the whole table.
+    """Choose the dish's settings, fit all methods on one split, score them on the whole table.
 
     Goes on from the dish's last saved state when there is one.
 
@@ -71,6 +75,10 @@ def run_seed(
     train, truth = split.train, table.accuracy
     key = jax.random.key(seed)
     seconds: dict[str, float] = {}
+    started = time.perf_counter()
+    setting = _choose(folder, seed, key, table, train, candidates)
+    seconds["tune"] = time.perf_counter() - started
+    surrogate = candidates[setting]
     fitted, untrained = _fit_dish(
         folder, seed, key, slopes[train], truth[train], surrogate, seconds
     )
@@ -94,11 +102,51 @@ def run_seed(
         predictions[name] = (np.asarray(values) - mean) / std
     return {
         "train": train.tolist(),
+        "setting": setting,
         "predictions": {name: _finite(values) for name, values in predictions.items()},
         "figures": {name: score(table, split, predictions[name]) for name in METHODS},
         "seconds": seconds,
         "outer_steps": int(fitted.state.stop_step),
     }
+
+
+def _choose(
+    folder: RunFolder,
+    seed: int,
+    key: jax.Array,
+    table: Table,
+    train: np.ndarray,
+    candidates: dict[str, DishSurrogate],
+) -> str:
+    """Return the setting that A.1 takes; tuning_seed<n>.json names every slope it saw."""
+    if len(candidates) == 1:
+        return next(iter(candidates))
+    name = f"states/tuning_seed{seed}.json"
+    log = folder.read_json(name)
+    if log is None:
+        trials: list[tuning.Trial] = []
+        chosen = tuning.choose(
+            jax.random.fold_in(key, 1),
+            candidates,
+            table.slopes[train].astype(np.float32),
+            table.accuracy[train],
+            on_trial=trials.append,
+        )
+        seen = table.slopes[train]
+        log = {
+            "chosen": chosen,
+            "trials": [
+                {
+                    "setting": trial.name,
+                    "fitted_slopes": seen[list(trial.train)].tolist(),
+                    "held_out_slopes": seen[list(trial.valid)].tolist(),
+                    "outer_loss": trial.loss if np.isfinite(trial.loss) else None,
+                }
+                for trial in trials
+            ],
+        }
+        folder.write_json(name, log)
+    return str(log["chosen"])
 
 
 def score(table: Table, split: Split, predicted: np.ndarray) -> dict[str, float | None]:
@@ -174,8 +222,8 @@ def _fit_dish(
     )
     files.save_pytree(path, fitted.state, fingerprint)
     steps = np.diff(times)
-    seconds["compile"] = float(steps[0] - np.median(steps)) if len(steps) else 0.0
-    seconds["fit"] = times[-1] - times[0] - seconds["compile"]
+    seconds["compile"] = max(float(steps[0] - np.median(steps)), 0.0) if len(steps) else 0.0
+    seconds["fit"] = time.perf_counter() - times[0] - seconds["compile"]
     return fitted, dataclasses.replace(fitted, state=start)
 
 

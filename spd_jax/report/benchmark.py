@@ -143,7 +143,7 @@ def _limit_tables(summary: Summary) -> Iterator[str]:
         rows.append([label, *counts, *rates])
     headers = ["", "simple", "exp", "divide", "sqrt", "XLA's", "Gop/s", "share", "GB/s", "share"]
     title = (
-        f"Against the machine, devices used: {limit['devices']}; operations of one inner step of one "
+        f"Against the machine (devices: {limit['devices']}): operations of one inner step of one "
         "motif; achieved of attainable\n(attainable: the same mix on long vectors in cache, and "
         "reading two vectors and writing one; bytes are the least)"
     )
@@ -207,15 +207,17 @@ def _peers(axes: Axes, summary: Summary) -> None:
     timed = [row for row in rows if "seconds" in row]
     largest = max(row["seconds"]["q75"] for row in timed)
     smallest = min(row["seconds"]["q25"] for row in timed)
+    style: dict[str, Any]
     for place, row in enumerate(rows):
         if "seconds" not in row:
-            axes.text(smallest, place, row["status"], va="center", color=INK, fontsize=9)
+            style = {"transform": axes.get_yaxis_transform(), "color": INK, "fontsize": 9}
+            axes.text(0.012, place, row["status"], va="center", **style)
             continue
         seconds = row["seconds"]
         ours = row["label"].startswith("this dish")
         scaled = row["steps_timed"] < peers["outer_steps"]
         error = [[seconds["median"] - seconds["q25"]], [seconds["q75"] - seconds["median"]]]
-        style: dict[str, Any] = {"xerr": error, "color": DISH if ours else OTHER, "height": 0.66}
+        style = {"xerr": error, "color": DISH if ours else OTHER, "height": 0.66}
         bar = axes.barh(place, seconds["median"], hatch="///" if scaled else "", **style)
         bar.patches[0].set(edgecolor="white", linewidth=0)
         words = f"  {duration(seconds['median'])}"
@@ -226,7 +228,7 @@ def _peers(axes: Axes, summary: Summary) -> None:
     axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
     axes.set_xlim(smallest / 3, largest * (largest / smallest) ** 0.3 * 2)
     axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     title = f"Training one dish ({peers['motifs']} motifs, {peers['inner_steps']} inner steps)"
     horizontal = f"seconds for {peers['outer_steps']} outer steps, compiled (hatched: scaled up)"
     _label(axes, title, horizontal, "")
