@@ -46,9 +46,9 @@ PRESETS = {
     "paper": Preset(DishConfig()),
     # Many dishes, bold inner runs, no outer step: see BUILD_NOTES.md, "The peak".
     "best": Preset(
-        DishConfig(inner_steps=200, outer_steps=0, ensemble_size=48),
+        DishConfig(inner_steps=200, outer_steps=0, ensemble_size=96),
         hidden_sizes=(1, 3),
-        inner_learning_rates=(0.1, 0.3, 1.0),
+        inner_learning_rates=(1.0,),
     ),
 }
 
@@ -94,6 +94,7 @@ def settings() -> tuple[dict[str, DishSurrogate], dict[str, Any]]:
             sigmoid_slope.family(hidden=hidden, use_bias=_USE_BIAS.value),
             dataclasses.replace(config, inner_learning_rate=rate),
             share,
+            run_folder.motif_sharding(),
         )
         for hidden in hidden_sizes
         for rate in rates

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.run_folder import RunFolder, motif_sharding
+from experiments.run_folder import RunFolder
 from spd_jax import dish, files, metrics, tuning
 from spd_jax.errors import UserError
 from spd_jax.ground_truth.tabular import Table
@@ -203,24 +203,21 @@ def _fit_dish(
     folder.keep_metrics(lambda line: line["seed"] != seed or _is_before(line, state))
     times = [time.perf_counter()]
 
+    def log(phase: str, step: int, losses: np.ndarray) -> None:
+        rounded = [float(f"{loss:.6g}") for loss in losses]
+        folder.add_metrics({"seed": seed, "phase": phase, "step": step, "outer_loss": rounded})
+
     def on_step(state: dish.DishState, info: dish.OuterInfo) -> None:
-        folder.add_metrics(
-            {
-                "seed": seed,
-                "phase": _phase(state),
-                "step": int(state.step),
-                "outer_loss": [float(f"{loss:.6g}") for loss in np.asarray(info.loss)],
-                "masked": np.asarray(info.masked).tolist(),
-            }
-        )
+        log(_phase(state), int(state.step) - 1, np.asarray(info.loss))
         times.append(time.perf_counter())
         if int(state.step) % SAVE_EVERY == 0:
             files.save_pytree(path, state, fingerprint)
 
-    fitted = surrogate.fit(
-        key, slopes, truth, state=state, on_step=on_step, sharding=motif_sharding()
-    )
+    fitted = surrogate.fit(key, slopes, truth, state=state, on_step=on_step)
     files.save_pytree(path, fitted.state, fingerprint)
+    raw = dish.raw_scores(fitted.state, surrogate.family, surrogate.config, slopes)
+    losses = dish.outer_losses(surrogate.config, raw, truth)
+    log("fit", int(fitted.state.stop_step), losses)
     steps = np.diff(times)
     seconds["compile"] = max(float(steps[0] - np.median(steps)), 0.0) if len(steps) else 0.0
     seconds["fit"] = time.perf_counter() - times[0] - seconds["compile"]
@@ -232,7 +229,7 @@ def _phase(state: dish.DishState) -> str:
 
 
 def _is_before(line: dict[str, Any], state: dish.DishState) -> bool:
-    """Return whether a line of metrics.jsonl was written before `state` was saved."""
+    """Return whether a line of metrics.jsonl, the loss after `step` steps, led to `state`."""
     if line["phase"] != _phase(state):
         return line["phase"] == "early_stopping"
-    return line["step"] <= int(state.step)
+    return line["step"] < int(state.step)

@@ -23,11 +23,13 @@ class DishSurrogate:
       config: settings.
       held_out_share: share of the known motifs that early stopping holds out
         (appendix A.1 splits in halves); 0 takes `outer_steps` steps on all.
+      sharding: where a batch's motif axis lies, for several devices.
     """
 
     family: MotifFamily
     config: dish.DishConfig = dish.DishConfig()
     held_out_share: float = 0.0
+    sharding: jax.sharding.Sharding | None = None
 
     def start(self, key: Key) -> dish.DishState:
         """Return the dish that `fit` with this key starts from."""
@@ -41,7 +43,6 @@ class DishSurrogate:
         *,
         state: dish.DishState | None = None,
         on_step: Callable[[dish.DishState, dish.OuterInfo], None] = lambda state, info: None,
-        sharding: jax.sharding.Sharding | None = None,
     ) -> "FittedDish":
         """Learn the synthetic data from known motifs.
 
@@ -51,7 +52,6 @@ class DishSurrogate:
           scores: ground truth `[M]`, higher is better; one that is not finite is not used.
           state: a state that an interrupted `fit` handed to `on_step`, to resume.
           on_step: see `dish.fit`.
-          sharding: see `dish.fit`.
 
         Returns:
           The fitted dish.
@@ -74,14 +74,14 @@ class DishSurrogate:
             valid_archs=jax.tree.map(lambda x: x[held_out], archs) if held_out.any() else None,
             valid_ground_truth=truth[held_out],
             on_step=on_step,
-            sharding=sharding,
+            sharding=self.sharding,
         )
-        return FittedDish(self.family, self.config, state, info)
+        return FittedDish(self, state, info)
 
     def load(self, path: str | os.PathLike[str]) -> "FittedDish":
         """Read what `FittedDish.save` wrote with these settings."""
         like = dish.init(jax.random.key(0), self.family, self.config)
-        return FittedDish(self.family, self.config, files.load_pytree(path, like), None)
+        return FittedDish(self, files.load_pytree(path, like), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,20 +89,25 @@ class FittedDish:
     """A dish after `fit`.
 
     Attributes:
-      family: the motif-network.
-      config: settings.
+      surrogate: what was fitted: family and settings.
       state: what was learned.
       info: what the fit reported; `None` when loaded.
     """
 
-    family: MotifFamily
-    config: dish.DishConfig
+    surrogate: DishSurrogate
     state: dish.DishState
     info: dish.FitInfo | None
 
     def predict(self, archs: Archs, *, per_member: bool = False) -> np.ndarray:
         """Return scores `[M]`, or `[E, M]`, in standard deviations over the known motifs."""
-        return dish.predict(self.state, self.family, self.config, archs, per_member=per_member)
+        return dish.predict(
+            self.state,
+            self.surrogate.family,
+            self.surrogate.config,
+            archs,
+            per_member=per_member,
+            sharding=self.surrogate.sharding,
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state as one `.npz`."""
