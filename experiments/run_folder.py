@@ -17,6 +17,7 @@ from absl import app, flags, logging
 from spd_jax import files
 from spd_jax.errors import UserError
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of this run; default runs/<experiment>")
 DEVICES = flags.DEFINE_integer(
     "cpu_devices", os.cpu_count(), "host devices that motifs are spread over on CPU", lower_bound=1
@@ -31,6 +32,8 @@ def run_main(main: Callable[[Sequence[str]], None]) -> None:
         if len(argv) > 1:
             sys.exit(f"error: {argv[1]!r} is no flag: write --name=value")
         jax.config.update("jax_num_cpu_devices", DEVICES.value)
+        if jax.config.jax_compilation_cache_dir is None:  # the next run need not compile
+            jax.config.update("jax_compilation_cache_dir", str(ROOT / ".jax_cache"))
         try:
             main(argv)
         except UserError as error:
@@ -46,7 +49,7 @@ def commit() -> str:
     """Return the commit of the clone, "-dirty" behind it when files differ, or "unknown"."""
     described = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        cwd=pathlib.Path(__file__).parent,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
@@ -65,6 +68,22 @@ def versions() -> dict[str, Any]:
         "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
         "commit": commit(),
     }
+
+
+class CompileClock:
+    """Counts the seconds that XLA spends compiling, so that they can be told from running."""
+
+    def __init__(self) -> None:
+        """Start to listen."""
+        self.seconds = 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event: str, duration_secs: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            self.seconds += duration_secs
+
+
+COMPILE_CLOCK = CompileClock()
 
 
 def motif_sharding() -> jax.sharding.Sharding | None:

@@ -1,13 +1,15 @@
 """One seed of the sigmoid-slope experiment: split, fit every method, predict, score."""
 
+import contextlib
 import dataclasses
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments.run_folder import RunFolder
+from experiments.run_folder import COMPILE_CLOCK, RunFolder
 from spd_jax import dish, files, metrics, tuning
 from spd_jax.errors import UserError
 from spd_jax.ground_truth.tabular import Table
@@ -74,17 +76,14 @@ def run_seed(
     slopes = table.slopes.astype(np.float32)
     train, truth = split.train, table.accuracy
     key = jax.random.key(seed)
-    seconds: dict[str, float] = {}
-    started = time.perf_counter()
-    setting = _choose(folder, seed, key, table, train, candidates)
-    seconds["tune"] = time.perf_counter() - started
+    seconds = {"compile": 0.0}
+    with _timed(seconds, "tune"):
+        setting = _choose(folder, seed, key, table, train, candidates)
     surrogate = candidates[setting]
-    fitted, untrained = _fit_dish(
-        folder, seed, key, slopes[train], truth[train], surrogate, seconds
-    )
-    started = time.perf_counter()
-    members = fitted.predict(slopes, per_member=True)
-    seconds["predict"] = time.perf_counter() - started
+    with _timed(seconds, "fit"):
+        fitted, untrained = _fit_dish(folder, seed, key, slopes[train], truth[train], surrogate)
+    with _timed(seconds, "predict"):
+        members = fitted.predict(slopes, per_member=True)
     predictions = {"dish": np.median(members, axis=0)} | _quartiles("dish", members)
     members = untrained.predict(slopes, per_member=True)
     members = (members - members[:, train].mean(1, keepdims=True)) / _spread_of(members[:, train])
@@ -96,18 +95,27 @@ def run_seed(
         "gaussian_process": GaussianProcess(SigmoidSlopeSpace().features),
     }
     for name, rival in rivals.items():
-        started = time.perf_counter()
-        values = rival.fit(key, slopes[train], truth[train]).predict(slopes)
-        seconds[name] = time.perf_counter() - started
+        with _timed(seconds, name):
+            values = rival.fit(key, slopes[train], truth[train]).predict(slopes)
         predictions[name] = (np.asarray(values) - mean) / std
     return {
         "train": train.tolist(),
         "setting": setting,
         "predictions": {name: _finite(values) for name, values in predictions.items()},
         "figures": {name: score(table, split, predictions[name]) for name in METHODS},
-        "seconds": seconds,
+        "seconds": dict(seconds),
         "outer_steps": int(fitted.state.stop_step),
     }
+
+
+@contextlib.contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Add the block's seconds to `name`, those of compiling apart to "compile"."""
+    started, compiled = time.perf_counter(), COMPILE_CLOCK.seconds
+    yield
+    compiling = COMPILE_CLOCK.seconds - compiled
+    seconds["compile"] += compiling
+    seconds[name] = time.perf_counter() - started - compiling
 
 
 def _choose(
@@ -193,7 +201,6 @@ def _fit_dish(
     slopes: np.ndarray,
     truth: np.ndarray,
     surrogate: DishSurrogate,
-    seconds: dict[str, float],
 ) -> tuple[FittedDish, FittedDish]:
     """Fit the dish, save it every few steps, and return it with the dish before training."""
     path = folder.path / "states" / f"dish_seed{seed}.npz"
@@ -201,7 +208,6 @@ def _fit_dish(
     fingerprint = f"seed {seed}"
     state = files.load_pytree(path, start, fingerprint) if path.exists() else start
     folder.keep_metrics(lambda line: line["seed"] != seed or _is_before(line, state))
-    times = [time.perf_counter()]
 
     def log(phase: str, step: int, losses: np.ndarray) -> None:
         rounded = [float(f"{loss:.6g}") for loss in losses]
@@ -209,7 +215,6 @@ def _fit_dish(
 
     def on_step(state: dish.DishState, info: dish.OuterInfo) -> None:
         log(_phase(state), int(state.step) - 1, np.asarray(info.loss))
-        times.append(time.perf_counter())
         if int(state.step) % SAVE_EVERY == 0:
             files.save_pytree(path, state, fingerprint)
 
@@ -218,9 +223,6 @@ def _fit_dish(
     raw = dish.raw_scores(fitted.state, surrogate.family, surrogate.config, slopes)
     losses = dish.outer_losses(surrogate.config, raw, truth)
     log("fit", int(fitted.state.stop_step), losses)
-    steps = np.diff(times)
-    seconds["compile"] = max(float(steps[0] - np.median(steps)), 0.0) if len(steps) else 0.0
-    seconds["fit"] = time.perf_counter() - times[0] - seconds["compile"]
     return fitted, dataclasses.replace(fitted, state=start)
 
 

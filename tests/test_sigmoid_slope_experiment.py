@@ -335,7 +335,9 @@ def test_early_stopping_killed_in_either_phase_ends_as_uninterrupted(place):
         die(folder, "SIGKILL:line:8", *flags)  # the fit has begun, the state is from before
         lines = [json.loads(line) for line in read_whole_lines(folder / "metrics.jsonl")]
         assert [line["phase"] for line in lines] == ["early_stopping"] * 6 + ["fit"]
-        die(folder, "SIGINT:line:4", *flags)
+        die(folder, "SIGINT:line:7", *flags)  # the state is from the fit
+        lines = [json.loads(line) for line in read_whole_lines(folder / "metrics.jsonl")]
+        assert [line["phase"] for line in lines] == ["early_stopping"] * 6 + ["fit"] * 5
         succeed(folder, *flags)
         whole.result()
     assert_same_outcome(folder, place / "held_out")
@@ -394,7 +396,7 @@ REFUSED = {  # flags, and what the sentence says; in the folder of a finished ru
     "no dish": (["--num_dishes=0"], "must be at least 1"),
     "no width": (["--hidden_size=0"], "--hidden_size=0 must be at least 1"),
     "below a file": (["--workdir={place}/table.csv/run"], "cannot write in"),
-    "no shipped table": (["--ground_truth=", "--dataset=digits"], ""),
+    "table is a folder": (["--ground_truth={place}"], "cannot be read"),
 }
 REFUSED_BY_PARSER = {
     "preset": ["--preset=foo"],
@@ -556,10 +558,8 @@ def test_scores_by_hand():
     table = hand_made([0.1, 0.2, 0.3, 0.4, 0.5], [1.0, 3.0, 5.0, 4.0, 2.0])
     split = Split(np.array([3, 4]), np.array([0, 1, 2]), np.array([0, 1]))
     figures = sigmoid_slope_seed.score(table, split, np.array([2.0, 1.0, 3.0, 5.0, 4.0]))
-    # Of ten pairs, (0, 1), (0, 4), (1, 4), (2, 3), (2, 4) ... : 6 agree and 4 do not.
-    assert figures["kendall_tau"] == pytest.approx(
-        stats.kendalltau([2, 1, 3, 5, 4], [1, 3, 5, 4, 2]).statistic
-    )
+    # Of ten pairs, 6 agree; (0, 1), (1, 4), (2, 3) and (2, 4) do not.
+    assert figures["kendall_tau"] == pytest.approx(0.2)
     assert figures["kendall_tau_test"] == pytest.approx(1 / 3)
     assert figures["kendall_tau_left"] == -1
     assert figures["predicted_peak_slope"] == 0.4
@@ -581,7 +581,7 @@ def test_scores_at_degenerate_points_are_ready_for_json():
 
 
 def test_the_noise_ceiling_is_a_seed_against_the_mean_of_the_others():
-    runs = np.array([[1.0, 2, 3, 4], [1, 3, 2, 4], [4, 2, 3, 1]])
+    runs = np.array([[1.0, 2, 3, 4], [1, 3, 2, 4], [4, 2, 3, 0]])
     expected = np.mean(
         [
             stats.kendalltau(runs[0], runs[1] + runs[2]).statistic,
@@ -602,6 +602,16 @@ def test_a_table_without_repeats_has_no_noise_ceiling():
     )
     assert experiment.noise_ceiling(uneven) is None
     assert experiment.noise_ceiling(hand_made([1, 2], [0.5, 0.5], [0.5, 0.5])) is None
+
+
+def test_scores_of_any_scale_keep_their_order_in_the_file(finished, table, tmp_path):
+    paths = [finished[0] / "states" / f"result_seed{seed}.json" for seed in (0, 1)]
+    results = {seed: json.loads(path.read_text()) for seed, path in enumerate(paths)}
+    small = dataclasses.replace(table, accuracy=1e-6 * table.accuracy)
+    experiment.write_predictions(RunFolder(tmp_path), small, results)
+    written = predictions(tmp_path)[0]["true"]
+    assert np.argsort(written).tolist() == np.argsort(table.accuracy).tolist()
+    np.testing.assert_allclose(written, small.accuracy, rtol=1e-5)
 
 
 def test_a_summary_hides_no_failure(finished, summary, table, capsys):
@@ -646,6 +656,24 @@ def test_nothing_is_learned_from_slopes_that_a_seed_does_not_know(table, tmp_pat
         for name in candidates
     }
     assert log["chosen"] == min(means, key=means.get)
+
+
+def test_a_known_slope_that_explodes_spoils_no_other(table, tmp_path):
+    whole = sigmoid_slope.family()
+
+    def apply(params, slope, inputs):
+        return whole.apply(params, slope, inputs) / jax.numpy.where(slope > 1.9, 0.0, 1.0)
+
+    family = dataclasses.replace(whole, apply=apply)
+    split = Split.draw(table, 0, 10, 0.37, 2.01)
+    assert table.slopes[split.train].max() == 2.0
+    result = sigmoid_slope_seed.run_seed(
+        RunFolder(tmp_path), 0, table, split, {"one": DishSurrogate(family, CONFIG)}
+    )
+    json.dumps(result, allow_nan=False)
+    for method in ("dish", "dish_untrained"):
+        failed = [value is None for value in result["predictions"][method]]
+        assert failed == [False] * 13 + [True], method
 
 
 def test_the_choice_is_not_made_again_after_a_kill(table, tmp_path, monkeypatch):
