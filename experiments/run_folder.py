@@ -32,7 +32,7 @@ def run_main(main: Callable[[Sequence[str]], None]) -> None:
         if len(argv) > 1:
             sys.exit(f"error: {argv[1]!r} is no flag: write --name=value")
         jax.config.update("jax_num_cpu_devices", DEVICES.value)
-        if jax.config.jax_compilation_cache_dir is None:  # the next run need not compile
+        if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the next run need not compile
             jax.config.update("jax_compilation_cache_dir", str(ROOT / ".jax_cache"))
         try:
             main(argv)
@@ -123,11 +123,13 @@ class RunFolder:
         if saved.exists():
             try:
                 before = json.loads(saved.read_text())
-            except (OSError, ValueError) as error:
+                before.keys()
+            except (OSError, ValueError, AttributeError) as error:
                 raise UserError(f"{saved} cannot be read: use another --workdir") from error
             for name in sorted(before.keys() | config.keys()):
                 old, new = before.get(name), config.get(name)
-                if old != new and not (name in may_grow and new >= old):
+                grown = name in may_grow and old is not None and new is not None and new >= old
+                if old != new and not grown:
                     raise UserError(
                         f"{path} holds a run with {name}={old}, not {new}: "
                         "use its flags to go on with it, or another --workdir"

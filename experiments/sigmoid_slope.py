@@ -17,7 +17,7 @@ from absl import flags
 
 from experiments import dish_flags, run_folder
 from experiments.run_folder import RunFolder
-from experiments.sigmoid_slope_seed import FIGURES, METHODS, Split, run_seed
+from experiments.sigmoid_slope_seed import FIGURES, METHODS, Split, identity, run_seed, state_name
 from spd_jax import datasets, files, metrics
 from spd_jax.dish import DishConfig
 from spd_jax.errors import UserError
@@ -52,7 +52,9 @@ PRESETS = {
     ),
 }
 
-_SEED = flags.DEFINE_integer("seed", 0, "first seed: of the split, the dishes and the rivals")
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "first seed: of the split, the dishes and the rivals", lower_bound=0
+)
 _NUM_SEEDS = flags.DEFINE_integer("num_seeds", 5, "seeds to run", lower_bound=1)
 _GROUND_TRUTH = flags.DEFINE_string(
     "ground_truth", None, "CSV with columns slope, accuracy and optionally seed; default: shipped"
@@ -84,6 +86,8 @@ def settings() -> tuple[dict[str, DishSurrogate], dict[str, Any]]:
     config = dish_flags.read(preset.config)
     share = preset.held_out_share if _HELD_OUT.value is None else _HELD_OUT.value
     hidden_sizes = preset.hidden_sizes if _HIDDEN.value is None else (_HIDDEN.value,)
+    if not np.isfinite([share, _TRAIN_MIN.value, _TRAIN_MAX.value]).all():
+        raise UserError("--held_out_share, --train_slope_min and --train_slope_max must be finite")
     if min(hidden_sizes) < 1:
         raise UserError(f"--hidden_size={min(hidden_sizes)} must be at least 1")
     rates = preset.inner_learning_rates
@@ -103,6 +107,7 @@ def settings() -> tuple[dict[str, DishSurrogate], dict[str, Any]]:
         "seed": _SEED.value,
         "num_seeds": _NUM_SEEDS.value,
         "ground_truth": None if _COMPUTE.value else str(_table_path()),
+        "ground_truth_id": None if _COMPUTE.value else identity(tabular.read(_table_path())),
         "train_interval": [_TRAIN_MIN.value, _TRAIN_MAX.value],
         "num_train": _NUM_TRAIN.value,
         "preset": _PRESET.value,
@@ -174,24 +179,28 @@ def run_seeds(
         seed: Split.draw(table, seed, _NUM_TRAIN.value, _TRAIN_MIN.value, _TRAIN_MAX.value)
         for seed in seeds
     }
-    results = {seed: folder.read_json(_result_name(seed)) for seed in seeds}
+    results = {seed: folder.read_json(_result_name(seed, table)) for seed in seeds}
     missing = [seed for seed in seeds if results[seed] is None]
     with Progress("seeds", len(seeds)) as progress:
         progress.update(len(seeds) - len(missing), "read from the folder")
         for done, seed in enumerate(missing, len(seeds) - len(missing) + 1):
             results[seed] = run_seed(folder, seed, table, splits[seed], candidates)
-            folder.write_json(_result_name(seed), results[seed])
+            folder.write_json(_result_name(seed, table), results[seed])
             dish = results[seed]["figures"]["dish"]
             progress.update(
                 done,
-                f"seed {seed}: dish peak {dish['predicted_peak_slope']:.2f}, "
-                f"tau {dish['kendall_tau']:.2f}",
+                f"seed {seed}: dish peak {_rounded(dish['predicted_peak_slope'])}, "
+                f"tau {_rounded(dish['kendall_tau'])}",
             )
     return results
 
 
-def _result_name(seed: int) -> str:
-    return f"states/result_seed{seed}.json"
+def _rounded(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _result_name(seed: int, table: tabular.Table) -> str:
+    return f"states/{identity(table)}/result_seed{seed}.json"
 
 
 def summarise(
@@ -233,14 +242,11 @@ def noise_ceiling(table: tabular.Table) -> float | None:
     if len(counts) != 1 or counts == {1}:
         return None
     values = np.stack(table.values, axis=1)
-    return float(
-        np.mean(
-            [
-                metrics.kendall_tau(values[seed], np.delete(values, seed, axis=0).mean(axis=0))
-                for seed in range(len(values))
-            ]
-        )
-    )
+    taus = [
+        metrics.kendall_tau(values[seed], np.delete(values, seed, axis=0).mean(axis=0))
+        for seed in range(len(values))
+    ]
+    return float(np.mean(taus)) if np.isfinite(taus).all() else None
 
 
 def write_predictions(
@@ -259,8 +265,8 @@ def write_predictions(
                 [
                     seed,
                     slope,
-                    f"{table.accuracy[i]:.6f}",
-                    f"{error:.6f}" if np.isfinite(error) else "",
+                    f"{table.accuracy[i]:.9g}",
+                    f"{error:.6g}" if np.isfinite(error) else "",
                     "train" if i in result["train"] else "test",
                     *("-inf" if value is None else f"{value:.6g}" for value in values),
                 ]
@@ -268,11 +274,13 @@ def write_predictions(
     files.write_text(folder.path / "predictions.csv", text.getvalue())
 
 
-def write_synthetic_data(folder: RunFolder, surrogate: DishSurrogate, seed: int) -> None:
+def write_synthetic_data(
+    folder: RunFolder, table: tabular.Table, surrogate: DishSurrogate, seed: int
+) -> None:
     """Write synthetic_data.npz: the first member's samples, before and after."""
     start = surrogate.start(jax.random.key(seed))
     learned = files.load_pytree(
-        folder.path / "states" / f"dish_seed{seed}.npz", start, f"seed {seed}"
+        folder.path / state_name(seed, identity(table)), start, f"seed {seed}"
     ).data
     arrays = {
         "train_inputs_start": start.data.train_inputs,
@@ -321,7 +329,7 @@ def main(argv: Sequence[str]) -> None:
     summary = summarise(table, config, results)
     write_predictions(folder, table, results)
     seed, first = next(iter(results.items()))
-    write_synthetic_data(folder, candidates[first["setting"]], seed)
+    write_synthetic_data(folder, table, candidates[first["setting"]], seed)
     written = [folder.write_json("summary.json", summary)]
     print_table(summary)
     written += report.draw(folder.path)

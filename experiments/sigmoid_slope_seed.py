@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -27,7 +28,18 @@ FIGURES = (
     "predicted_peak_slope",
     "peak_error",
 )
+
 SAVE_EVERY = 5  # outer steps between two saved states
+
+
+def identity(table: Table) -> str:
+    """Return a short hash of the table; what was computed from it lies in a folder of this name."""
+    return hashlib.sha256(table.slopes.tobytes() + table.accuracy.tobytes()).hexdigest()[:8]
+
+
+def state_name(seed: int, table_id: str) -> str:
+    """Return the file of a seed's dish in the run folder."""
+    return f"states/{table_id}/dish_seed{seed}.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,12 +93,14 @@ def run_seed(
         setting = _choose(folder, seed, key, table, train, candidates)
     surrogate = candidates[setting]
     with _timed(seconds, "fit"):
-        fitted, untrained = _fit_dish(folder, seed, key, slopes[train], truth[train], surrogate)
+        fitted, untrained = _fit_dish(
+            folder, seed, identity(table), key, slopes[train], truth[train], surrogate
+        )
     with _timed(seconds, "predict"):
         members = fitted.predict(slopes, per_member=True)
     predictions = {"dish": np.median(members, axis=0)} | _quartiles("dish", members)
-    members = untrained.predict(slopes, per_member=True)
-    members = (members - members[:, train].mean(1, keepdims=True)) / _spread_of(members[:, train])
+    if int(fitted.state.stop_step) > 0:
+        members = _standardised(untrained.predict(slopes, per_member=True), train)
     predictions |= {"dish_untrained": np.median(members, axis=0)}
     predictions |= _quartiles("dish_untrained", members)
     mean, std = truth[train].mean(), truth[train].std() or 1.0
@@ -129,7 +143,7 @@ def _choose(
     """Return the setting that A.1 takes; tuning_seed<n>.json names every slope it saw."""
     if len(candidates) == 1:
         return next(iter(candidates))
-    name = f"states/tuning_seed{seed}.json"
+    name = f"states/{identity(table)}/tuning_seed{seed}.json"
     log = folder.read_json(name)
     if log is None:
         trials: list[tuning.Trial] = []
@@ -166,19 +180,24 @@ def score(table: Table, split: Split, predicted: np.ndarray) -> dict[str, float 
         value = metrics.kendall_tau(predicted[chosen], table.accuracy[chosen])
         return value if np.isfinite(value) else None
 
+    peak = metrics.peak(table.slopes, predicted)
+    error = metrics.peak_error(table.slopes, predicted, table.accuracy)
     return {
         "kendall_tau": tau(np.arange(len(predicted))),
         "kendall_tau_test": tau(split.test),
         "kendall_tau_left": tau(split.left),
-        "predicted_peak_slope": metrics.peak(table.slopes, predicted),
-        "peak_error": metrics.peak_error(table.slopes, predicted, table.accuracy),
+        "predicted_peak_slope": peak if np.isfinite(peak) else None,
+        "peak_error": error if np.isfinite(error) else None,
     }
 
 
-def _spread_of(members: np.ndarray) -> np.ndarray:
-    """Return each member's standard deviation `[E, 1]`; 1 where all scores are equal."""
-    deviation = members.std(axis=1, keepdims=True)
-    return np.where(deviation > 0, deviation, 1.0)
+def _standardised(members: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Standardise raw scores `[E, M]` over the training motifs; one that diverged stays worst."""
+    finite = np.isfinite(members)
+    known = np.where(finite, members, np.nan)[:, train]
+    mean, std = np.nanmean(known, axis=1), np.nanstd(known, axis=1)
+    scaled = (np.where(finite, members, 0) - mean[:, None]) / np.where(std > 0, std, 1)[:, None]
+    return np.where(finite, scaled, -np.inf)
 
 
 def _finite(values: np.ndarray) -> list[float | None]:
@@ -197,13 +216,14 @@ def _quartiles(name: str, members: np.ndarray) -> dict[str, np.ndarray]:
 def _fit_dish(
     folder: RunFolder,
     seed: int,
+    table_id: str,
     key: jax.Array,
     slopes: np.ndarray,
     truth: np.ndarray,
     surrogate: DishSurrogate,
 ) -> tuple[FittedDish, FittedDish]:
     """Fit the dish, save it every few steps, and return it with the dish before training."""
-    path = folder.path / "states" / f"dish_seed{seed}.npz"
+    path = folder.path / state_name(seed, table_id)
     start = surrogate.start(key)
     fingerprint = f"seed {seed}"
     state = files.load_pytree(path, start, fingerprint) if path.exists() else start
@@ -219,10 +239,9 @@ def _fit_dish(
             files.save_pytree(path, state, fingerprint)
 
     fitted = surrogate.fit(key, slopes, truth, state=state, on_step=on_step)
+    assert fitted.info is not None  # only a loaded dish has none
     files.save_pytree(path, fitted.state, fingerprint)
-    raw = dish.raw_scores(fitted.state, surrogate.family, surrogate.config, slopes)
-    losses = dish.outer_losses(surrogate.config, raw, truth)
-    log("fit", int(fitted.state.stop_step), losses)
+    log("fit", fitted.info.stop_step, fitted.info.final_loss)
     return fitted, dataclasses.replace(fitted, state=start)
 
 

@@ -28,7 +28,7 @@ from spd_jax.dish_state import (
 )
 from spd_jax.errors import UserError
 from spd_jax.inner_loop import SyntheticData
-from spd_jax.known_motifs import KnownMotifs
+from spd_jax.known_motifs import KnownMotifs, padded
 from spd_jax.motif import MotifFamily
 
 __all__ = [
@@ -57,12 +57,14 @@ class FitInfo(NamedTuple):
       valid_loss: held-out outer losses, mean over members, by outer step; empty
         without held-out motifs.
       stop_step: outer steps in the returned state.
+      final_loss: outer loss of each member after them, on everything known, `[E]`.
     """
 
     loss: np.ndarray
     masked: np.ndarray
     valid_loss: dict[int, float]
     stop_step: int
+    final_loss: np.ndarray
 
 
 def _member_rates(config: DishConfig) -> dict[str, Array]:
@@ -229,17 +231,10 @@ def raw_scores(
     archs = jax.tree.map(np.asarray, archs)
     parts = []
     for start in range(0, count, chunk):
-        part = _padded(jax.tree.map(lambda x: x[start : start + chunk], archs), chunk)  # noqa: B023
+        part = padded(jax.tree.map(lambda x: x[start : start + chunk], archs), chunk)  # noqa: B023
         part = jax.device_put(part, sharding)
         parts.append(_raw_scores(state, family, config, part))
     return np.concatenate([np.asarray(part) for part in parts], axis=1)[:, :count]
-
-
-def _padded(archs: Archs, size: int) -> Archs:
-    """Repeat the last motif until there are `size`."""
-    return jax.tree.map(
-        lambda x: np.concatenate([x, np.repeat(x[-1:], size - len(x), axis=0)]), archs
-    )
 
 
 def predict(
@@ -353,6 +348,7 @@ def fit(
         np.reshape([np.asarray(info.masked) for info in record], (-1, size)).astype(int),
         valid_losses,
         int(state.stop_step),
+        outer_losses(config, raw, everything.truth),
     )
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import pathlib
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -29,20 +28,17 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
       UserError: the folder cannot be written.
     """
     path = pathlib.Path(path)
+    # One name for each file, so that what a killed run left is overwritten by the next.
+    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix
-        )
+        temporary.touch()
     except OSError as error:
         raise UserError(
             f"cannot write in {path.parent} ({error.strerror}): give a folder that you may write to"
         ) from error
-    os.close(handle)
-    temporary = pathlib.Path(name)
     try:
         yield temporary
-        temporary.chmod(0o644)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -67,8 +63,8 @@ def save_pytree(path: str | os.PathLike[str], tree: Any, fingerprint: str = "") 
         f"leaf{i}": np.asarray(jax.random.key_data(x) if _is_key(x) else x)
         for i, x in enumerate(leaves)
     }
-    with atomic_path(path) as temporary:
-        np.savez(temporary, fingerprint=np.asarray(fingerprint), **arrays)  # type: ignore[arg-type]
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        np.savez(stream, fingerprint=np.asarray(fingerprint), **arrays)  # type: ignore[arg-type]
 
 
 def load_pytree(path: str | os.PathLike[str], like: Any, fingerprint: str = "") -> Any:
@@ -87,21 +83,20 @@ def load_pytree(path: str | os.PathLike[str], like: Any, fingerprint: str = "") 
     """
     leaves, structure = jax.tree.flatten(like)
     try:
-        with np.load(path, allow_pickle=False) as saved:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as saved:
             stored = str(saved["fingerprint"])
-            arrays = [saved[f"leaf{i}"] for i in range(len(leaves))]
+            arrays = [saved[f"leaf{i}"] for i in range(len(saved.files) - 1)]
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}): delete it to begin anew") from error
+    shapes = [np.shape(jax.random.key_data(x) if _is_key(x) else x) for x in leaves]
+    if stored != fingerprint or [a.shape for a in arrays] != shapes:
+        raise UserError(f"{path} belongs to another run or other settings: use another --workdir")
     restored = [
         jax.random.wrap_key_data(jax.numpy.asarray(a), impl=jax.random.key_impl(x))
         if _is_key(x)
         else jax.numpy.asarray(a)
         for a, x in zip(arrays, leaves, strict=True)
     ]
-    if stored != fingerprint or any(
-        np.shape(a) != np.shape(x) for a, x in zip(restored, leaves, strict=True)
-    ):
-        raise UserError(f"{path} belongs to another run or other settings: use another --workdir")
     return jax.tree.unflatten(structure, restored)
 
 

@@ -73,3 +73,10 @@ class KnownMotifs:
         weights = (np.arange(len(chosen)) < used).astype(np.float32)
         batch = jax.tree.map(lambda x: x[chosen], self.archs)
         return jax.device_put(batch, self.sharding), self.truth[chosen], weights
+
+
+def padded(archs: Archs, size: int) -> Archs:
+    """Repeat the last motif until there are `size`."""
+    return jax.tree.map(
+        lambda x: np.concatenate([x, np.repeat(x[-1:], size - len(x), axis=0)]), archs
+    )
