@@ -1,14 +1,13 @@
 # make run    the sigmoid-slope experiment, from the shipped table to runs/sigmoid_slope/
 # make test   lint, types, the whole suite and the doctests
 # make bench  speed against the peers, in their own environment, into runs/benchmark/
-# make tune   how preset `best` was chosen, into runs/tune_sigmoid_slope/
 
 PYTHON ?= python3
 BIN = .venv/bin
 BENCH = .venv-bench/bin
 TORCH ?= torch
 
-.PHONY: run test bench tune clean
+.PHONY: run test bench clean
 
 run: .venv/ready
 	$(BIN)/python -m experiments.sigmoid_slope --workdir=runs/sigmoid_slope
@@ -17,14 +16,11 @@ test: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --doctest-modules spd_jax tests
+	$(BIN)/python -m pytest -q --numprocesses=auto --doctest-modules spd_jax tests
 	@echo "lint, types, tests and doctests pass"
 
 bench: .venv-bench/ready
 	$(BENCH)/python -m experiments.benchmark --suite=sigmoid --workdir=runs/benchmark
-
-tune: .venv/ready
-	$(BIN)/python -m experiments.tune_sigmoid_slope --workdir=runs/tune_sigmoid_slope
 
 clean:
 	rm -rf .venv .venv-bench .jax_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis

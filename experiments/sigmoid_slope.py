@@ -128,12 +128,12 @@ def settings() -> tuple[dict[str, DishSurrogate], dict[str, Any]]:
 def _table_path() -> pathlib.Path:
     if _GROUND_TRUTH.value is not None:
         return pathlib.Path(_GROUND_TRUTH.value)
-    if _DATASET.value != "mnist":
+    if _DATASET.value == "digits":
         raise UserError(
-            f"no table of {_DATASET.value} is shipped: add --compute_ground_truth, "
+            "no table of digits is shipped: add --compute_ground_truth, "
             "or give one as --ground_truth"
         )
-    return tabular.shipped("mnist_sigmoid_slope")
+    return tabular.shipped(f"{_DATASET.value}_sigmoid_slope")
 
 
 def compute_ground_truth(folder: RunFolder) -> pathlib.Path:

@@ -1,8 +1,9 @@
-"""The suite's one global setting: compiled programs are kept, so that a second run is fast."""
+"""Compiled programs are kept, so that a second run is fast; the fixtures that files share."""
 
 import pathlib
 
 import jax
+from sigmoid_slope_runs import finished, place, summary, table, two_seeds  # noqa: F401
 
 CACHE = pathlib.Path(__file__).resolve().parents[1] / ".jax_cache"
 
