@@ -5,7 +5,6 @@
 PYTHON ?= python3
 BIN = .venv/bin
 BENCH = .venv-bench/bin
-TORCH ?= torch
 
 .PHONY: run test bench clean
 

@@ -7,6 +7,7 @@ weight 0 (padding, and motifs whose loss is not finite).
 
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -46,16 +47,19 @@ def _softplus_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array,
 
 def binary_cross_entropy(logits: Array, labels: Array) -> Array:
     """Return `mean(softplus(z) - y z)`, in nats; logits and labels `[N, ...]`."""
+    chex.assert_equal_shape([logits, labels])
     return jnp.mean(_softplus(logits) - labels * logits)
 
 
 def softmax_cross_entropy(logits: Array, labels: Array) -> Array:
     """Return `mean(-sum_c y_c log softmax(z)_c)`, in nats; both `[N, ..., C]`."""
+    chex.assert_equal_shape([logits, labels])
     return -jnp.mean(jnp.sum(labels * jax.nn.log_softmax(logits), axis=-1))
 
 
 def squared_error(outputs: Array, labels: Array) -> Array:
     """Return `mean((z - y)^2)`; both `[N, ...]`."""
+    chex.assert_equal_shape([outputs, labels])
     return jnp.mean((outputs - labels) ** 2)
 
 
@@ -105,17 +109,20 @@ def zscored_mse(scores: Array, truth: Array, weights: Array) -> Array:
     Returns:
       Scalar in [0, 4]: `2 (1 - r)` with Pearson's r.
     """
+    chex.assert_shape([scores, truth, weights], (len(weights),))
     difference = _standardise(scores, weights) - _standardise(truth, weights)
     return weighted_mean(difference**2, weights)
 
 
 def raw_mse(scores: Array, truth: Array, weights: Array) -> Array:
     """Mean squared difference of scores and truths, no normalisation; args as `zscored_mse`."""
+    chex.assert_shape([scores, truth, weights], (len(weights),))
     return weighted_mean((scores - truth) ** 2, weights)
 
 
 def absolute_pearson(scores: Array, truth: Array, weights: Array) -> Array:
     """Return `1 - |r|` in [0, 1]: the sign of the relation is free; args as `zscored_mse`."""
+    chex.assert_shape([scores, truth, weights], (len(weights),))
     products = _standardise(scores, weights) * _standardise(truth, weights)
     return 1 - jnp.abs(weighted_mean(products, weights))
 
@@ -129,6 +136,7 @@ def pairwise_rank(scores: Array, truth: Array, weights: Array) -> Array:
     Returns:
       Scalar, in nats; log 2 for a ranking that knows nothing.
     """
+    chex.assert_shape([scores, truth, weights], (len(weights),))
     z = _standardise(scores, weights)
     better = truth[:, None] > truth[None, :]
     pair_weights = jnp.where(better, weights[:, None] * weights[None, :], 0)

@@ -82,9 +82,19 @@ def test_fit_is_a_loop_of_outer_steps():
     assert int(result.step) == int(result.stop_step) == 5
 
 
+def test_a_larger_budget_goes_on_from_a_finished_fit():
+    larger = dataclasses.replace(CONFIG, outer_steps=CONFIG.outer_steps + 3)
+    state, _ = dish.fit(dish.init(KEY, FAMILY, CONFIG), FAMILY, CONFIG, SLOPES[:6], TRUTH[:6])
+    longer, report = dish.fit(state, FAMILY, larger, SLOPES[:6], TRUTH[:6])
+    at_once, _ = dish.fit(dish.init(KEY, FAMILY, larger), FAMILY, larger, SLOPES[:6], TRUTH[:6])
+    assert len(report.loss) == 3
+    np.testing.assert_array_equal(longer.data.train_inputs, at_once.data.train_inputs)
+    np.testing.assert_array_equal(longer.mean, at_once.mean)
+
+
 def test_fitting_lowers_the_outer_loss():
-    config = dataclasses.replace(CONFIG, decay=1.0)
-    state = dataclasses.replace(dish.init(KEY, FAMILY, config), stop_step=jnp.asarray(40))
+    config = dataclasses.replace(CONFIG, decay=1.0, outer_steps=40)
+    state = dish.init(KEY, FAMILY, config)
     _, report = dish.fit(state, FAMILY, config, SLOPES[:6], TRUTH[:6])
     assert len(report.loss) == 40
     assert (report.loss[-1] < 0.5 * report.loss[0]).all()
