@@ -31,5 +31,8 @@ clean:
 
 .venv-bench/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-bench
+	$(BENCH)/pip install --quiet --disable-pip-version-check --retries 0 --timeout 10 \
+		--index-url https://download.pytorch.org/whl/cpu torch \
+		|| echo "no CPU build of PyTorch is reachable: the plain one follows, several GB on Linux"
 	$(BENCH)/pip install --quiet --disable-pip-version-check --editable '.[experiments,peers,dev]'
 	touch $@

@@ -1,13 +1,18 @@
 """Appendix A.1: the setting with the smallest held-out loss, and nothing else looked at."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
 import pytest
 
 from spd_jax import tuning
+from spd_jax.dish import DishConfig, check
 from spd_jax.errors import UserError
+from spd_jax.spaces import sigmoid_slope
+from spd_jax.surrogates.dish_surrogate import DishSurrogate
+from spd_jax.surrogates.slope_mlp import SlopeMlp
 
 ARCHS = np.linspace(0.0, 1.0, 11)
 SCORES = ARCHS**2
@@ -94,3 +99,52 @@ def test_a_failed_ground_truth_is_never_shown_and_a_failed_prediction_loses():
 def test_too_little_to_choose_from_is_refused(settings, count, words):
     with pytest.raises(UserError, match=words):
         tuning.choose(jax.random.key(0), settings, ARCHS[:count], SCORES[:count])
+
+
+@pytest.mark.parametrize("ranges", [tuning.TABLE_2, tuning.TABLE_3, tuning.TABLE_4])
+def test_draws_lie_in_their_ranges_and_reach_every_choice(ranges):
+    settings = [tuning.draw(key, ranges) for key in jax.random.split(jax.random.key(0), 60)]
+    for name, values in ranges.items():
+        drawn = [setting[name] for setting in settings]
+        if isinstance(values, tuning.Interval):
+            assert values.low <= min(drawn) < max(drawn) <= values.high
+            below = np.mean(np.array(drawn) < np.sqrt(values.low * values.high))
+            assert 0.25 < below < 0.75, name  # log-uniform: half lie below the geometric middle
+        else:
+            assert set(drawn) == set(values)
+
+
+@pytest.mark.parametrize("table", [tuning.TABLE_2, tuning.TABLE_4])
+def test_every_draw_of_the_dish_tables_is_a_dish_and_of_table_3_an_mlp(table):
+    setting = tuning.draw(jax.random.key(5), table)
+    hidden = setting.pop("hidden_size")
+    check(DishConfig(**setting, valid_samples=setting["train_samples"]))
+    assert sigmoid_slope.family(hidden=hidden).output_shape == (10,)
+    SlopeMlp(**tuning.draw(jax.random.key(5), tuning.TABLE_3))
+
+
+def test_a_search_returns_the_drawn_setting_nearest_to_the_truth():
+    ranges = {"power": tuning.Interval(0.1, 10.0)}
+    trials = []
+    found = tuning.search(
+        jax.random.key(6),
+        lambda setting: Power(setting["power"]),
+        ranges,
+        ARCHS,
+        SCORES,
+        trials=12,
+        on_trial=trials.append,
+    )
+    assert len(trials) == 24
+    powers = [json.loads(trial.name)["power"] for trial in trials]
+    assert found["power"] == min(powers, key=lambda power: abs(np.log(power / 2)))
+
+
+def test_a_search_of_dishes_runs():
+    def make(setting):
+        config = DishConfig(inner_steps=3, outer_steps=2, **setting)
+        return DishSurrogate(sigmoid_slope.family(), config)
+
+    ranges = {"inner_learning_rate": tuning.Interval(0.01, 0.1)}
+    found = tuning.search(jax.random.key(7), make, ranges, ARCHS, SCORES, trials=2)
+    assert 0.01 <= found["inner_learning_rate"] <= 0.1
