@@ -50,6 +50,12 @@ PRESETS = {
         hidden_sizes=(1, 3),
         inner_learning_rates=(1.0,),
     ),
+    # The same, with the inner rate left to A.1 too: what the training interval alone can choose.
+    "a1": Preset(
+        DishConfig(inner_steps=200, outer_steps=0, ensemble_size=48),
+        hidden_sizes=(1, 3),
+        inner_learning_rates=(0.1, 0.3, 1.0),
+    ),
 }
 
 _SEED = flags.DEFINE_integer(

@@ -140,10 +140,10 @@ def _adam_transpose(
     """Pull cotangents back through `_adam`.
 
     Args:
-      bar: cotangents of the step's results.
-      mu: the step's new first moment; nu: its second.
-      nu: see `mu`.
-      gradient: the step's gradient, L2 included.
+      bar: cotangents of the step's results, `[P]` each.
+      mu: first moment after the step `[P]`.
+      nu: second moment after the step `[P]`.
+      gradient: the step's gradient, L2 included, `[P]`.
       now: the step's corrections.
       rates: see `_Rates`.
 

@@ -15,9 +15,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from spd_jax import files
+from spd_jax.axes import Archs
 from spd_jax.errors import UserError
 
-Archs = Any  # a pytree of arrays, the motif axis [M] first in each
 Features = Callable[[Archs], np.ndarray]  # archs of M motifs -> vectors [M, F]
 Path = str | os.PathLike[str]
 
