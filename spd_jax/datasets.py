@@ -164,17 +164,25 @@ def _read_verified(dataset: str, file: _RemoteFile, data_dir: str | None) -> byt
 
 def _download(dataset: str, file: _RemoteFile) -> pathlib.Path:
     """Fetch one gz file into pooch's cache, unless it is there already."""
+    return download(_URLS[dataset] + file.name, file.gz_hash, f"{dataset}-{file.name}")
+
+
+def download(url: str, known_hash: str, name: str) -> pathlib.Path:
+    """Fetch a file into pooch's cache, unless it is there already.
+
+    Args:
+      url: where it is.
+      known_hash: `algorithm:hexadecimal digits` of its bytes.
+      name: its name in the cache.
+
+    Raises:
+      UserError: it cannot be had, or is not the published file.
+    """
     import pooch
 
-    url = _URLS[dataset] + file.name
     try:
         return pathlib.Path(
-            pooch.retrieve(
-                url,
-                known_hash=file.gz_hash,
-                fname=f"{dataset}-{file.name}",
-                path=pooch.os_cache("spd_jax"),
-            )
+            pooch.retrieve(url, known_hash=known_hash, fname=name, path=pooch.os_cache("spd_jax"))
         )
     except Exception as error:  # whatever requests, urllib3 or pooch raise means the same here
         raise UserError(
