@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import optax
 
 from spd_jax.ground_truth.text_batches import Batches
-from spd_jax.spaces import rnn_cell
-from spd_jax.spaces.rnn_cell import CellWeights, RnnCell
+from spd_jax.spaces import rnn_cell, rnn_cell_network
+from spd_jax.spaces.rnn_cell import RnnCell
+from spd_jax.spaces.rnn_cell_network import CellWeights
 
 Params = dict[str, Any]
 OPTIMISERS = ("sgd", "adam")
@@ -101,7 +102,7 @@ _TINY = LanguageModelConfig(
 PRESETS = {
     "paper": LanguageModelConfig(),
     "small": dataclasses.replace(
-        _TINY, train_tokens=500_000, eval_tokens=0, hidden_size=64, learning_rate=3e-3
+        _TINY, train_tokens=320_000, eval_tokens=100_000, hidden_size=64, epochs=3
     ),
     "tiny": _TINY,
 }
@@ -217,7 +218,7 @@ def _states(
     Where `counted` `[T]` is 0 (padding) the state stays.
     """
     weights = CellWeights(params["inputs"], params["state"], params["nodes"])
-    share = rnn_cell.output_weights(cell, variant)
+    share = rnn_cell_network.output_weights(cell, variant)
     plain = isinstance(masks.embedding, float) and isinstance(masks.cell_input, float)
     table = weights.inputs @ params["embedding"].T if plain else params["embedding"].T
 
@@ -226,7 +227,9 @@ def _states(
         projected = table[:, tokens]
         if not plain:
             projected = weights.inputs @ (masks.cell_input * masks.embedding * projected)
-        following = rnn_cell.next_state(weights, cell, share, state, projected, mask=masks.state)
+        following = rnn_cell_network.next_state(
+            weights, cell, share, state, projected, mask=masks.state
+        )
         state = jnp.where(is_counted > 0, following, state)
         return state, state
 

@@ -13,19 +13,15 @@ and the new state is a mean of nodes. The variants differ in two things only:
 """
 
 import dataclasses
-import functools
 import hashlib
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
-from spd_jax.axes import Array, Key, Params
+from spd_jax.axes import Key
 from spd_jax.errors import UserError
-from spd_jax.motif import MotifFamily
 
 NODES = 12
 ACTIVATIONS = ("tanh", "relu", "identity", "sigmoid")
@@ -36,11 +32,6 @@ PUBLISHED = {  # cells of the papers: variant, and the numbers that they print
     "nao": ("nao", "0 1 0 1 1 1 3 0 4 1 4 1 5 1 1 1 7 1 1 1 1 2"),
     "enas": ("enas", "0 0 0 1 1 2 1 2 0 2 0 5 1 1 0 6 1 8 1 8 1 8 1"),
 }
-
-# Rows (a, b, c, d, e) of a * tanh(b u) + c + d u + e * relu(u): one formula for all four.
-_COEFFICIENTS = np.array(
-    [[1, 1, 0, 0, 0], [0, 0, 0, 0, 1], [0, 0, 0, 1, 0], [0.5, 0.5, 0.5, 0, 0]], np.float32
-)
 
 
 class RnnCell(NamedTuple):
@@ -56,161 +47,10 @@ class RnnCell(NamedTuple):
     activation: Any
 
 
-class CellWeights(NamedTuple):
-    """Weights of one cell, gate rows first, no biases.
-
-    Attributes:
-      inputs: `[2 H, D]`, node 0 on the input.
-      state: `[2 H, H]`, node 0 on the last state.
-      nodes: `[11, 2 H, H]`, nodes 1..11.
-    """
-
-    inputs: Any
-    state: Any
-    nodes: Any
-
-
-def coefficients(activation: Array) -> Array:
-    """Return what `activate` needs: float32 `[..., 5]` for indices `[...]`."""
-    return jnp.asarray(_COEFFICIENTS)[activation]
-
-
-def activate(coefficient: Array, values: Array) -> Array:
-    """Apply the activation of `coefficients` `[5]` to `values` of any shape."""
-    a, b, c, d, e = coefficient
-    return a * jnp.tanh(b * values) + c + d * values + e * jax.nn.relu(values)
-
-
-def gated(coefficient: Array, state: Array, gate_and_value: Array) -> Array:
-    """Return `s + sigmoid(gate) * (f(value) - s)`.
-
-    Args:
-      coefficient: of f, `[5]`.
-      state: s, `[H, N]`.
-      gate_and_value: `[2 H, N]`, gates first.
-    """
-    gate, value = jnp.split(gate_and_value, 2)
-    # tanh is one vectorised kernel on every device; logistic is not.
-    return state + (0.5 * jnp.tanh(0.5 * gate) + 0.5) * (activate(coefficient, value) - state)
-
-
-def output_weights(cell: RnnCell, variant: str) -> Array:
-    """Return the share of every node in the new state: float32 `[12]`, sum 1."""
-    if variant == "nao":
-        return jnp.asarray([0.0] + [1 / (NODES - 1)] * (NODES - 1), jnp.float32)
-    if variant == "enas_mean":
-        return jnp.full(NODES, 1 / NODES, jnp.float32)
-    unread = jnp.ones(NODES, jnp.float32).at[cell.predecessor].set(0)
-    return unread / jnp.sum(unread)
-
-
-def next_state(
-    weights: CellWeights,
-    cell: RnnCell,
-    share: Array,
-    state: Array,
-    projected: Array,
-    multiply: Callable[[Array, Array], Array] = jnp.matmul,
-    *,
-    unroll: int = NODES - 1,
-    mask: ArrayLike = 1.0,
-) -> Array:
-    """Return the cell's next state `[H, N]`; one program for all cells.
-
-    Args:
-      weights: of the cell.
-      cell: the arch.
-      share: of every node in the new state, `[12]`; see `output_weights`.
-      state: last state `[H, N]`.
-      projected: `weights.inputs` times the input, `[2 H, N]`.
-      multiply: product of weights `[2 H, H]` and a state `[H, N]`.
-      unroll: nodes in one round of the compiled loop.
-      mask: multiplies what every node reads: variational dropout, `[H, N]`.
-    """
-    coefficient = coefficients(cell.activation)
-    first = gated(coefficient[0], state, projected + multiply(weights.state, mask * state))
-    nodes = jnp.zeros((NODES, *first.shape), first.dtype).at[0].set(first)
-
-    def node(nodes: Array, now: Any) -> tuple[Array, None]:
-        index, predecessor, weight, coefficient = now
-        source = nodes[predecessor]
-        result = gated(coefficient, source, multiply(weight, mask * source))
-        return nodes.at[index].set(result), None
-
-    scanned = (jnp.arange(1, NODES), cell.predecessor, weights.nodes, coefficient[1:])
-    nodes, _ = jax.lax.scan(node, nodes, scanned, unroll=unroll)
-    return jnp.tensordot(share, nodes, axes=1)
-
-
 def check_variant(variant: str) -> None:
     """Refuse a name that is none of `VARIANTS`."""
     if variant not in VARIANTS:
         raise UserError(f"unknown cell variant {variant!r}: use one of {', '.join(VARIANTS)}")
-
-
-def family(
-    variant: str = "nao", inputs: int = 10, hidden: int = 3, outputs: int = 10, length: int = 10
-) -> MotifFamily:
-    """Return the motif-network: one cell over a sequence, a dense readout at every step.
-
-    With the default sizes it has 316 parameters (276 in the cell, 40 in the readout);
-    the paper's 140 counts a network without gates.
-
-    Args:
-      variant: one of `VARIANTS`.
-      inputs: D.
-      hidden: H.
-      outputs: C; the outputs are logits `[N, L, C]`.
-      length: L.
-    """
-    check_variant(variant)
-    return _family(variant, inputs, hidden, outputs, length)
-
-
-def num_parameters(motif_family: MotifFamily) -> int:
-    """Return how many weights a motif-network has."""
-    shapes = jax.eval_shape(motif_family.init, jax.random.key(0))
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
-
-
-@functools.cache
-def _family(variant: str, inputs: int, hidden: int, outputs: int, length: int) -> MotifFamily:
-    def init(key: Key) -> Params:
-        keys = jax.random.split(key, 5)
-        return {
-            "cell": CellWeights(
-                jax.random.normal(keys[0], (2 * hidden, inputs)),
-                jax.random.normal(keys[1], (2 * hidden, hidden)),
-                jax.random.normal(keys[2], (NODES - 1, 2 * hidden, hidden)),
-            ),
-            "weight": jax.random.normal(keys[3], (outputs, hidden)),
-            "bias": jax.random.normal(keys[4], (outputs, 1)),
-        }
-
-    def apply(params: Params, cell: RnnCell, inputs: Array) -> Array:
-        # Samples on the minor axis: widths of 3 would leave a vector register idle.
-        sequence = jnp.transpose(inputs, (1, 2, 0))  # [L, D, N]
-        weights, share = params["cell"], output_weights(cell, variant)
-
-        def step(state: Array, projected: Array) -> tuple[Array, Array]:
-            state = next_state(weights, cell, share, state, projected, _outer_sum, unroll=1)
-            return state, state
-
-        projected = jnp.einsum("gd,ldn->lgn", weights.inputs, sequence)
-        start = jnp.zeros((hidden, sequence.shape[2]))
-        _, states = jax.lax.scan(step, start, projected)
-        logits = jnp.einsum("ch,lhn->nlc", params["weight"], states)
-        return logits + params["bias"][:, 0]
-
-    return MotifFamily(init, apply, (length, inputs), (length, outputs), "bernoulli")
-
-
-def _outer_sum(weight: Array, state: Array) -> Array:
-    """Return `weight [G, H] @ state [H, N]` as H outer products.
-
-    So small a product is faster as one elementwise kernel than as a call of the matrix library.
-    """
-    return sum(weight[:, k, None] * state[k] for k in range(weight.shape[1]))  # type: ignore[return-value]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Search by ground truth and surrogate: Algorithm 1, and the proposers that feed it."""

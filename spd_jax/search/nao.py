@@ -1,0 +1,69 @@
+"""NAO's proposer: climb the predictor's gradient from the best cells, and decode.
+
+Luo et al. (2018), algorithm 1; Rawal et al., appendix A.3.3. The network is fitted on the
+known cells. Then lambda = 10: each of the 20 best cells is encoded, moved by lambda times the
+gradient of its predicted score, and decoded; then lambda = 20, 30 and on, in tens, up to 100.
+Random cells fill up what is still missing. Unlike the released code it sorts the cells
+before it takes the best, and decodes legal tokens only (see `surrogates/nao.py`).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import cast
+
+import jax
+import numpy as np
+
+from spd_jax.axes import Archs, Key
+from spd_jax.errors import UserError
+from spd_jax.motif import SearchSpace
+from spd_jax.search import protocol
+from spd_jax.surrogates.nao import FittedNao, NaoConfig, NaoPredictor, TokenSpace
+
+
+@dataclasses.dataclass(frozen=True)
+class NaoProposer:
+    """Settings of the proposer.
+
+    Attributes:
+      config: of the network.
+      seeds: how many of the best known cells to start from.
+      steps: lambdas, in the order in which they are tried. The paper's are 10, 20 and 30;
+        the larger ones, for when these bring too few new cells, are ours.
+      on_fit: is handed the fitted network, for example to report its pairwise accuracy.
+    """
+
+    config: NaoConfig = NaoConfig()
+    seeds: int = 20
+    steps: tuple[float, ...] = tuple(range(10, 101, 10))
+    on_fit: Callable[[FittedNao], None] = lambda fitted: None
+
+    def __post_init__(self) -> None:
+        """Refuse settings under which no cell is ever moved."""
+        if self.seeds < 1:
+            raise UserError(f"seeds={self.seeds} must be at least 1")
+        if not self.steps or not all(step > 0 for step in self.steps):
+            raise UserError(f"steps={self.steps} must be one number above 0, or more")
+
+    def propose(
+        self, key: Key, space: SearchSpace, archs: Archs, scores: np.ndarray, count: int
+    ) -> Archs:
+        """Return cells uphill of the best known ones; see `protocol.Proposer`.
+
+        Raises:
+          UserError: fewer than 2 known cells did not fail, or the space is exhausted.
+        """
+        fit_key, collect_key = jax.random.split(key)
+        fitted = NaoPredictor(cast(TokenSpace, space), self.config).fit(fit_key, archs, scores)
+        self.on_fit(fitted)
+        order = protocol.ranking(scores)[: self.seeds]
+        starts = protocol.take(archs, order[np.isfinite(np.asarray(scores)[order])])
+        steps = iter(self.steps)
+
+        def climb(key: Key, count: int) -> Archs:
+            del key, count
+            step = next(steps, None)
+            nothing = protocol.take(starts, np.arange(0))
+            return nothing if step is None else fitted.improve(starts, step)
+
+        return protocol.collect(collect_key, space, archs, count=count, draw=climb)

@@ -1,0 +1,260 @@
+"""Rivals that know no ground truth and train nothing: proxies at initialisation.
+
+Each measures the freshly drawn motif-network on random inputs and random labels, for
+several draws, and takes the mean. The signs are those of the sources: higher is better.
+NASWOT (Mellor et al., 2021) is not here: it reads the binary codes of ReLUs, and a
+recurrent cell need not have one. Nor is the number of parameters: all cells have the same.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from spd_jax import dish_state, losses
+from spd_jax.axes import Arch, Archs, Array, Params
+from spd_jax.config import DishConfig
+from spd_jax.errors import UserError
+from spd_jax.inner_loop import SyntheticData
+from spd_jax.known_motifs import padded
+from spd_jax.motif import MotifFamily
+from spd_jax.surrogates import protocol
+
+States = Callable[[Params, Arch, Array], Array]
+Loss = Callable[[Params], Array]
+RIDGE = 1e-5  # k of the covariance scores, as in both sources
+
+
+@dataclasses.dataclass(frozen=True)
+class Proxy:
+    """One proxy of `MEASURES`, a `protocol.Surrogate` that ignores the scores.
+
+    Attributes:
+      measure: name in `MEASURES`.
+      family: the motif-network, as wide as wanted.
+      states: `states(params, arch, inputs [N, ...]) -> [N, ...]`, what "hidden_covariance"
+        looks at (`readout_states` for recurrent cells); `None` takes the outputs.
+      draws: E, independent weights and samples that are averaged over.
+      samples: N.
+      init_scale: standard deviation of the weights; 0.25 is 1 / sqrt(H) at a width of 16.
+      inner_loss: name in `losses.INNER_LOSSES`.
+      chunk: most motifs in one program; fewer are padded to a power of two.
+    """
+
+    measure: str
+    family: MotifFamily
+    states: States | None = None
+    draws: int = 4
+    samples: int = 20
+    init_scale: float = 0.25
+    inner_loss: str = "binary_cross_entropy"
+    chunk: int = 64
+
+    def fit(self, key: jax.Array, archs: Archs, scores: ArrayLike) -> "FittedProxy":
+        """Draw weights and samples; nothing is learned.
+
+        Args:
+          key: consumed.
+          archs: not looked at.
+          scores: not looked at.
+
+        Returns:
+          The proxy, ready to predict.
+
+        Raises:
+          UserError: an unknown measure, or settings that cannot be drawn.
+        """
+        del archs, scores
+        if self.measure not in MEASURES:
+            raise UserError(f"unknown proxy {self.measure!r}: use one of {', '.join(MEASURES)}")
+        if self.chunk < 1:
+            raise UserError(f"chunk is {self.chunk}: give at least 1")
+        return FittedProxy(self, np.asarray(jax.random.key_data(key)))
+
+    def load(self, path: protocol.Path) -> "FittedProxy":
+        """Read the key of a saved proxy.
+
+        Raises:
+          UserError: no such file, or not that of this proxy.
+        """
+        return FittedProxy(self, protocol.load_arrays(path, self.measure)["key"])
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedProxy:
+    """A proxy whose weights and samples are decided.
+
+    Attributes:
+      proxy: the settings.
+      key: `jax.random.key_data` of what they are drawn from.
+    """
+
+    proxy: Proxy
+    key: np.ndarray
+
+    def predict(self, archs: Archs) -> np.ndarray:
+        """Return `[M]` float64, the mean over draws; not finite where the network is dead."""
+        return self.by_draw(archs).mean(axis=0)
+
+    def by_draw(self, archs: Archs) -> np.ndarray:
+        """Return `[E, M]` float64, one row for each draw.
+
+        Raises:
+          UserError: there are no archs.
+        """
+        proxy = self.proxy
+        config = DishConfig(
+            train_samples=proxy.samples,
+            valid_samples=proxy.samples,
+            ensemble_size=proxy.draws,
+            init_scale=proxy.init_scale,
+        )
+        state = dish_state.init(
+            jax.random.wrap_key_data(jnp.asarray(self.key)), proxy.family, config
+        )
+        archs = jax.tree.map(np.asarray, archs)
+        count = len(jax.tree.leaves(archs)[0])
+        if count == 0:
+            raise UserError("there are no motifs to measure: give at least one")
+        size = min(proxy.chunk, 1 << (count - 1).bit_length())
+        parts, static = [], dataclasses.replace(proxy, init_scale=0.0)  # a scale compiles nothing
+        for start in range(0, count, size):
+            part = jax.tree.map(lambda x: x[start : start + size], archs)  # noqa: B023
+            parts.append(np.asarray(_values(static, state.params, state.data, padded(part, size))))
+        return np.concatenate(parts, axis=1)[:, :count].astype(float)
+
+    def save(self, path: protocol.Path) -> None:
+        """Write the key."""
+        protocol.save_arrays(path, self.proxy.measure, {"key": self.key})
+
+
+@functools.cache
+def readout_states(family: MotifFamily) -> States:
+    """Return the states `[N, L, H]` of a network that reads them out by `weight` and `bias`."""
+
+    def states(params: Params, arch: Arch, inputs: Array) -> Array:
+        hidden = params["weight"].shape[1]
+        identity = {"weight": jnp.eye(hidden), "bias": jnp.zeros((hidden, 1))}
+        return family.apply({**params, **identity}, arch, inputs)
+
+    return states
+
+
+@functools.partial(jax.jit, static_argnames="proxy")
+def _values(proxy: Proxy, params: Params, data: SyntheticData, archs: Archs) -> Array:
+    """Return the measure `[E, M]` of weights and samples `[E, ...]` and archs `[M]`."""
+
+    def one(params: Params, data: SyntheticData, arch: Arch) -> Array:
+        return MEASURES[proxy.measure](proxy, params, arch, data)
+
+    by_arch = jax.vmap(one, in_axes=(None, None, 0))
+    return jax.vmap(by_arch, in_axes=(0, 0, None))(params, data, archs)
+
+
+def _loss(proxy: Proxy, arch: Arch, data: SyntheticData) -> Loss:
+    def loss(params: Params) -> Array:
+        outputs = proxy.family.apply(params, arch, data.train_inputs)
+        return losses.INNER_LOSSES[proxy.inner_loss](outputs, data.train_labels)
+
+    return loss
+
+
+def _sum(tree: Any) -> Array:
+    return sum((jnp.sum(leaf) for leaf in jax.tree.leaves(tree)), start=jnp.zeros(()))
+
+
+def _log_saliency(weights: Params, gradient: Params) -> Array:
+    return jnp.log(_sum(jax.tree.map(lambda w, g: jnp.abs(w * g), weights, gradient)))
+
+
+def grad_norm(proxy: Proxy, params: Params, arch: Arch, data: SyntheticData) -> Array:
+    """Return `log |dL/dtheta|_2` (Abdelfattah et al., 2021).
+
+    The logarithms, here and below, are ours: no draw outweighs the others in the mean.
+    """
+    gradient = jax.grad(_loss(proxy, arch, data))(params)
+    return 0.5 * jnp.log(_sum(jax.tree.map(jnp.square, gradient)))
+
+
+def snip(proxy: Proxy, params: Params, arch: Arch, data: SyntheticData) -> Array:
+    """Return `log sum |theta dL/dtheta|` (Lee et al., 2019)."""
+    return _log_saliency(params, jax.grad(_loss(proxy, arch, data))(params))
+
+
+def grasp(proxy: Proxy, params: Params, arch: Arch, data: SyntheticData) -> Array:
+    """Return `-sum theta (H g)`, H the Hessian, g the gradient (Wang et al., 2020).
+
+    Summed over the network as by Abdelfattah et al. (2021). It has either sign: no logarithm.
+    """
+    gradient = jax.grad(_loss(proxy, arch, data))
+    step = gradient(params)
+    _, product = jax.jvp(gradient, (params,), (step,))
+    return -_sum(jax.tree.map(jnp.multiply, params, product))
+
+
+def synflow(proxy: Proxy, params: Params, arch: Arch, data: SyntheticData) -> Array:
+    """Return `log sum | |theta| dR/d|theta| |` (Tanaka et al., 2020), which sees no data.
+
+    R is the sum of outputs for inputs of ones, under the weights' magnitudes.
+    """
+    del data
+
+    def flow(params: Params) -> Array:
+        return jnp.sum(proxy.family.apply(params, arch, jnp.ones((1, *proxy.family.input_shape))))
+
+    magnitudes = jax.tree.map(jnp.abs, params)
+    return _log_saliency(magnitudes, jax.grad(flow)(magnitudes))
+
+
+def jacobian_covariance(proxy: Proxy, params: Params, arch: Arch, data: SyntheticData) -> Array:
+    """Return `covariance_score` of `d(sum of outputs)/d(inputs)`.
+
+    Mellor et al. (2020, first version), for recurrent cells Serianni & Kalita (2023).
+    """
+
+    def summed(inputs: Array) -> Array:
+        return jnp.sum(proxy.family.apply(params, arch, inputs))
+
+    return covariance_score(jax.grad(summed)(data.train_inputs))
+
+
+def hidden_covariance(proxy: Proxy, params: Params, arch: Arch, data: SyntheticData) -> Array:
+    """Return `covariance_score` of the hidden states of all time steps.
+
+    Serianni & Kalita (2023), the best of theirs for recurrent cells.
+    """
+    states = proxy.family.apply if proxy.states is None else proxy.states
+    return covariance_score(states(params, arch, data.train_inputs))
+
+
+def covariance_score(values: Array) -> Array:
+    """Return `-sum_i (log(v_i + k) + 1 / (v_i + k))`, k = 1e-5.
+
+    The `v_i` are the eigenvalues of the samples' correlation matrix: 1 each, which is the
+    maximum, when no two samples look alike to the network.
+
+    Args:
+      values: `[N, ...]`, one row for each sample.
+
+    Returns:
+      Scalar; NaN when a sample's values are all the same.
+    """
+    rows = values.reshape(len(values), -1)
+    rows = rows - jnp.mean(rows, axis=1, keepdims=True)
+    norm = jnp.linalg.norm(rows, axis=1, keepdims=True)
+    # Squared singular values of the rows keep digits of small eigenvalues that the matrix loses.
+    singular = jnp.linalg.svd(jnp.where(norm > 0, rows / norm, 0), compute_uv=False)
+    spectrum = jnp.zeros(len(rows)).at[: len(singular)].set(singular**2) + RIDGE
+    score = -jnp.sum(jnp.log(spectrum) + 1 / spectrum)
+    return jnp.where(jnp.all(norm > 0), score, jnp.nan)
+
+
+MEASURES: dict[str, Callable[[Proxy, Params, Arch, SyntheticData], Array]] = {
+    measure.__name__: measure
+    for measure in (grad_norm, snip, grasp, synflow, jacobian_covariance, hidden_covariance)
+}

@@ -1,0 +1,119 @@
+"""python -m spd_jax.ledger: list, export, merge, and mistakes in one sentence."""
+
+import dataclasses
+import math
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from spd_jax import ledger as ledger_module
+from spd_jax.ground_truth import cell_table
+from spd_jax.ledger import Evaluation, EvaluationKey, Ledger
+
+KEY = EvaluationKey("nao", "0 1 0 1", "f00d", 0, 3)
+GOOD = Evaluation("ok", -1.25, -1.5, (-3.0, -2.0, -1.25), 2.5)
+BAD = Evaluation("failed", math.nan, math.nan, (), 0.5, "Traceback\n  line\nValueError: no")
+
+
+def run(capsys, *arguments):
+    ledger_module.main([str(argument) for argument in arguments])
+    return capsys.readouterr().out
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Two ledgers that share a key with different scores."""
+    with Ledger(tmp_path / "a") as ledger:
+        ledger.put(KEY, GOOD)
+        ledger.put(KEY._replace(task="beef"), BAD)
+    with Ledger(tmp_path / "b") as ledger:
+        ledger.put(KEY, dataclasses.replace(GOOD, score=-9.0))
+        ledger.put(KEY._replace(space="enas"), GOOD)
+    return tmp_path
+
+
+def test_list_prints_a_line_per_evaluation(two, capsys):
+    lines = run(capsys, "list", two / "a").splitlines()
+    rows = [dict(zip(lines[0].split("\t"), line.split("\t"), strict=True)) for line in lines[1:-1]]
+    assert [row["status"] for row in rows] == ["ok", "failed"]
+    assert rows[0]["cell"] == "0 1 0 1"
+    assert rows[0]["score"] == "-1.25000"
+    assert rows[1]["score"] == "nan"
+    assert rows[1]["error"] == "ValueError: no"
+    assert lines[-1] == "# 2 evaluations, 1 failed, 3.0 seconds"
+    assert run(capsys, "list", two / "a", "--task=beef").count("\n") == 3
+    assert run(capsys, "list", two / "a", "--status=ok", "--seed=1").count("\n") == 2
+
+
+def test_export_writes_the_rows_that_are_asked_for(two, capsys):
+    assert run(capsys, "export", two / "a", "--csv", two / "t.csv").startswith("2 evaluations")
+    with Ledger(two / "a", read_only=True) as ledger:
+        assert cell_table.read(two / "t.csv") == list(ledger.items())
+    run(capsys, "export", two / "b", "--csv", two / "t.csv", "--space=enas")
+    assert cell_table.read(two / "t.csv") == [(KEY._replace(space="enas"), GOOD)]
+    assert cell_table.read_comments(two / "t.csv")["command"].endswith("ledger export b")
+
+
+def test_merge_says_what_was_added_and_what_differs(two, capsys):
+    lines = run(capsys, "merge", two / "new", two / "a", two / "b").splitlines()
+    assert lines[0].endswith("/a: 2 evaluations added, 0 were there")
+    assert lines[1].endswith("/b: 1 evaluations added, 1 were there")
+    assert "b: 1 evaluations have another score in" in lines[2]
+    assert lines[2].endswith("which stays (the first: nao '0 1 0 1', task f00d, seed 0, budget 3)")
+    assert len(lines) == 3
+    with Ledger(two / "new", read_only=True) as ledger:
+        assert ledger.get(KEY) == GOOD
+        assert len(ledger) == 3
+
+
+def test_a_mistake_on_the_command_line_is_one_sentence(two):
+    """In a process of its own: what a user sees, and the exit status."""
+    (two / "text").write_text("no database, no database, no database" * 20)
+    process = subprocess.run(
+        [sys.executable, "-m", "spd_jax.ledger", "merge", "into", "a", "text"],
+        cwd=two,
+        env=os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 1
+    assert process.stdout == ""
+    assert process.stderr.startswith("error: ")
+    assert "text is damaged or no ledger" in process.stderr
+    assert process.stderr.count("\n") == 1
+    assert not (two / "into").exists()  # a bad source is found before anything is made
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["list", "none"], r"error: .*none is missing: give the file of a ledger"),
+        (["export", "none", "--csv", "t.csv"], r"error: .*none is missing"),
+        (["export", "a", "--csv", "text/t.csv"], r"error: cannot write in text"),
+        (["merge", "text/c", "a"], r"error: .*text/c cannot be read or written"),
+    ],
+)
+def test_mistakes_end_with_a_message(arguments, message, two, monkeypatch):
+    monkeypatch.chdir(two)
+    (two / "text").write_text("")
+    with pytest.raises(SystemExit, match=message):
+        ledger_module.main(arguments)
+
+
+def test_a_reader_that_stops_reading_is_no_error(two):
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = subprocess.run(
+        [sys.executable, "-m", "spd_jax.ledger", "list", str(two / "a")],
+        cwd=pathlib.Path(__file__).parents[1],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writing)
+    assert process.stderr == b""
+    assert process.returncode == 0

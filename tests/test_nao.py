@@ -1,0 +1,424 @@
+"""surrogates/nao.py, nao_network.py and search/nao.py: network, training, proposer."""
+
+import dataclasses
+import inspect
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import expit, log_softmax, softmax
+
+from spd_jax import metrics
+from spd_jax.errors import UserError
+from spd_jax.search import nao as search_nao
+from spd_jax.search import protocol as search_protocol
+from spd_jax.search.nao import NaoProposer
+from spd_jax.spaces.rnn_cell import RnnCell, RnnCellSpace
+from spd_jax.surrogates import nao, protocol
+from spd_jax.surrogates.nao import NaoConfig, NaoPredictor
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """Five letters, the first 0, the second 0..1, the others 0..2: {"letters": [M, 5]}."""
+
+    name: str = "words"
+
+    def sample(self, key, count):
+        return {"letters": np.asarray(jax.random.randint(key, (count, 5), 0, self._choices))}
+
+    @property
+    def _choices(self):
+        return np.minimum(np.arange(5) + 1, 3)
+
+    def canonical(self, arch):
+        return arch
+
+    def canonical_hash(self, arch):
+        return "".join(map(str, np.asarray(arch["letters"])))
+
+    def to_tokens(self, archs):
+        return np.asarray(archs["letters"], np.int32) + 1
+
+    def from_tokens(self, tokens):
+        return {"letters": np.asarray(tokens) - 1}
+
+    def legal_tokens(self):
+        return (np.arange(5) > 0) & (np.arange(5) <= self._choices[:, None])
+
+
+TINY = NaoConfig(
+    embedding=8, hidden=16, predictor_width=20, predictor_layers=2, epochs=50, held_out_share=0.0
+)
+# Fewer epochs need larger steps, and no pull to zero.
+QUICK = dataclasses.replace(TINY, learning_rate=0.01, l2=1e-6)
+KEY = jax.random.key(5)
+SPACE = RnnCellSpace("nao")
+CELLS = SPACE.sample(jax.random.key(0), 140)
+KNOWN, NEW = (search_protocol.take(CELLS, rows) for rows in (np.arange(40), np.arange(40, 140)))
+
+
+def additive(archs):
+    """Score cells by how many tanh nodes they have, and how many nodes read a low one."""
+    archs = jax.tree.map(np.asarray, archs)
+    return (archs.activation == 0).sum(1) - 0.1 * archs.predecessor.sum(1)
+
+
+SCORES = additive(KNOWN)
+BEST = search_protocol.take(KNOWN, np.argsort(-SCORES, kind="stable")[:20])
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return NaoPredictor(SPACE, dataclasses.replace(QUICK, held_out_share=0.25)).fit(
+        KEY, KNOWN, SCORES
+    )
+
+
+def random_params(network, seed, scale):
+    """Return weights, biases as well, that are far from their initial values."""
+    shapes = jax.eval_shape(network.init, KEY, np.ones((1, len(network.legal)), int))["params"]
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: np.float32(scale * rng.normal(size=x.shape)), shapes)
+
+
+# The network against plain NumPy
+
+
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def numpy_lstm(weights, token, output, cell):
+    embedded = weights["tokens"]["embedding"][token]
+    gates = embedded @ weights["inputs"]["kernel"] + weights["inputs"]["bias"]
+    i, f, v, o = np.split(gates + output @ weights["recurrent"], 4)
+    cell = expit(f) * cell + expit(i) * np.tanh(v)
+    return expit(o) * np.tanh(cell), cell
+
+
+def dense(weights, values):
+    return values @ weights["kernel"] + weights["bias"]
+
+
+def oracle(params, tokens, legal, layers):
+    """Return (prediction, log-probability of each token, greedy spelling) of one cell `[L]`."""
+    output = cell = np.zeros(16)
+    vectors = []
+    for token in tokens:
+        output, cell = numpy_lstm(params["encoder"], token, output, cell)
+        vectors.append(unit(output))
+    vectors = np.array(vectors)
+    pooled = values = unit(vectors.mean(0))
+    for layer in range(layers):
+        values = np.maximum(dense(params[f"layers_{layer}"], values), 0)
+    prediction = expit(dense(params["score"], values))[0]
+
+    def spell(forced):
+        state, token, log_probabilities, spelling = (pooled, cell), 0, [], []
+        for place, row in enumerate(legal):
+            state = numpy_lstm(params["decoder"], token, *state)
+            context = softmax(vectors @ state[0]) @ vectors
+            mixed = np.tanh(dense(params["attention"], np.concatenate([context, state[0]])))
+            scores = np.where(row, dense(params["logits"], mixed), -np.inf)
+            token = scores.argmax() if forced is None else forced[place]
+            log_probabilities.append(log_softmax(scores)[token])
+            spelling.append(token)
+        return log_probabilities, spelling
+
+    return prediction, spell(tokens)[0], spell(None)[1]
+
+
+@pytest.mark.parametrize("space", [Words(), SPACE], ids=lambda space: space.name)
+def test_the_network_is_that_of_plain_numpy(space):
+    network = nao.build(space, TINY)
+    params = random_params(network, 1, 0.4)
+    tokens = space.to_tokens(space.sample(jax.random.key(2), 20))
+    predicted, log_probabilities = jax.jit(network.apply)({"params": params}, tokens)
+    spelled = nao.move(network, params, tokens, step=0.0)[0]
+    for row in range(3):
+        expected = oracle(params, tokens[row], space.legal_tokens(), 2)
+        np.testing.assert_allclose(predicted[row], expected[0], rtol=1e-4)
+        np.testing.assert_allclose(log_probabilities[row], expected[1], rtol=1e-3, atol=1e-4)
+        np.testing.assert_array_equal(spelled[row], expected[2])
+
+
+def test_the_loss_is_error_and_cross_entropy_and_squares():
+    network = nao.build(Words(), TINY)
+    params = random_params(network, 3, 0.4)
+    tokens = Words().to_tokens(Words().sample(KEY, 4))
+    targets, counts = np.array([0, 0.2, 0.7, 1.0]), np.array([True, True, False, True])
+    parts = [oracle(params, row, Words().legal_tokens(), 2) for row in tokens[counts]]
+    error = np.mean((np.array([p[0] for p in parts]) - targets[counts]) ** 2)
+    entropy = -np.mean([p[1] for p in parts])
+    squares = sum(np.sum(leaf.astype(float) ** 2) for leaf in jax.tree.leaves(params))
+    value = jax.jit(nao.loss, static_argnums=1)(
+        params, network, TINY, known=(tokens, targets, counts)
+    )
+    np.testing.assert_allclose(value, 0.8 * error + 0.2 * entropy + 1e-4 * squares, rtol=1e-4)
+
+
+def test_the_gradient_is_finite_where_a_place_has_one_legal_token():
+    network = nao.build(SPACE, TINY)
+    params = random_params(network, 4, 0.3)
+    known = (SPACE.to_tokens(NEW)[:4], np.ones(4), np.ones(4))
+    slope = jax.jit(jax.grad(nao.loss), static_argnums=1)
+    for keep in (1.0, 0.0):  # 0 drops everything: vectors of length 0
+        gradient = slope(params, network, TINY, known=known, keep=np.full((4, 22, 16), keep))
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+# Moving and decoding
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6), scale=st.sampled_from([0.1, 1.0, 30.0]))
+@pytest.mark.parametrize("space", [Words(), SPACE], ids=lambda space: space.name)
+def test_every_decoded_cell_is_legal_whatever_the_weights(space, seed, scale):
+    network = nao.build(space, TINY)
+    tokens = space.to_tokens(space.sample(jax.random.key(seed), 20))
+    new = np.asarray(nao.move(network, random_params(network, seed, scale), tokens, step=20.0)[0])
+    assert space.legal_tokens()[np.arange(new.shape[1]), new].all()
+    cells = space.from_tokens(new)
+    np.testing.assert_array_equal(space.to_tokens(cells), new)
+    if space is SPACE:  # `decode` refuses what is no cell
+        for cell in search_protocol.unstack(cells):
+            space.decode(space.encode(cell))
+
+
+@pytest.mark.parametrize("step", [0.01, 1.0, 10.0, 30.0])
+def test_a_step_along_the_gradient_raises_the_prediction(fitted, step):
+    tokens = SPACE.to_tokens(NEW)[:20]
+    _, before, after = nao.move(fitted.network, fitted.params, tokens, step=step)
+    assert (after > before).all()
+    np.testing.assert_allclose(before, nao.predict(fitted.network, fitted.params, tokens), 1e-5)
+
+
+def test_improved_cells_are_better_than_random_ones(fitted):
+    improved = fitted.improve(BEST, 10.0)
+    assert isinstance(improved, RnnCell)
+    assert additive(improved).mean() > additive(NEW).mean() + additive(NEW).std()
+
+
+# The surrogate
+
+
+def test_it_obeys_the_protocol(fitted):
+    for instance, contract in ((fitted.predictor, protocol.Surrogate), (fitted, protocol.Fitted)):
+        for name in ("fit", "load") if contract is protocol.Surrogate else ("predict", "save"):
+            expected = inspect.signature(getattr(contract, name)).parameters
+            assert list(inspect.signature(getattr(instance, name)).parameters) == list(expected)[1:]
+
+
+def test_it_learns_an_additive_score(fitted):
+    predictions = fitted.predict(NEW)
+    assert predictions.shape == (100,)
+    assert predictions.dtype == np.float64
+    assert metrics.kendall_tau(predictions, additive(NEW)) > 0.4
+    assert SCORES.min() <= predictions.min() < predictions.max() <= SCORES.max()
+    assert 0.6 < fitted.pairwise_accuracy <= 1
+
+
+def test_the_unit_of_the_scores_does_not_matter(fitted):
+    again = fitted.predictor.fit(KEY, KNOWN, 1000 * SCORES - 7)
+    np.testing.assert_allclose(again.predict(NEW), 1000 * fitted.predict(NEW) - 7, rtol=1e-3)
+    assert again.pairwise_accuracy == pytest.approx(fitted.pairwise_accuracy, abs=0.03)
+
+
+def test_the_same_key_gives_the_same_network(fitted):
+    again = fitted.predictor.fit(KEY, KNOWN, SCORES)
+    np.testing.assert_array_equal(again.predict(NEW), fitted.predict(NEW))
+    other = fitted.predictor.fit(jax.random.key(6), KNOWN, SCORES)
+    assert np.abs(other.predict(NEW) - fitted.predict(NEW)).max() > 1e-3
+
+
+def test_failed_cells_are_left_out():
+    predictor = NaoPredictor(SPACE, TINY)
+    failed = np.where(np.arange(40) % 3 == 0, np.nan, SCORES)
+    failed[1] = -np.inf
+    kept = np.isfinite(failed)
+    expected = predictor.fit(KEY, search_protocol.take(KNOWN, kept), SCORES[kept])
+    np.testing.assert_array_equal(
+        predictor.fit(KEY, KNOWN, failed).predict(NEW), expected.predict(NEW)
+    )
+    with pytest.raises(UserError, match="1 of 40 scores are finite"):
+        predictor.fit(KEY, KNOWN, np.where(np.arange(40) == 7, 1.0, np.nan))
+
+
+def test_numberings_of_one_cell_are_predicted_equal(fitted):
+    canonical = [SPACE.canonical(cell) for cell in search_protocol.unstack(NEW)]
+    canonical = search_protocol.stack(canonical)
+    assert (canonical.predecessor != NEW.predecessor).any(axis=1).sum() > 50
+    np.testing.assert_array_equal(fitted.predict(canonical), fitted.predict(NEW))
+
+
+def test_equal_scores_are_predicted_and_none_are_held_out_of_few():
+    predictor = NaoPredictor(SPACE, dataclasses.replace(TINY, held_out_share=0.04, epochs=5))
+    same = predictor.fit(KEY, search_protocol.take(KNOWN, np.arange(25)), np.full(25, -2.5))
+    np.testing.assert_array_equal(same.predict(NEW), -2.5)
+    assert np.isnan(same.pairwise_accuracy)
+
+
+def test_predictions_do_not_depend_on_their_company(fitted):
+    many = SPACE.sample(jax.random.key(8), 300)  # more than one chunk
+    predictions = fitted.predict(many)
+    for rows in (np.arange(3), np.arange(250, 300)):
+        alone = fitted.predict(search_protocol.take(many, rows))
+        np.testing.assert_allclose(alone, predictions[rows], rtol=1e-6)
+
+
+def test_save_and_load_are_identical(fitted, tmp_path):
+    fitted.save(tmp_path / "nao.npz")
+    loaded = NaoPredictor(SPACE).load(tmp_path / "nao.npz")  # sizes come from the file
+    np.testing.assert_array_equal(loaded.predict(NEW), fitted.predict(NEW))
+    assert loaded.pairwise_accuracy == fitted.pairwise_accuracy
+    assert loaded.predictor.config == fitted.predictor.config
+    for before, after in zip(fitted.improve(BEST, 10), loaded.improve(BEST, 10), strict=True):
+        np.testing.assert_array_equal(before, after)
+    with pytest.raises(UserError, match="was fitted on rnn_cell_nao, not words"):
+        NaoPredictor(Words()).load(tmp_path / "nao.npz")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs is 0: give at least 1"),
+        ({"hidden": 0}, "hidden is 0"),
+        ({"dropout": 1.0}, "dropout is 1.0"),
+        ({"held_out_share": -0.1}, "held_out_share is -0.1"),
+        ({"trade_off": 1.5}, "trade_off is 1.5"),
+        ({"l2": float("nan")}, "l2 is nan"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        NaoPredictor(SPACE, dataclasses.replace(TINY, **change)).fit(KEY, KNOWN, SCORES)
+
+
+def test_a_space_with_illegal_tokens_is_refused():
+    archs = {"letters": np.full((4, 5), 2)}  # the first letter must be 0
+    with pytest.raises(UserError, match="legal_tokens forbids"):
+        NaoPredictor(Words(), TINY).fit(KEY, archs, np.arange(4))
+
+
+# Training
+
+
+share = jax.jit(nao.share, static_argnums=(1, 2))
+
+
+@settings(max_examples=50, deadline=None)
+@given(count=st.integers(2, 130), size=st.integers(1, 60), seed=st.integers(0, 99))
+def test_an_epoch_takes_every_known_cell_once(count, size, seed):
+    batches = -(-count // size)
+    seen = []
+    for number in range(batches):
+        turn = {"number": number, "batches": batches, "count": count}
+        chosen, counts = share(jax.random.key(seed), 130, 60, **turn)
+        seen += np.asarray(chosen)[np.asarray(counts)].tolist()
+        assert counts.sum() in (count // batches, -(-count // batches))
+    assert sorted(seen) == list(range(count))
+
+
+def test_padding_changes_nothing(monkeypatch):
+    network = nao.build(SPACE, TINY)
+    config = dataclasses.replace(TINY, dropout=0.0, epochs=5)  # dropout would draw other masks
+    tokens, scores = SPACE.to_tokens(KNOWN)[:25], SCORES[:25]
+    padded = nao.train(KEY, network, config, tokens=tokens, scores=scores)
+    monkeypatch.setattr(nao, "_ROWS", 25)
+    monkeypatch.setattr(nao, "_CAPACITY", 25)
+    exact = nao.train(KEY, network, config, tokens=tokens, scores=scores)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), padded, exact)
+
+
+def test_other_numbers_of_cells_and_other_rates_do_not_recompile():
+    network, tokens, scores = nao.build(SPACE, TINY), SPACE.to_tokens(CELLS), additive(CELLS)
+    sizes = []
+    for count, change in ((25, {}), (40, {"l2": 0.1}), (75, {"epochs": 3}), (80, {"dropout": 0.5})):
+        config = dataclasses.replace(TINY, **({"epochs": 2} | change))
+        nao.train(KEY, network, config, tokens=tokens[:count], scores=scores[:count])
+        sizes.append(nao._train._cache_size())
+    assert sizes == sizes[:1] * 4
+
+
+def test_pairwise_accuracy_by_hand():
+    assert nao.pairwise_accuracy([3, 1, 2], [30, 10, 20]) == 1
+    assert nao.pairwise_accuracy([1, 2, 3], [30, 20, 10]) == 0
+    assert nao.pairwise_accuracy([1, 1, 2], [1, 2, 3]) == pytest.approx(2 / 3)  # a tie is wrong
+    assert nao.pairwise_accuracy([1, 2, 3], [5, 5, 6]) == 1  # equal truths ask nothing
+    assert np.isnan(nao.pairwise_accuracy([1, 2], [4, 4]))
+
+
+# The proposer
+
+
+def test_proposals_are_new_distinct_and_repeatable():
+    found = []
+    proposer = NaoProposer(config=TINY, on_fit=found.append)
+    first = proposer.propose(KEY, SPACE, KNOWN, SCORES, 30)
+    digests = search_protocol.hashes(SPACE, first)
+    assert len(digests) == 30 == len(set(digests))
+    assert not set(digests) & set(search_protocol.hashes(SPACE, KNOWN))
+    again = proposer.propose(KEY, SPACE, KNOWN, SCORES, 30)
+    assert search_protocol.hashes(SPACE, again) == digests
+    # What comes first is what the network makes of the best cells.
+    climbed = search_protocol.hashes(SPACE, found[0].improve(BEST, 10))
+    fresh = [d for d in dict.fromkeys(climbed) if d not in search_protocol.hashes(SPACE, KNOWN)]
+    assert digests[: len(fresh)] == fresh[:30]
+    assert len(fresh) > 5
+
+
+class Fixed:
+    """A fitted network that turns the last letters, and remembers what it was asked."""
+
+    def __init__(self, asked, change):
+        self.asked, self.change = asked, change
+
+    def improve(self, archs, step):
+        self.asked.append((archs["letters"].tolist(), step))
+        letters = archs["letters"].copy()
+        letters[:, 4] = (letters[:, 4] + self.change) % 3
+        return {"letters": letters}
+
+
+def propose_words(monkeypatch, change, known, scores, *, count, **proposer_settings):
+    asked = []
+    monkeypatch.setattr(NaoPredictor, "fit", lambda *_: Fixed(asked, change))
+    proposer = NaoProposer(**proposer_settings)
+    archs = {"letters": np.array(known)}
+    return proposer.propose(KEY, Words(), archs, np.array(scores), count)["letters"], asked
+
+
+WORDS = [[0, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0]]
+
+
+def test_the_best_cells_are_moved_best_first(monkeypatch):
+    scores = [0.1, 0.4, np.nan, 0.3]
+    new, asked = propose_words(monkeypatch, 1, WORDS, scores, count=2, seeds=2)
+    assert asked == [([WORDS[1], WORDS[3]], 10)]
+    assert new.tolist() == [[0, 1, 0, 0, 1], [0, 0, 0, 1, 1]]
+    _, asked = propose_words(monkeypatch, 1, WORDS, scores, count=1)
+    assert asked[0][0] == [WORDS[1], WORDS[3], WORDS[0]]  # a failed cell is no start
+
+
+def test_larger_steps_and_then_random_cells_fill_up(monkeypatch):
+    new, asked = propose_words(monkeypatch, 0, WORDS, [1, 2, 3, 4], count=20, steps=(10, 20, 30))
+    assert [step for _, step in asked] == [10, 20, 30]
+    assert len({tuple(word) for word in new.tolist()} - {tuple(word) for word in WORDS}) == 20
+    with pytest.raises(UserError, match="exhausted"):  # 54 words there are, 4 are known
+        propose_words(monkeypatch, 0, WORDS, [1, 2, 3, 4], count=51)
+
+
+def test_the_proposer_refuses_settings_under_which_nothing_moves():
+    for bad in ({"seeds": 0}, {"steps": ()}, {"steps": (10, 0)}):
+        with pytest.raises(UserError, match="must be"):
+            NaoProposer(**bad)
+
+
+def test_it_obeys_the_proposers_protocol():
+    expected = inspect.signature(search_protocol.Proposer.propose).parameters
+    assert list(inspect.signature(NaoProposer.propose).parameters) == list(expected)
+    assert search_nao.NaoProposer().steps[:3] == (10, 20, 30)
