@@ -21,6 +21,7 @@ from experiments.run_folder import RunFolder
 from spd_jax.dish import DishConfig
 from spd_jax.errors import UserError
 from spd_jax.ground_truth import tabular
+from spd_jax.report import league
 from spd_jax.spaces import rnn_cell, rnn_cell_network, sigmoid_slope
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
 

@@ -220,6 +220,7 @@ def _timed(call: Callable[[], Any]) -> tuple[Any, float, float]:
     """Return what a call returns, its seconds without compiling, and those of compiling."""
     started, compiled = time.perf_counter(), COMPILE_CLOCK.seconds
     result = call()
+    jax.block_until_ready(getattr(result, "__dict__", None))  # a fit may hand out work in progress
     compiling = COMPILE_CLOCK.seconds - compiled
     return result, time.perf_counter() - started - compiling, compiling
 

@@ -5,14 +5,12 @@ the others does (Kendall tau of at least --min_ceiling), nothing more is bought:
 truth that cannot tell cells apart cannot judge a surrogate.
 """
 
-import collections
 import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from absl import flags
 
 from experiments import run_folder
@@ -67,45 +65,6 @@ def cells_of(space: RnnCellSpace, part: str, count: int) -> list[str]:
     return [name for name in names if name not in others][:count]
 
 
-def noise_ceiling(items: Items) -> dict[str, Any]:
-    """Return the mean tau between one seed and the mean of the others, and what it rests on.
-
-    Of the cells that have every seed that any cell has.
-    """
-    by_cell: dict[str, dict[int, float]] = collections.defaultdict(dict)
-    for key, evaluation in items:
-        by_cell[key.cell][key.seed] = evaluation.score
-    most = max(map(len, by_cell.values()))
-    rows = np.array([list(v.values()) for v in by_cell.values() if len(v) == most])
-    if most < 2:
-        return {"noise_ceiling": None, "cells": len(rows), "seeds": most}
-    taus = [
-        metrics.kendall_tau(rows[:, seed], np.delete(rows, seed, axis=1).mean(axis=1))
-        for seed in range(most)
-    ]
-    return {"noise_ceiling": float(np.mean(taus)), "cells": len(rows), "seeds": most}
-
-
-def agreement(items: Items, others: Items) -> dict[str, Any]:
-    """Return how two tables order the cells that both have (means over seeds)."""
-    first, second = map(_means, (items, others))
-    shared = [cell for cell in first if cell in second]
-    pair = [[table[cell] for cell in shared] for table in (second, first)]
-    return {
-        "cells": len(shared),
-        "kendall_tau": metrics.kendall_tau(*pair),
-        "spearman": metrics.spearman(*pair),
-        "precision_at_10": metrics.precision_at(10, *pair),
-    }
-
-
-def _means(items: Items) -> dict[str, float]:
-    scores: dict[str, list[float]] = collections.defaultdict(list)
-    for key, evaluation in items:
-        scores[key.cell].append(evaluation.score)
-    return {cell: float(np.mean(values)) for cell, values in scores.items()}
-
-
 def buy(ground_truth: GroundTruth, cells: list[str], seeds: Sequence[int], what: str) -> Items:
     """Evaluate cells with every seed, showing progress."""
     task, space = ground_truth.task, ground_truth.space_name
@@ -127,7 +86,9 @@ def buy(ground_truth: GroundTruth, cells: list[str], seeds: Sequence[int], what:
 def buy_table(ground_truth: GroundTruth, cells: list[str]) -> tuple[Items, dict[str, Any]]:
     """Measure the noise on the first cells, then buy the rest."""
     seeds = range(_NUM_SEEDS.value)
-    first = noise_ceiling(buy(ground_truth, cells[:CEILING_CELLS], seeds, "noise ceiling"))
+    first = cell_table.noise_ceiling(
+        buy(ground_truth, cells[:CEILING_CELLS], seeds, "noise ceiling")
+    )
     ceiling = first["noise_ceiling"]
     print(f"noise ceiling on {first['cells']} cells, {first['seeds']} seeds: {ceiling}")
     if ceiling is not None and not ceiling >= _MIN_CEILING.value:
@@ -165,14 +126,16 @@ def main(argv: Sequence[str]) -> None:
         items, first = buy_table(ground_truth, cells)
     summary: dict[str, Any] = {
         "ceiling_before_purchase": first,
-        "noise_ceiling": noise_ceiling(items),
+        "noise_ceiling": cell_table.noise_ceiling(items),
         "evaluations": len(items),
         "failed": sum(evaluation.status == "failed" for _, evaluation in items),
         "seconds": metrics.spread([evaluation.seconds for _, evaluation in items]),
         "valid_nll": metrics.spread([-e.score for _, e in items if math.isfinite(e.score)]),
     }
     if _COMPARE.value:
-        summary["agreement"] = agreement(items, cell_table.read(pathlib.Path(_COMPARE.value)))
+        summary["agreement"] = cell_table.agreement(
+            items, cell_table.read(pathlib.Path(_COMPARE.value))
+        )
     comments = {
         "command": f"python -m experiments.rnn_cell_table --preset={_PRESET.value} "
         f"--variant={_VARIANT.value} --part={_PART.value} --num_cells={_NUM_CELLS.value} "

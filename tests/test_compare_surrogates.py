@@ -11,25 +11,20 @@ import sys
 import jax
 import numpy as np
 import pytest
+from compare_surrogates_table import CELLS, FAILED, SPACE, evaluation, rows
 
 from experiments import compare_surrogates_match as matches
 from experiments import compare_surrogates_problem as problems
 from spd_jax import metrics
 from spd_jax.errors import UserError
 from spd_jax.ground_truth import cell_table
-from spd_jax.ledger import Evaluation, EvaluationKey
-from spd_jax.spaces import rnn_cell, sigmoid_slope
+from spd_jax.spaces import rnn_cell, rnn_cell_network, sigmoid_slope
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
 from spd_jax.surrogates.partial_training import PartialTraining
 from spd_jax.surrogates.proxies import MEASURES
 from spd_jax.surrogates.regressors import RandomForest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-SPACE = rnn_cell.RnnCellSpace("enas_mean")
-CELLS = [
-    SPACE.canonical_text(cell) for cell in rnn_cell.unstack(SPACE.sample(jax.random.key(0), 30))
-]
-FAILED = CELLS[4]
 PLAYERS = ["dish", "dish_untrained", "partial_1", "random_forest_structure", "stacked_untrained"]
 SETTINGS = ["--cpu_devices=1", "--known=4,8", "--splits=2", "--held_out=12", "--hidden_size=1"]
 SETTINGS += ["--inner_steps=2", "--outer_steps=1", "--train_samples=2", "--valid_samples=2"]
@@ -72,28 +67,6 @@ for words in json.load(sys.stdin):
     ended.append({"mistake": mistake, "out": out.getvalue(), "err": err.getvalue()})
 print(json.dumps(ended))
 """
-
-
-def true_score(cell, seed):
-    """Return a score that the structure decides, with a little noise: its tanh and relu nodes."""
-    counts = SPACE.structure(rnn_cell.stack([SPACE.decode(cell)]))[0]
-    return -2.0 + 0.03 * counts[0] + 0.05 * counts[1] + 0.02 * np.sin(50 * counts.sum() + seed)
-
-
-def evaluation(cell, seed):
-    if cell == FAILED:
-        return Evaluation("failed", np.nan, np.nan, (-3.0,), 1.0, "diverged")
-    score = float(np.round(true_score(cell, seed), 6))
-    curve = (*[float(np.round(score - drop, 6)) for drop in (0.5, 0.2)], score)
-    return Evaluation("ok", score, score, curve, 1.0)
-
-
-def rows(seeds=3, several=12):
-    return [
-        (EvaluationKey(SPACE.name, cell, "task", seed, 3), evaluation(cell, seed))
-        for number, cell in enumerate(CELLS)
-        for seed in range(seeds if number < several else 1)
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -159,9 +132,6 @@ def outcome(folder):
     return results, (folder / "splits.json").read_text(), (folder / "config.json").read_text()
 
 
-# The table as a problem
-
-
 def test_a_table_becomes_means_over_seeds_and_first_curves(problem):
     assert problem.names == CELLS
     assert problem.budget == 3
@@ -215,9 +185,6 @@ def test_cells_of_a_tuning_log_are_left_out_in_any_numbering(problem, tmp_path, 
     assert left.identity != problem.identity
 
 
-# Splits
-
-
 def test_known_sets_are_nested_and_nothing_known_is_held_out(problem):
     splits = problems.draw_splits(problem, 0, 5, known=[4, 8], held_out=12)
     for split in splits:
@@ -238,12 +205,9 @@ def test_a_split_that_knows_next_to_nothing_is_refused(problem):
         problems.draw_splits(failed, 0, 3, known=[4], held_out=12)
 
 
-# Who takes part
-
-
 def settings(space="rnn_cell"):
-    wide = rnn_cell.family(SPACE.variant, hidden=2)
-    dish = DishSurrogate(rnn_cell.family(SPACE.variant, hidden=1), held_out_share=0.5)
+    wide = rnn_cell_network.family(SPACE.variant, hidden=2)
+    dish = DishSurrogate(rnn_cell_network.family(SPACE.variant, hidden=1), held_out_share=0.5)
     if space == "sigmoid_slope":
         wide = sigmoid_slope.family(hidden=2)
         dish = DishSurrogate(sigmoid_slope.family())
@@ -273,9 +237,6 @@ def test_slopes_are_a_problem_too(tmp_path):
     assert set(free) == {"dish_untrained", *MEASURES}
     excluded = slopes.without({slopes.names[1]})
     np.testing.assert_allclose(excluded.archs, [0.1, 1.0])
-
-
-# One match
 
 
 def test_a_match_scores_what_a_surrogate_predicts_of_cells_that_it_does_not_know(problem):
@@ -318,9 +279,6 @@ def test_a_best_cell_that_failed_is_an_infinite_regret_in_the_rows(problem):
     (row,) = matches.rows_of({entry: dataclasses.asdict(entry) | result})
     assert row["regret"] == np.inf
     assert "predicted" not in row
-
-
-# The whole
 
 
 def test_every_match_is_a_row_and_every_figure_has_its_spread(finished, problem):

@@ -15,14 +15,14 @@ from spd_jax import dish_state
 from spd_jax.config import DishConfig
 from spd_jax.errors import UserError
 from spd_jax.motif import MotifFamily
-from spd_jax.spaces import rnn_cell
+from spd_jax.spaces import rnn_cell, rnn_cell_network
 from spd_jax.surrogates import protocol, proxies
 from spd_jax.surrogates.proxies import MEASURES, Proxy, covariance_score, readout_states
 
 LINEAR = families.linear(size=3)
 ARCHS = np.array([0.5, -1.0, 2.0, 0.1, 1.5], np.float32)
 KEY = jax.random.key(4)
-CELL_FAMILY = rnn_cell.family("enas_mean", inputs=2, hidden=2, outputs=3, length=3)
+CELL_FAMILY = rnn_cell_network.family("enas_mean", inputs=2, hidden=2, outputs=3, length=3)
 
 
 def linear(measure, **settings):

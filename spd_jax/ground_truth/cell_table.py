@@ -1,13 +1,17 @@
 """Tables of evaluated cells: CSV for any program, equal to the bit when read back."""
 
+import collections
 import csv
 import math
 import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
-from spd_jax import files
+import numpy as np
+
+from spd_jax import files, metrics
 from spd_jax.errors import UserError
 from spd_jax.ledger import STATUSES, Evaluation, EvaluationKey
 
@@ -202,3 +206,42 @@ def _escape(text: str) -> str:
 def _unescape(text: str) -> str:
     originals = {escaped: original for original, escaped in ESCAPES.items()}
     return re.sub(r"\\[\\nr]", lambda found: originals[found[0]], text)
+
+
+def noise_ceiling(items: Items) -> dict[str, Any]:
+    """Return the mean tau between one seed and the mean of the others, and what it rests on.
+
+    Of the cells that have every seed that any cell has.
+    """
+    by_cell: dict[str, dict[int, float]] = collections.defaultdict(dict)
+    for key, evaluation in items:
+        by_cell[key.cell][key.seed] = evaluation.score
+    most = max(map(len, by_cell.values()))
+    rows = np.array([list(v.values()) for v in by_cell.values() if len(v) == most])
+    if most < 2:
+        return {"noise_ceiling": None, "cells": len(rows), "seeds": most}
+    taus = [
+        metrics.kendall_tau(rows[:, seed], np.delete(rows, seed, axis=1).mean(axis=1))
+        for seed in range(most)
+    ]
+    return {"noise_ceiling": float(np.mean(taus)), "cells": len(rows), "seeds": most}
+
+
+def agreement(items: Items, others: Items) -> dict[str, Any]:
+    """Return how two tables order the cells that both have (means over seeds)."""
+    first, second = map(_means, (items, others))
+    shared = [cell for cell in first if cell in second]
+    pair = [[table[cell] for cell in shared] for table in (second, first)]
+    return {
+        "cells": len(shared),
+        "kendall_tau": metrics.kendall_tau(*pair),
+        "spearman": metrics.spearman(*pair),
+        "precision_at_10": metrics.precision_at(10, *pair),
+    }
+
+
+def _means(items: Items) -> dict[str, float]:
+    scores: dict[str, list[float]] = collections.defaultdict(list)
+    for key, evaluation in items:
+        scores[key.cell].append(evaluation.score)
+    return {cell: float(np.mean(values)) for cell, values in scores.items()}

@@ -46,7 +46,9 @@ class Lstm(nn.Module):
             carry = lstm_step(recurrent, carry, projected)
             return carry, carry[0]
 
-        carry, outputs = jax.lax.scan(step, carry, self.table()[tokens.T])
+        # A product and not a lookup: the gradient of a lookup is a scatter, which is slow on CPUs.
+        projected = jax.nn.one_hot(tokens.T, self.vocabulary) @ self.table()
+        carry, outputs = jax.lax.scan(step, carry, projected)
         return outputs.swapaxes(0, 1), carry[1]
 
 

@@ -1,0 +1,356 @@
+"""Recurrent-cell search on a language model (Rawal et al., section 4.2, Algorithm 1, figure 3).
+
+Every method spends the same number of ground truths; the methods of one run share its warm
+start. Without --data_dir the recorded runs are replayed.
+"""
+
+import contextlib
+import dataclasses
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from experiments import dish_flags, run_folder
+from experiments import rnn_cell_search_run as runs
+from experiments.rnn_cell_presets import PRESETS
+from experiments.rnn_cell_search_run import METHODS, Methods, Record
+from experiments.run_folder import RunFolder
+from spd_jax.errors import UserError
+from spd_jax.ground_truth import cell_table, tabular
+from spd_jax.ground_truth.language_model import PRESETS as LANGUAGE_MODELS
+from spd_jax.ground_truth.language_model_task import LanguageModelTask
+from spd_jax.ground_truth.purchase import GroundTruth
+from spd_jax.ledger import Evaluation, Ledger
+from spd_jax.report import rnn_cell as drawing
+from spd_jax.report import search_run as report
+from spd_jax.report.search_table import SearchTable, in_unit
+from spd_jax.search.genetic import Genetic
+from spd_jax.search.loop import Iteration, SearchConfig
+from spd_jax.spaces.rnn_cell import VARIANTS, RnnCellSpace
+from spd_jax.spaces.rnn_cell_network import family
+from spd_jax.surrogates.dish_surrogate import DishSurrogate
+from spd_jax.surrogates.nao import NaoConfig
+
+_METHOD = flags.DEFINE_enum("method", "all", ["all", *METHODS], "who searches")
+_ITERATIONS = flags.DEFINE_integer("iterations", 3, "after the warm start", lower_bound=0)
+_WARM_START = flags.DEFINE_integer("warm_start", 40, "random cells to begin with", lower_bound=4)
+_PROPOSALS = flags.DEFINE_integer("proposals", 100, "cells ranked each iteration", lower_bound=1)
+_EVALUATIONS = flags.DEFINE_integer("evaluations", 20, "cells trained of them", lower_bound=1)
+_SEEDS = flags.DEFINE_integer("seeds", 5, "runs of every method", lower_bound=1)
+_PRESET = flags.DEFINE_enum("preset", "tiny", list(LANGUAGE_MODELS), "the language model")
+_VARIANT = flags.DEFINE_enum("variant", "enas_mean", VARIANTS, "variant of the cell")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir",
+    None,
+    'folder of the text, or "download" for the Penn Treebank; default: replay the recorded runs',
+)
+_WORKERS = flags.DEFINE_integer("workers", 0, "processes that train cells", lower_bound=0)
+_DISH = flags.DEFINE_enum("dish", "best", list(PRESETS), "dish settings, before flags")
+_HIDDEN = flags.DEFINE_integer("hidden_size", 3, "width of the dish's network", lower_bound=1)
+_HELD_OUT = flags.DEFINE_float(
+    "held_out_share", 0.0, "share of the known cells that early stopping holds out",
+    lower_bound=0.0, upper_bound=0.9,
+)  # fmt: skip
+_MUTATION = flags.DEFINE_float(
+    "mutation_rate", 0.1, "of a locus (the paper's is lost)", lower_bound=0.0, upper_bound=1.0
+)
+_CROSSOVER = flags.DEFINE_float(
+    "crossover_rate", 0.5, "of a pair (the paper's is lost)", lower_bound=0.0, upper_bound=1.0
+)
+_NAO_EPOCHS = flags.DEFINE_integer("nao_epochs", NaoConfig().epochs, "of NAO's network")
+_PARTIAL = flags.DEFINE_integer("partial_epochs", 1, "before partial ranks", lower_bound=1)
+_RECORD = flags.DEFINE_string("history", None, "history.csv to replay; default: the shipped one")
+dish_flags.define()
+
+Records = dict[tuple[str, int], Record]
+
+
+def chosen_methods() -> list[str]:
+    """Return the methods that the flags ask for."""
+    return list(METHODS) if _METHOD.value == "all" else [_METHOD.value]
+
+
+def search_config(method: str) -> SearchConfig:
+    """Return the sizes of a search.
+
+    Partial evaluation pays for what it ranks: it stops after the first iteration that has
+    spent the ground truths of the others.
+    """
+    sizes = SearchConfig(_WARM_START.value, _ITERATIONS.value, _PROPOSALS.value, _EVALUATIONS.value)
+    if method != "partial":
+        return sizes
+    epochs = LANGUAGE_MODELS[_PRESET.value].epochs
+    if _PARTIAL.value >= epochs:
+        raise UserError(
+            f"--partial_epochs={_PARTIAL.value} must be below the {epochs} of a training"
+        )
+    each = sizes.proposals * _PARTIAL.value / epochs + sizes.evaluations
+    least = math.ceil(sizes.iterations * sizes.evaluations / each)
+    return dataclasses.replace(sizes, iterations=least)
+
+
+def methods_and_settings() -> tuple[Methods, dict[str, Any]]:
+    """Return what the methods are made of, and all that decides results, JSON-ready."""
+    config = dish_flags.read(PRESETS[_DISH.value])
+    space = RnnCellSpace(_VARIANT.value, _MUTATION.value)
+    dish = DishSurrogate(
+        family(_VARIANT.value, hidden=_HIDDEN.value), config, _HELD_OUT.value,
+        run_folder.motif_sharding(),
+    )  # fmt: skip
+    nao = NaoConfig(epochs=_NAO_EPOCHS.value)
+    nao.check()
+    genetic = Genetic(parents=20, crossover_rate=_CROSSOVER.value)
+    described = {
+        "variant": _VARIANT.value,
+        "preset": _PRESET.value,
+        "warm_start": _WARM_START.value,
+        "proposals": _PROPOSALS.value,
+        "evaluations": _EVALUATIONS.value,
+        "mutation_rate": _MUTATION.value,
+        "crossover_rate": _CROSSOVER.value,
+        "nao_epochs": _NAO_EPOCHS.value,
+        "partial_epochs": _PARTIAL.value,
+        "hidden_size": _HIDDEN.value,
+        "held_out_share": _HELD_OUT.value,
+        "dish": {k: np.asarray(v).tolist() for k, v in dataclasses.asdict(config).items()},
+    }
+    return Methods(space, dish, genetic, nao, _PARTIAL.value), described
+
+
+def unit() -> str:
+    """Return the unit of results: of a text's characters, or of its words."""
+    words = LANGUAGE_MODELS[_PRESET.value].level == "word"
+    return "perplexity" if words else "bits per character"
+
+
+def search_all(folder: RunFolder, methods: Methods, ground_truth: GroundTruth) -> Records:
+    """Run, resume or read every search, run by run."""
+    records: Records = {}
+    for run in range(_SEEDS.value):
+        for method in chosen_methods():
+            config = search_config(method)
+            total = config.warm_start + config.iterations * config.evaluations
+            title = f"{method}, run {run + 1} of {_SEEDS.value}"
+            with SearchTable(title, total, unit=unit()) as table:
+                show = _Shower(table, ground_truth)
+                records[method, run] = runs.run_search(
+                    folder, methods, ground_truth, config,
+                    method=method, run=run, on_iteration=show.iteration,
+                )  # fmt: skip
+    return records
+
+
+class _Shower:
+    """Keeps the live table up to date while cells are bought and iterations end."""
+
+    def __init__(self, table: SearchTable, ground_truth: GroundTruth) -> None:
+        self.table, self.index, self.spent, self.best = table, 0, 0.0, -math.inf
+        table.update(0, 0.0, best=math.nan)
+        ground_truth.on_result = self.result
+
+    def result(self, done: int, total: int, evaluation: Evaluation) -> None:
+        del total
+        if evaluation.status == "ok":
+            self.best = max(self.best, evaluation.score)
+        self.table.update(self.index, self.spent + done, best=self.best)
+
+    def iteration(self, iteration: Iteration) -> None:
+        finite = iteration.scores[np.isfinite(iteration.scores)]
+        self.best = max([self.best, *finite.tolist()])
+        self.table.update(
+            iteration.index, iteration.cost, best=self.best, tau=iteration.tau, finished=True
+        )
+        self.index, self.spent = iteration.index + 1, iteration.cost
+
+
+def replay(described: dict[str, Any]) -> Records:
+    """Return the recorded searches, cut to the iterations that were asked for.
+
+    Raises:
+      UserError: something was asked for that was not recorded.
+    """
+    name = f"rnn_cell_search_ptb_{_PRESET.value}"
+    path = pathlib.Path(_RECORD.value) if _RECORD.value else tabular.shipped(name)
+    recorded, comments = runs.read_history(path)
+    print(f"replaying the recorded runs of {path}: nothing is trained; --data_dir searches anew")
+    if comments.get("settings") != settings_text(described):
+        raise UserError(
+            "the recorded runs had other settings, so their cells do not answer: give --data_dir "
+            f"to search anew; recorded were {comments.get('settings')}"
+        )
+    records: Records = {}
+    for run in range(_SEEDS.value):
+        for method in chosen_methods():
+            record = recorded.get((method, run), [])
+            wanted = search_config(method).iterations + 1
+            if len(record) < wanted:
+                raise UserError(
+                    f"{method}, run {run + 1} with {wanted - 1} iterations is outside the recorded "
+                    "runs: give --data_dir to evaluate its cells"
+                )
+            records[method, run] = record[:wanted]
+    return records
+
+
+def settings_text(described: dict[str, Any]) -> str:
+    """Return settings as one line, as a history's comment holds them."""
+    return " ".join(f"{k}={v}" for k, v in described.items())
+
+
+def noise_ceiling() -> dict[str, Any] | None:
+    """Return the noise ceiling of the shipped table of this preset and variant, if there is one."""
+    try:
+        items = cell_table.read(tabular.shipped(f"rnn_cell_ptb_{_PRESET.value}"))
+    except UserError:
+        return None
+    same = [item for item in items if item[0].space == RnnCellSpace(_VARIANT.value).name]
+    return cell_table.noise_ceiling(same) if same else None
+
+
+def summarise(records: Records, ceiling: dict[str, Any] | None) -> dict[str, Any]:
+    """Return summary.json: one row for every method."""
+    equal = _WARM_START.value + _ITERATIONS.value * _EVALUATIONS.value
+    histories = histories_of(records)
+    summary: dict[str, Any] = {
+        "unit": unit(),
+        "runs": _SEEDS.value,
+        "ground_truths": equal,
+        "noise_ceiling": ceiling,
+        "methods": {},
+    }
+    costs = sorted({p["ground_truths"] for ps in histories.values() for run in ps for p in run})
+    for method in histories:
+        of_method = [record for (name, _), record in records.items() if name == method]
+        at = {
+            f"{cost:g}": report.summary_at({method: histories[method]}, unit(), cost)[method]
+            for cost in [*(c for c in costs if c < equal), float(equal)]
+        }
+        summary["methods"][method] = {
+            "at_equal_ground_truths": at[f"{equal:g}"],
+            "by_ground_truths": {
+                cost: {part: row[part]["mean"] for part in row} for cost, row in at.items()
+            },
+            "spent": float(np.mean([record[-1]["cost"] for record in of_method])),
+            "tau_by_iteration": runs.taus(of_method),
+            "seconds_by_iteration": runs.mean_of(of_method, "seconds"),
+            "nao_pairwise_accuracy": runs.mean_of(of_method, "nao_pairwise_accuracy"),
+        }
+    everything = [run[-1] for ps in histories.values() for run in ps]
+    best = max(everything, key=lambda point: point["valid_score"])
+    summary["best_cell"] = {
+        "cell": best["cell"],
+        "variant": _VARIANT.value,
+        "valid": float(in_unit(best["valid_score"], unit())),
+        "test": float(in_unit(best["test_score"], unit())),
+    }
+    return summary
+
+
+def histories_of(records: Records) -> dict[str, list[list[dict[str, Any]]]]:
+    """Return the points of every run by method, as figure 3 wants them."""
+    methods = dict.fromkeys(method for method, _ in records)
+    return {
+        method: [runs.points(record) for (name, _), record in records.items() if name == method]
+        for method in methods
+    }
+
+
+def write(
+    folder: RunFolder, records: Records, summary: dict[str, Any], described: dict[str, Any]
+) -> list[pathlib.Path]:
+    """Write the run's files and return their paths."""
+    comments = {
+        "command": "python -m experiments.rnn_cell_search --data_dir=...",
+        "commit": run_folder.commit(),
+        "settings": settings_text(described),
+    }
+    runs.write_history(folder.path / "history.csv", records, comments)
+    ceiling = summary["noise_ceiling"] or {}
+    written = [
+        folder.path / "history.csv",
+        folder.write_json("summary.json", summary),
+        report.figure3(
+            folder.path / "figure3.png", histories_of(records), unit(),
+            warm_start=_WARM_START.value,
+        ),
+    ]  # fmt: skip
+    for method in dict.fromkeys(method for method, _ in records):
+        first = next(record for (name, _), record in records.items() if name == method)
+        iterations = [
+            {key: np.array(value, float) if isinstance(value, list) and key != "cells" else value
+             for key, value in entry.items()} | {"tau": _number(entry["tau"])}
+            for entry in first
+        ]  # fmt: skip
+        main = method == next(iter(records))[0]
+        name = "scatter.png" if main else f"scatter_{method}.png"
+        if any(entry["tau"] is not None for entry in first):
+            path = folder.path / name
+            ceiling_tau = ceiling.get("noise_ceiling")
+            written.append(report.scatter(path, iterations, unit=unit(), ceiling=ceiling_tau))
+    best = summary["best_cell"]
+    written.append(
+        drawing.draw_cell(
+            folder.path / "best_cell.png",
+            RnnCellSpace(_VARIANT.value).decode(best["cell"]),
+            _VARIANT.value,
+            title=f"test {best['test']:.3f} {unit()}",
+        )
+    )
+    return written
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def print_table(summary: dict[str, Any]) -> None:
+    """Print one row for every method."""
+    equal, words = summary["ground_truths"], summary["unit"]
+    print(f"test {words} of the cell best on validation, {summary['runs']} runs")
+    print(f"{'method':14}{'mean at ' + str(equal):>14}{'std':>9}{'spent':>8}  tau by iteration")
+    for method, row in summary["methods"].items():
+        test = row["at_equal_ground_truths"]["test"]
+        taus = ", ".join(f"{t['median']:.2f}" for t in row["tau_by_iteration"].values()) or "-"
+        std = "-" if test["std"] is None else f"{test['std']:.4f}"
+        mean = "-" if test["mean"] is None else f"{test['mean']:.4f}"
+        print(f"{method:14}{mean:>14}{std:>9}{row['spent']:>8.0f}  {taus}")
+    ceiling = (summary["noise_ceiling"] or {}).get("noise_ceiling")
+    print(f"noise ceiling of tau: {'not known' if ceiling is None else f'{ceiling:.2f}'}")
+    best = summary["best_cell"]
+    print(f"best cell: {best['cell']} (test {best['test']:.4f} {words})")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Search, or replay."""
+    del argv
+    methods, described = methods_and_settings()
+    default = "runs/rnn_cell_search" + ("" if _DATA_DIR.value else "_replay")
+    asked = described | {"seeds": _SEEDS.value, "iterations": _ITERATIONS.value}
+    grow = ("seeds", "iterations")
+    workdir = run_folder.WORKDIR.value or default
+    with contextlib.ExitStack() as stack:
+        if _DATA_DIR.value is None:
+            records = replay(described)
+            folder = RunFolder.open(workdir, asked | {"replay": True}, may_grow=grow)
+        else:
+            data_dir = None if _DATA_DIR.value == "download" else _DATA_DIR.value
+            language_model = LANGUAGE_MODELS[_PRESET.value]
+            checkpoints = str(pathlib.Path(workdir) / "states")
+            task = LanguageModelTask(_VARIANT.value, language_model, data_dir, checkpoints)
+            asked |= {"task": task.fingerprint}
+            folder = RunFolder.open(workdir, asked, may_grow=grow)
+            ledger = stack.enter_context(Ledger(folder.path / "ledger.sqlite"))
+            ground_truth = GroundTruth(methods.space.name, task, ledger, _WORKERS.value)
+            records = search_all(folder, methods, ground_truth)
+        summary = summarise(records, noise_ceiling())
+        written = write(folder, records, summary, described)
+    print_table(summary)
+    print("wrote " + ", ".join(map(str, written)))
+
+
+if __name__ == "__main__":
+    run_folder.run_main(main)

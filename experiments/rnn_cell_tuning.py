@@ -1,0 +1,144 @@
+"""Choose the dish of recurrent cells on cells that no reported figure uses (appendix A.1).
+
+Each candidate learns from 40 of the tuning cells and predicts the others, after every few
+outer steps. The log keeps every prediction; the chosen setting has the smallest mean
+held-out outer loss. Only preset `best` of experiments.rnn_cell_presets comes from here.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from experiments import dish_flags, run_folder
+from experiments.rnn_cell_presets import PRESETS
+from experiments.run_folder import RunFolder
+from spd_jax import losses, metrics
+from spd_jax.dish import DishState, OuterInfo, predict
+from spd_jax.ground_truth import cell_table, tabular
+from spd_jax.report.progress import Progress
+from spd_jax.spaces.rnn_cell import RnnCellSpace, stack
+from spd_jax.spaces.rnn_cell_network import family
+from spd_jax.surrogates.dish_surrogate import DishSurrogate
+
+_DISH = flags.DEFINE_enum("dish", "best", list(PRESETS), "settings that candidates change")
+_CANDIDATES = flags.DEFINE_list(
+    "candidates", ["init_scale=0.2"], "settings to compare: name=value, several joined by +"
+)
+_SPLITS = flags.DEFINE_integer("splits", 2, "splits of the tuning cells", lower_bound=1)
+_DRAWS = flags.DEFINE_integer("draws", 2, "dishes drawn for each split", lower_bound=1)
+_KNOWN = flags.DEFINE_integer("known", 40, "cells to learn from", lower_bound=2)
+_STEPS = flags.DEFINE_integer("steps", 16, "outer steps", lower_bound=0)
+_EVERY = flags.DEFINE_integer("every", 4, "outer steps between two looks", lower_bound=1)
+dish_flags.define()
+
+
+def surrogate_of(candidate: str, variant: str) -> DishSurrogate:
+    """Return the dish of `name=value+name=value`; `hidden_size` is the network's."""
+    config, hidden = dish_flags.read(PRESETS[_DISH.value]), 3
+    for part in candidate.split("+"):
+        name, _, text = part.partition("=")
+        if name == "hidden_size":
+            hidden = int(text)
+        else:
+            kind = type(getattr(config, name))
+            config = dataclasses.replace(config, **{name: kind(text)})
+    config = dataclasses.replace(config, outer_steps=_STEPS.value)
+    return DishSurrogate(
+        family(variant, hidden=hidden), config, sharding=run_folder.motif_sharding()
+    )
+
+
+def try_out(
+    surrogate: DishSurrogate, key: jax.Array, cells: Any, truth: np.ndarray, known: np.ndarray
+) -> list[dict[str, Any]]:
+    """Fit to the known cells; return what the dish said of the others, by outer step."""
+    others = np.setdiff1d(np.arange(len(truth)), known)
+
+    def take(chosen: np.ndarray) -> Any:
+        return jax.tree.map(lambda x: x[chosen], cells)
+
+    looks: list[dict[str, Any]] = []
+
+    def look(state: DishState) -> None:
+        predicted = predict(
+            state, surrogate.family, surrogate.config, take(others), sharding=surrogate.sharding
+        )
+        loss = losses.OUTER_LOSSES["zscored_mse"](
+            jnp.asarray(predicted, jnp.float32),
+            jnp.asarray(truth[others], jnp.float32),
+            jnp.ones(len(others)),
+        )
+        looks.append(
+            {
+                "step": int(state.step),
+                "loss": float(loss),
+                "tau": metrics.kendall_tau(predicted, truth[others]),
+                "predicted": predicted.astype(float).tolist(),
+            }
+        )
+
+    def on_step(state: DishState, info: OuterInfo) -> None:
+        del info
+        if int(state.step) % _EVERY.value == 0:
+            look(state)
+
+    look(surrogate.start(key))
+    surrogate.fit(key, take(known), truth[known], on_step=on_step)
+    return looks
+
+
+def main(argv: Sequence[str]) -> None:
+    """Compare the candidates."""
+    del argv
+    path = tabular.shipped("rnn_cell_ptb_tiny_tuning")
+    items = cell_table.read(path)
+    variant = items[0][0].space.removeprefix("rnn_cell_")
+    space = RnnCellSpace(variant)
+    cells = stack([space.decode(key.cell) for key, _ in items])
+    truth = np.array([evaluation.score for _, evaluation in items])
+    folder = RunFolder.open(
+        run_folder.WORKDIR.value or "runs/rnn_cell_tuning", {"table": str(path)}
+    )
+    trials = [
+        (candidate, split, draw)
+        for split in range(_SPLITS.value)
+        for draw in range(_DRAWS.value)
+        for candidate in _CANDIDATES.value
+    ]
+    with Progress("trials", len(trials)) as progress:
+        progress.update(0)
+        for done, (candidate, split, draw) in enumerate(trials, 1):
+            name = f"trials/{candidate}_known{_KNOWN.value}_split{split}_draw{draw}.json"
+            if folder.read_json(name) is None:
+                order = np.random.default_rng(split).permutation(len(truth))
+                known = np.sort(order[: _KNOWN.value])
+                looks = try_out(
+                    surrogate_of(candidate, variant), jax.random.key(draw), cells, truth, known
+                )
+                folder.write_json(name, {"known": known.tolist(), "looks": looks})
+            looks = folder.read_json(name)["looks"]
+            best = min(looks, key=lambda row: row["loss"])
+            progress.update(done, f"{candidate}: loss {best['loss']:.3f} at step {best['step']}")
+    print_table(folder)
+
+
+def print_table(folder: RunFolder) -> None:
+    """Print held-out loss and tau by candidate and step, means over splits and draws."""
+    rows: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    for path in sorted((folder.path / "trials").glob("*.json")):
+        candidate = path.stem.rpartition("_known")[0]
+        for look in json.loads(path.read_text())["looks"]:
+            rows.setdefault((candidate, look["step"]), []).append((look["loss"], look["tau"]))
+    for (candidate, step), values in sorted(rows.items(), key=lambda row: np.mean(row[1], 0)[0]):
+        loss, tau = np.mean(values, axis=0)
+        print(f"{candidate:44} step {step:3} loss {loss:.3f} tau {tau:.3f} ({len(values)} trials)")
+
+
+if __name__ == "__main__":
+    run_folder.run_main(main)
