@@ -126,14 +126,18 @@ def contestants(motifs: int) -> dict[str, tuple[str, str, Contestant | None]]:
         label = f"this dish, {devices} devices"
         found["this_dish_sharded"] = (label, "jax", ThisDish(over(devices)))
     for name, (label, library) in PEERS.items():
-        try:
-            peer: Any = importlib.import_module(f"experiments.peers.{name}")
-        except ModuleNotFoundError as error:
-            if error.name != library:
-                raise
-            peer = None
-        found[name] = label, library, peer
+        found[name] = label, library, imported(name, library)
     return found
+
+
+def imported(name: str, library: str) -> Any:
+    """Return the peer's module; `None` where its library is missing."""
+    try:
+        return importlib.import_module(f"experiments.peers.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != library:
+            raise
+        return None
 
 
 def check_inner_losses(name: str, found: np.ndarray, expected: np.ndarray) -> float:

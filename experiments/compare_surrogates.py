@@ -17,39 +17,14 @@ from experiments import compare_surrogates_problem as problems
 from experiments import dish_flags, run_folder
 from experiments.compare_surrogates_match import Everyone, Settings
 from experiments.compare_surrogates_problem import Problem
+from experiments.rnn_cell_presets import PRESETS
 from experiments.run_folder import RunFolder
-from spd_jax.dish import DishConfig
 from spd_jax.errors import UserError
 from spd_jax.ground_truth import tabular
 from spd_jax.report import league
 from spd_jax.spaces import rnn_cell, rnn_cell_network, sigmoid_slope
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
 
-PRESETS = {
-    # Rawal et al., appendix A.3.2; it does not say when the outer rate decays.
-    "paper": DishConfig(
-        inner_steps=50,
-        outer_steps=200,
-        train_samples=20,
-        valid_samples=20,
-        inner_l2=1e-5,
-        outer_learning_rate=2.0,
-        outer_l2=5e-5,
-        decay=0.5,
-    ),
-    # Small weights and few, small steps: what a prototype found, not yet chosen by A.1.
-    "small_steps": DishConfig(
-        inner_steps=50,
-        outer_steps=24,
-        train_samples=20,
-        valid_samples=20,
-        inner_l2=1e-5,
-        outer_learning_rate=0.05,
-        outer_l2=5e-5,
-        decay=0.5,
-        init_scale=0.1,
-    ),
-}
 TABLES = {"rnn_cell": "rnn_cell_ptb_tiny", "sigmoid_slope": "mnist_sigmoid_slope"}
 
 _SPACE = flags.DEFINE_enum("space", "rnn_cell", list(TABLES), "search space")
@@ -67,7 +42,9 @@ _HELD_OUT = flags.DEFINE_integer(
 )
 _SEED = flags.DEFINE_integer("seed", 0, "of splits and fits", lower_bound=0)
 _SURROGATES = flags.DEFINE_list("surrogates", None, "who takes part; default: all of the space")
-_PRESET = flags.DEFINE_enum("preset", "small_steps", list(PRESETS), "dish settings, before flags")
+_PRESET = flags.DEFINE_enum(
+    "preset", "best", list(PRESETS), "dish settings of recurrent cells, which flags change"
+)
 _HIDDEN = flags.DEFINE_integer("hidden_size", 3, "width of the dish's network", lower_bound=1)
 _HELD_OUT_SHARE = flags.DEFINE_float(
     "held_out_share",

@@ -29,7 +29,7 @@ from spd_jax.report import rnn_cell as drawing
 from spd_jax.report import search_run as report
 from spd_jax.report.search_table import SearchTable, in_unit
 from spd_jax.search.genetic import Genetic
-from spd_jax.search.loop import Iteration, SearchConfig
+from spd_jax.search.loop import Iteration, SearchConfig, check
 from spd_jax.spaces.rnn_cell import VARIANTS, RnnCellSpace
 from spd_jax.spaces.rnn_cell_network import family
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
@@ -61,7 +61,7 @@ _MUTATION = flags.DEFINE_float(
 _CROSSOVER = flags.DEFINE_float(
     "crossover_rate", 0.5, "of a pair (the paper's is lost)", lower_bound=0.0, upper_bound=1.0
 )
-_NAO_EPOCHS = flags.DEFINE_integer("nao_epochs", NaoConfig().epochs, "of NAO's network")
+_NAO_EPOCHS = flags.DEFINE_integer("nao_epochs", 300, "of NAO's network; published: 1000")
 _PARTIAL = flags.DEFINE_integer("partial_epochs", 1, "before partial ranks", lower_bound=1)
 _RECORD = flags.DEFINE_string("history", None, "history.csv to replay; default: the shipped one")
 dish_flags.define()
@@ -77,8 +77,8 @@ def chosen_methods() -> list[str]:
 def search_config(method: str) -> SearchConfig:
     """Return the sizes of a search.
 
-    Partial evaluation pays for what it ranks: it stops after the first iteration that has
-    spent the ground truths of the others.
+    Partial evaluation pays for what it ranks: it takes as many iterations as the ground
+    truths of the others pay for.
     """
     sizes = SearchConfig(_WARM_START.value, _ITERATIONS.value, _PROPOSALS.value, _EVALUATIONS.value)
     if method != "partial":
@@ -89,8 +89,8 @@ def search_config(method: str) -> SearchConfig:
             f"--partial_epochs={_PARTIAL.value} must be below the {epochs} of a training"
         )
     each = sizes.proposals * _PARTIAL.value / epochs + sizes.evaluations
-    least = math.ceil(sizes.iterations * sizes.evaluations / each)
-    return dataclasses.replace(sizes, iterations=least)
+    affordable = max(int(sizes.iterations * sizes.evaluations / each), 1)
+    return dataclasses.replace(sizes, iterations=min(affordable, sizes.iterations))
 
 
 def methods_and_settings() -> tuple[Methods, dict[str, Any]]:
@@ -119,6 +119,12 @@ def methods_and_settings() -> tuple[Methods, dict[str, Any]]:
         "dish": {k: np.asarray(v).tolist() for k, v in dataclasses.asdict(config).items()},
     }
     return Methods(space, dish, genetic, nao, _PARTIAL.value), described
+
+
+def check_sizes() -> None:
+    """Refuse sizes that cannot be, before anything is written or trained."""
+    for method in chosen_methods():
+        check(search_config(method), ranked=method == "partial" or method.startswith("dish_"))
 
 
 def unit() -> str:
@@ -167,14 +173,19 @@ class _Shower:
         self.index, self.spent = iteration.index + 1, iteration.cost
 
 
-def replay(described: dict[str, Any]) -> Records:
-    """Return the recorded searches, cut to the iterations that were asked for.
+def recorded_path() -> pathlib.Path:
+    """Return the history that a replay reads."""
+    name = f"rnn_cell_search_ptb_{_PRESET.value}"
+    return pathlib.Path(_RECORD.value) if _RECORD.value else tabular.shipped(name)
+
+
+def replay(described: dict[str, Any]) -> tuple[Records, str]:
+    """Return the recorded searches, cut to the iterations that were asked for, and their task.
 
     Raises:
       UserError: something was asked for that was not recorded.
     """
-    name = f"rnn_cell_search_ptb_{_PRESET.value}"
-    path = pathlib.Path(_RECORD.value) if _RECORD.value else tabular.shipped(name)
+    path = recorded_path()
     recorded, comments = runs.read_history(path)
     print(f"replaying the recorded runs of {path}: nothing is trained; --data_dir searches anew")
     if comments.get("settings") != settings_text(described):
@@ -193,7 +204,7 @@ def replay(described: dict[str, Any]) -> Records:
                     "runs: give --data_dir to evaluate its cells"
                 )
             records[method, run] = record[:wanted]
-    return records
+    return records, comments.get("task", "")
 
 
 def settings_text(described: dict[str, Any]) -> str:
@@ -201,13 +212,14 @@ def settings_text(described: dict[str, Any]) -> str:
     return " ".join(f"{k}={v}" for k, v in described.items())
 
 
-def noise_ceiling() -> dict[str, Any] | None:
-    """Return the noise ceiling of the shipped table of this preset and variant, if there is one."""
+def noise_ceiling(task: str) -> dict[str, Any] | None:
+    """Return the noise ceiling of this task in the shipped table of its preset, if it is there."""
     try:
         items = cell_table.read(tabular.shipped(f"rnn_cell_ptb_{_PRESET.value}"))
     except UserError:
         return None
-    same = [item for item in items if item[0].space == RnnCellSpace(_VARIANT.value).name]
+    wanted = (RnnCellSpace(_VARIANT.value).name, task)
+    same = [item for item in items if (item[0].space, item[0].task) == wanted]
     return cell_table.noise_ceiling(same) if same else None
 
 
@@ -241,6 +253,8 @@ def summarise(records: Records, ceiling: dict[str, Any] | None) -> dict[str, Any
         }
     everything = [run[-1] for ps in histories.values() for run in ps]
     best = max(everything, key=lambda point: point["valid_score"])
+    if not best["cell"]:
+        raise UserError("every evaluation failed, so there is no best cell: see why in the ledger")
     summary["best_cell"] = {
         "cell": best["cell"],
         "variant": _VARIANT.value,
@@ -260,14 +274,9 @@ def histories_of(records: Records) -> dict[str, list[list[dict[str, Any]]]]:
 
 
 def write(
-    folder: RunFolder, records: Records, summary: dict[str, Any], described: dict[str, Any]
+    folder: RunFolder, records: Records, summary: dict[str, Any], comments: dict[str, Any]
 ) -> list[pathlib.Path]:
-    """Write the run's files and return their paths."""
-    comments = {
-        "command": "python -m experiments.rnn_cell_search --data_dir=...",
-        "commit": run_folder.commit(),
-        "settings": settings_text(described),
-    }
+    """Write the run's files and return their paths; `comments` stand above history.csv."""
     runs.write_history(folder.path / "history.csv", records, comments)
     ceiling = summary["noise_ceiling"] or {}
     written = [
@@ -328,26 +337,35 @@ def main(argv: Sequence[str]) -> None:
     """Search, or replay."""
     del argv
     methods, described = methods_and_settings()
+    check_sizes()
     default = "runs/rnn_cell_search" + ("" if _DATA_DIR.value else "_replay")
     asked = described | {"seeds": _SEEDS.value, "iterations": _ITERATIONS.value}
     grow = ("seeds", "iterations")
     workdir = run_folder.WORKDIR.value or default
     with contextlib.ExitStack() as stack:
         if _DATA_DIR.value is None:
-            records = replay(described)
-            folder = RunFolder.open(workdir, asked | {"replay": True}, may_grow=grow)
+            records, fingerprint = replay(described)
+            asked |= {"mode": "replay", "history": str(recorded_path())}
+            folder = RunFolder.open(workdir, asked, may_grow=grow)
         else:
             data_dir = None if _DATA_DIR.value == "download" else _DATA_DIR.value
             language_model = LANGUAGE_MODELS[_PRESET.value]
             checkpoints = str(pathlib.Path(workdir) / "states")
             task = LanguageModelTask(_VARIANT.value, language_model, data_dir, checkpoints)
-            asked |= {"task": task.fingerprint}
+            fingerprint = task.fingerprint
+            asked |= {"mode": "search", "task": fingerprint}
             folder = RunFolder.open(workdir, asked, may_grow=grow)
             ledger = stack.enter_context(Ledger(folder.path / "ledger.sqlite"))
             ground_truth = GroundTruth(methods.space.name, task, ledger, _WORKERS.value)
             records = search_all(folder, methods, ground_truth)
-        summary = summarise(records, noise_ceiling())
-        written = write(folder, records, summary, described)
+        summary = summarise(records, noise_ceiling(fingerprint))
+        comments = {
+            "command": "python -m experiments.rnn_cell_search --data_dir=...",
+            "commit": run_folder.commit(),
+            "task": fingerprint,
+            "settings": settings_text(described),
+        }
+        written = write(folder, records, summary, comments)
     print_table(summary)
     print("wrote " + ", ".join(map(str, written)))
 

@@ -225,26 +225,43 @@ def read_history(path: pathlib.Path) -> tuple[dict[tuple[str, int], Record], dic
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): give a history.csv") from error
-    comments = dict(line[2:].split(": ", 1) for line in lines if line.startswith("# "))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text: give a history.csv") from error
+    comments = {
+        name.strip(): value.strip()
+        for name, _, value in (line[1:].partition(":") for line in lines if line.startswith("#"))
+    }
     rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
     if not rows or set(rows[0]) != set(COLUMNS):
         raise UserError(f"{path} is no history of searches: give one that rnn_cell_search wrote")
     records: dict[tuple[str, int], Record] = {}
-    for row in rows:
-        record = records.setdefault((row["method"], int(row["run"])), [])
-        if int(row["iteration"]) == len(record):
-            numbers = ("tau", "cost", "seconds", "nao_pairwise_accuracy")
-            record.append(
-                {"index": len(record), "cells": [], "predicted": [], "scores": []}
-                | {"test_scores": []}
-                | {name: _number(row[name]) for name in numbers}
-            )
-        entry = record[-1]
-        entry["cells"].append(row["cell"])
-        entry["predicted"].append(_number(row["predicted"]))
-        entry["scores"].append(_number(row["valid_nll"], -1))
-        entry["test_scores"].append(_number(row["test_nll"], -1))
+    for number, row in enumerate(rows, 1):
+        try:
+            _add_row(records, row)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"{path} is damaged in row {number} ({error}): give it as rnn_cell_search wrote it"
+            ) from error
     return records, comments
+
+
+def _add_row(records: dict[tuple[str, int], Record], row: dict[str, str]) -> None:
+    """Add one cell to its iteration, or begin the next one with it."""
+    record = records.setdefault((row["method"], int(row["run"])), [])
+    index = int(row["iteration"])
+    if index == len(record):
+        numbers = ("tau", "cost", "seconds", "nao_pairwise_accuracy")
+        record.append(
+            {"index": index, "cells": [], "predicted": [], "scores": [], "test_scores": []}
+            | {name: _number(row[name]) for name in numbers}
+        )
+    elif index != len(record) - 1:
+        raise ValueError(f"iteration {index} follows iteration {len(record) - 1}")
+    entry = record[-1]
+    entry["cells"].append(row["cell"])
+    entry["predicted"].append(_number(row["predicted"]))
+    entry["scores"].append(_number(row["valid_nll"], -1))
+    entry["test_scores"].append(_number(row["test_nll"], -1))
 
 
 def _text(value: float | None, sign: int = 1) -> str:

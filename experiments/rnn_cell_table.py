@@ -118,6 +118,7 @@ def main(argv: Sequence[str]) -> None:
         "num_seeds": _NUM_SEEDS.value,
         "cells_with_all_seeds": _SEVERAL.value,
     }
+    other = cell_table.read(pathlib.Path(_COMPARE.value)) if _COMPARE.value else None
     grow = ("num_cells", "num_seeds", "cells_with_all_seeds")
     folder = RunFolder.open(run_folder.WORKDIR.value or f"runs/{name}", config, may_grow=grow)
     cells = cells_of(space, _PART.value, _NUM_CELLS.value)
@@ -132,10 +133,8 @@ def main(argv: Sequence[str]) -> None:
         "seconds": metrics.spread([evaluation.seconds for _, evaluation in items]),
         "valid_nll": metrics.spread([-e.score for _, e in items if math.isfinite(e.score)]),
     }
-    if _COMPARE.value:
-        summary["agreement"] = cell_table.agreement(
-            items, cell_table.read(pathlib.Path(_COMPARE.value))
-        )
+    if other is not None:
+        summary["agreement"] = cell_table.agreement(items, other)
     comments = {
         "command": f"python -m experiments.rnn_cell_table --preset={_PRESET.value} "
         f"--variant={_VARIANT.value} --part={_PART.value} --num_cells={_NUM_CELLS.value} "

@@ -19,7 +19,8 @@ from experiments import dish_flags, run_folder
 from experiments.rnn_cell_presets import PRESETS
 from experiments.run_folder import RunFolder
 from spd_jax import losses, metrics
-from spd_jax.dish import DishState, OuterInfo, predict
+from spd_jax.dish import DishState, OuterInfo, check, predict
+from spd_jax.errors import UserError
 from spd_jax.ground_truth import cell_table, tabular
 from spd_jax.report.progress import Progress
 from spd_jax.spaces.rnn_cell import RnnCellSpace, stack
@@ -37,18 +38,32 @@ _STEPS = flags.DEFINE_integer("steps", 16, "outer steps", lower_bound=0)
 _EVERY = flags.DEFINE_integer("every", 4, "outer steps between two looks", lower_bound=1)
 dish_flags.define()
 
+_SWITCHES = {"True": True, "False": False}
+
 
 def surrogate_of(candidate: str, variant: str) -> DishSurrogate:
-    """Return the dish of `name=value+name=value`; `hidden_size` is the network's."""
+    """Return the dish of `name=value+name=value`; `hidden_size` is the network's.
+
+    Raises:
+      UserError: no such setting, or one that takes no single number or word.
+    """
     config, hidden = dish_flags.read(PRESETS[_DISH.value]), 3
     for part in candidate.split("+"):
         name, _, text = part.partition("=")
+        kind = int if name == "hidden_size" else type(getattr(config, name, None))
+        try:
+            value = {int: int, float: float, str: str, bool: _SWITCHES.__getitem__}[kind](text)
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"--candidates: {part!r} sets nothing: write name=value with a setting of "
+                "DishConfig, or hidden_size"
+            ) from error
         if name == "hidden_size":
-            hidden = int(text)
+            hidden = int(value)
         else:
-            kind = type(getattr(config, name))
-            config = dataclasses.replace(config, **{name: kind(text)})
+            config = dataclasses.replace(config, **{name: value})
     config = dataclasses.replace(config, outer_steps=_STEPS.value)
+    check(config)
     return DishSurrogate(
         family(variant, hidden=hidden), config, sharding=run_folder.motif_sharding()
     )
@@ -102,6 +117,12 @@ def main(argv: Sequence[str]) -> None:
     space = RnnCellSpace(variant)
     cells = stack([space.decode(key.cell) for key, _ in items])
     truth = np.array([evaluation.score for _, evaluation in items])
+    if _KNOWN.value > len(truth) - 2:
+        raise UserError(
+            f"--known={_KNOWN.value} of {len(truth)} tuning cells leaves none to predict: "
+            f"give at most {len(truth) - 2}"
+        )
+    surrogates = {name: surrogate_of(name, variant) for name in _CANDIDATES.value}
     folder = RunFolder.open(
         run_folder.WORKDIR.value or "runs/rnn_cell_tuning", {"table": str(path)}
     )
@@ -115,14 +136,21 @@ def main(argv: Sequence[str]) -> None:
         progress.update(0)
         for done, (candidate, split, draw) in enumerate(trials, 1):
             name = f"trials/{candidate}_known{_KNOWN.value}_split{split}_draw{draw}.json"
-            if folder.read_json(name) is None:
+            surrogate = surrogates[candidate]
+            settings = json.loads(json.dumps(dataclasses.asdict(surrogate.config)))
+            settings |= {"every": _EVERY.value}
+            trial = folder.read_json(name)
+            if trial is None:
                 order = np.random.default_rng(split).permutation(len(truth))
                 known = np.sort(order[: _KNOWN.value])
-                looks = try_out(
-                    surrogate_of(candidate, variant), jax.random.key(draw), cells, truth, known
+                looks = try_out(surrogate, jax.random.key(draw), cells, truth, known)
+                trial = {"known": known.tolist(), "looks": looks, "settings": settings}
+                folder.write_json(name, trial)
+            if trial.get("settings", settings) != settings:
+                raise UserError(
+                    f"{folder.path / name} was made with other settings: use another --workdir"
                 )
-                folder.write_json(name, {"known": known.tolist(), "looks": looks})
-            looks = folder.read_json(name)["looks"]
+            looks = trial["looks"]
             best = min(looks, key=lambda row: row["loss"])
             progress.update(done, f"{candidate}: loss {best['loss']:.3f} at step {best['step']}")
     print_table(folder)

@@ -60,10 +60,12 @@ def load(data_dir: str | None, level: str, vocabulary_size: int = 0) -> Corpus:
       The corpus.
 
     Raises:
-      UserError: unknown level, missing or altered file, a part without a line.
+      UserError: unknown level, too small a vocabulary, missing or altered file, a part without a line.
     """
     if level not in LEVELS:
         raise UserError(f"unknown level {level!r}: use one of {', '.join(LEVELS)}")
+    if vocabulary_size and vocabulary_size < 3:
+        raise UserError(f"vocabulary_size={vocabulary_size} must be at least 3, or 0 to keep all")
     texts = _read(data_dir)
     parts = {part: _tokens(text, level) for part, text in texts.items()}
     for part, tokens in parts.items():

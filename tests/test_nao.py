@@ -1,4 +1,4 @@
-"""surrogates/nao.py, nao_network.py and search/nao.py: network, training, proposer."""
+"""surrogates/nao.py and nao_network.py: the network, its training, the surrogate."""
 
 import dataclasses
 import inspect
@@ -8,66 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nao_cells import BEST, CELLS, KEY, KNOWN, NEW, QUICK, SCORES, SPACE, TINY, Words, additive
 from scipy.special import expit, log_softmax, softmax
 
 from spd_jax import metrics
 from spd_jax.errors import UserError
-from spd_jax.search import nao as search_nao
 from spd_jax.search import protocol as search_protocol
-from spd_jax.search.nao import NaoProposer
-from spd_jax.spaces.rnn_cell import RnnCell, RnnCellSpace
+from spd_jax.spaces.rnn_cell import RnnCell
 from spd_jax.surrogates import nao, protocol
-from spd_jax.surrogates.nao import NaoConfig, NaoPredictor
-
-
-@dataclasses.dataclass(frozen=True)
-class Words:
-    """Five letters, the first 0, the second 0..1, the others 0..2: {"letters": [M, 5]}."""
-
-    name: str = "words"
-
-    def sample(self, key, count):
-        return {"letters": np.asarray(jax.random.randint(key, (count, 5), 0, self._choices))}
-
-    @property
-    def _choices(self):
-        return np.minimum(np.arange(5) + 1, 3)
-
-    def canonical(self, arch):
-        return arch
-
-    def canonical_hash(self, arch):
-        return "".join(map(str, np.asarray(arch["letters"])))
-
-    def to_tokens(self, archs):
-        return np.asarray(archs["letters"], np.int32) + 1
-
-    def from_tokens(self, tokens):
-        return {"letters": np.asarray(tokens) - 1}
-
-    def legal_tokens(self):
-        return (np.arange(5) > 0) & (np.arange(5) <= self._choices[:, None])
-
-
-TINY = NaoConfig(
-    embedding=8, hidden=16, predictor_width=20, predictor_layers=2, epochs=50, held_out_share=0.0
-)
-# Fewer epochs need larger steps, and no pull to zero.
-QUICK = dataclasses.replace(TINY, learning_rate=0.01, l2=1e-6)
-KEY = jax.random.key(5)
-SPACE = RnnCellSpace("nao")
-CELLS = SPACE.sample(jax.random.key(0), 140)
-KNOWN, NEW = (search_protocol.take(CELLS, rows) for rows in (np.arange(40), np.arange(40, 140)))
-
-
-def additive(archs):
-    """Score cells by how many tanh nodes they have, and how many nodes read a low one."""
-    archs = jax.tree.map(np.asarray, archs)
-    return (archs.activation == 0).sum(1) - 0.1 * archs.predecessor.sum(1)
-
-
-SCORES = additive(KNOWN)
-BEST = search_protocol.take(KNOWN, np.argsort(-SCORES, kind="stable")[:20])
+from spd_jax.surrogates.nao import NaoPredictor
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +170,26 @@ def test_it_learns_an_additive_score(fitted):
     assert 0.6 < fitted.pairwise_accuracy <= 1
 
 
+def test_cells_that_measure_the_accuracy_are_not_trained_on(monkeypatch, fitted):
+    trained, measured = [], []
+
+    def train(*_, tokens, scores):
+        trained.append(scores.tolist())
+        return fitted.params
+
+    def accuracy(predicted, true):
+        measured.append(true.tolist())
+        return 0.5
+
+    monkeypatch.setattr(nao, "train", train)
+    monkeypatch.setattr(nao, "pairwise_accuracy", accuracy)
+    scores = np.arange(40.0)
+    assert fitted.predictor.fit(KEY, KNOWN, scores).pairwise_accuracy == 0.5
+    assert len(measured) == 1
+    assert len(measured[0]) == 10
+    assert sorted(trained[0] + measured[0]) == scores.tolist() == trained[1]
+
+
 def test_the_unit_of_the_scores_does_not_matter(fitted):
     again = fitted.predictor.fit(KEY, KNOWN, 1000 * SCORES - 7)
     np.testing.assert_allclose(again.predict(NEW), 1000 * fitted.predict(NEW) - 7, rtol=1e-3)
@@ -350,75 +319,3 @@ def test_pairwise_accuracy_by_hand():
     assert nao.pairwise_accuracy([1, 1, 2], [1, 2, 3]) == pytest.approx(2 / 3)  # a tie is wrong
     assert nao.pairwise_accuracy([1, 2, 3], [5, 5, 6]) == 1  # equal truths ask nothing
     assert np.isnan(nao.pairwise_accuracy([1, 2], [4, 4]))
-
-
-# The proposer
-
-
-def test_proposals_are_new_distinct_and_repeatable():
-    found = []
-    proposer = NaoProposer(config=TINY, on_fit=found.append)
-    first = proposer.propose(KEY, SPACE, KNOWN, SCORES, 30)
-    digests = search_protocol.hashes(SPACE, first)
-    assert len(digests) == 30 == len(set(digests))
-    assert not set(digests) & set(search_protocol.hashes(SPACE, KNOWN))
-    again = proposer.propose(KEY, SPACE, KNOWN, SCORES, 30)
-    assert search_protocol.hashes(SPACE, again) == digests
-    # What comes first is what the network makes of the best cells.
-    climbed = search_protocol.hashes(SPACE, found[0].improve(BEST, 10))
-    fresh = [d for d in dict.fromkeys(climbed) if d not in search_protocol.hashes(SPACE, KNOWN)]
-    assert digests[: len(fresh)] == fresh[:30]
-    assert len(fresh) > 5
-
-
-class Fixed:
-    """A fitted network that turns the last letters, and remembers what it was asked."""
-
-    def __init__(self, asked, change):
-        self.asked, self.change = asked, change
-
-    def improve(self, archs, step):
-        self.asked.append((archs["letters"].tolist(), step))
-        letters = archs["letters"].copy()
-        letters[:, 4] = (letters[:, 4] + self.change) % 3
-        return {"letters": letters}
-
-
-def propose_words(monkeypatch, change, known, scores, *, count, **proposer_settings):
-    asked = []
-    monkeypatch.setattr(NaoPredictor, "fit", lambda *_: Fixed(asked, change))
-    proposer = NaoProposer(**proposer_settings)
-    archs = {"letters": np.array(known)}
-    return proposer.propose(KEY, Words(), archs, np.array(scores), count)["letters"], asked
-
-
-WORDS = [[0, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0]]
-
-
-def test_the_best_cells_are_moved_best_first(monkeypatch):
-    scores = [0.1, 0.4, np.nan, 0.3]
-    new, asked = propose_words(monkeypatch, 1, WORDS, scores, count=2, seeds=2)
-    assert asked == [([WORDS[1], WORDS[3]], 10)]
-    assert new.tolist() == [[0, 1, 0, 0, 1], [0, 0, 0, 1, 1]]
-    _, asked = propose_words(monkeypatch, 1, WORDS, scores, count=1)
-    assert asked[0][0] == [WORDS[1], WORDS[3], WORDS[0]]  # a failed cell is no start
-
-
-def test_larger_steps_and_then_random_cells_fill_up(monkeypatch):
-    new, asked = propose_words(monkeypatch, 0, WORDS, [1, 2, 3, 4], count=20, steps=(10, 20, 30))
-    assert [step for _, step in asked] == [10, 20, 30]
-    assert len({tuple(word) for word in new.tolist()} - {tuple(word) for word in WORDS}) == 20
-    with pytest.raises(UserError, match="exhausted"):  # 54 words there are, 4 are known
-        propose_words(monkeypatch, 0, WORDS, [1, 2, 3, 4], count=51)
-
-
-def test_the_proposer_refuses_settings_under_which_nothing_moves():
-    for bad in ({"seeds": 0}, {"steps": ()}, {"steps": (10, 0)}):
-        with pytest.raises(UserError, match="must be"):
-            NaoProposer(**bad)
-
-
-def test_it_obeys_the_proposers_protocol():
-    expected = inspect.signature(search_protocol.Proposer.propose).parameters
-    assert list(inspect.signature(NaoProposer.propose).parameters) == list(expected)
-    assert search_nao.NaoProposer().steps[:3] == (10, 20, 30)

@@ -10,6 +10,7 @@ import optax
 from jax.typing import ArrayLike
 
 from experiments.peers.problem import ADAM, Problem, outer_loss
+from spd_jax.dish import DishConfig
 
 
 def network(weights: Sequence, slope: ArrayLike, inputs: jax.Array) -> jax.Array:
@@ -20,7 +21,7 @@ def network(weights: Sequence, slope: ArrayLike, inputs: jax.Array) -> jax.Array
     return hidden @ w2 + b2
 
 
-def train(loss: Callable, weights: Sequence, problem: Problem) -> Sequence:
+def train(loss: Callable, weights: Sequence, problem: Problem | DishConfig) -> Sequence:
     """Return the weights after `inner_steps` steps of Adam on `loss(weights) + L2`."""
     optimizer = optax.adam(problem.inner_learning_rate, **ADAM)
 

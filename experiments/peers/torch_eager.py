@@ -15,7 +15,7 @@ from experiments.peers.problem import ADAM, Problem, outer_loss
 torch.set_num_threads(1)  # The tensors are tiny: waking a second thread costs more than it brings.
 
 
-def _adam(
+def adam(
     weights: Tensor, gradient: Tensor, moments: tuple, step: int, learning_rate: float
 ) -> tuple[Tensor, tuple]:
     """Return weights and moments after one step of Adam."""
@@ -54,7 +54,7 @@ def _losses(problem: Problem, data: Tensor, differentiable: bool) -> Tensor:
         loss = cross_entropies(flat, data[0], train_labels).sum() / train_labels.numel()
         loss = loss + problem.inner_l2 * (flat * flat).sum()
         (gradient,) = torch.autograd.grad(loss, flat, create_graph=differentiable)
-        flat, moments = _adam(flat, gradient, moments, step, problem.inner_learning_rate)
+        flat, moments = adam(flat, gradient, moments, step, problem.inner_learning_rate)
         if not differentiable:
             flat = flat.detach().requires_grad_()
     return cross_entropies(flat, data[1], valid_labels).mean((1, 2))
@@ -79,7 +79,7 @@ def make_outer_step(problem: Problem) -> Callable[[], float]:
         losses = _losses(problem, data, differentiable=True)
         loss = outer_loss(losses, ground_truth, data, problem.outer_l2)
         (gradient,) = torch.autograd.grad(loss, data)
-        data, moments = _adam(data.detach(), gradient, moments, count, problem.outer_learning_rate)
+        data, moments = adam(data.detach(), gradient, moments, count, problem.outer_learning_rate)
         return loss.item()
 
     return step

@@ -284,10 +284,15 @@ def train_epoch(
         rate = config.learning_rate * length / config.sequence_length
         if config.optimiser == "adam":
             rate *= jnp.minimum(1, 2 * (1 - state.step / total))
-        rate *= jnp.any(batch.counted > 0)
+        is_real = jnp.any(batch.counted > 0)  # a sequence of padding alone is no update
+        rate *= is_real
+        if config.variable_length:
+            optimiser = jax.tree.map(
+                functools.partial(jnp.where, is_real), optimiser, state.optimiser
+            )
         params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
-        averaged = state.averaged + (state.averaged > 0)
-        share = 1 / jnp.maximum(averaged, 1)
+        averaged = state.averaged + (is_real & (state.averaged > 0))
+        share = is_real / jnp.maximum(averaged, 1)
         average = jax.tree.map(lambda a, p: a + share * (p - a), state.average, params)
         following = TrainState(params, optimiser, average, averaged, state.step + 1, state.key)
         return (following, hidden), mean

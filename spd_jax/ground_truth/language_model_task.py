@@ -115,6 +115,11 @@ def check(config: LanguageModelConfig) -> None:
     ):  # fmt: skip
         if getattr(config, name) < 1:
             raise UserError(f"{name}={getattr(config, name)} must be at least 1")
+    for name in ("train_tokens", "eval_tokens"):
+        if getattr(config, name) < 0:
+            raise UserError(f"{name}={getattr(config, name)} must be positive, or 0 to use all")
+    if config.epochs > MOST_EPOCHS:
+        raise UserError(f"epochs={config.epochs} must be at most {MOST_EPOCHS}")
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name.startswith("dropout_") and not 0 <= value < 1:

@@ -81,5 +81,5 @@ def epoch_batches(tokens: np.ndarray, rows: int, length: int, seed: list[int] | 
         drawn = int(np.clip(generator.normal(base, 5), SHORTEST, LONGEST))
         lengths.append(min(drawn, steps - sum(lengths)))
     # Lengths of mean 0.975 * length: a tenth more sequences than that is never reached by chance.
-    most = max(int(1.1 * steps / (0.97 * length)) + 10, len(lengths))
+    most = max(int(1.1 * steps / (0.97 * min(length, LONGEST))) + 10, len(lengths))
     return _cut(tokens, rows, lengths, max(LONGEST, length), most)
