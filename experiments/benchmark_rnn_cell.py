@@ -136,7 +136,9 @@ def measure_peers(plan: Plan) -> dict[str, Any]:
     calls: dict[str, tuple[OuterGradient, Problem]] = {
         REFERENCE: (dish_outer_gradient(whole), whole)
     }
-    rows = {REFERENCE: {"label": "this dish, 1 device", "library": "jax"}}
+    rows: dict[str, dict[str, Any]] = {
+        REFERENCE: {"label": "this dish, 1 device", "library": "jax"}
+    }
     sharding = run_folder.motif_sharding()
     if sharding is not None:
         label = f"this dish, {jax.device_count()} devices"
@@ -149,7 +151,7 @@ def measure_peers(plan: Plan) -> dict[str, Any]:
             calls[name] = peer.make_outer_gradient(part), part
     timed = _checked_and_timed(calls, plan)
     for name in calls:
-        row: dict[str, Any] = rows[name]
+        row = rows[name]
         row |= {"status": "timed", "version": importlib.metadata.version(row["library"])}
         row |= timed[name]
     training = rows[SHARDED if SHARDED in rows else REFERENCE]
@@ -159,8 +161,11 @@ def measure_peers(plan: Plan) -> dict[str, Any]:
         "peer_inner_steps": plan.peer_inner_steps,
         "reference": REFERENCE,
         "rows": rows,
-        "bar": {"seconds": SECONDS_BAR, "measured": training["seconds"]["median"]}  # type: ignore[index]
-        | {"by": training["label"]},
+        "bar": {
+            "seconds": SECONDS_BAR,
+            "measured": training["seconds"]["median"],
+            "by": training["label"],
+        },
     }
 
 
@@ -206,7 +211,7 @@ def measure_ranking(plan: Plan) -> dict[str, Any]:
     """Time `predict` on new cells, one device and all of them; return the part of summary.json."""
     problem = problems.make(0, plan.cells, plan.inner_steps)
     cells = RnnCellSpace("nao").sample(jax.random.key(1), plan.ranked_cells)
-    shardings = {REFERENCE: None}
+    shardings: dict[str, jax.sharding.Sharding | None] = {REFERENCE: None}
     if jax.device_count() > 1:
         shardings[SHARDED] = run_folder.motif_sharding()
 

@@ -38,7 +38,23 @@ class Done(NamedTuple):
 def write_text(folder):
     """Write a text of three parts in 12 letters and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    words = "the cat saw a dog and ate his old hat on the road at noon".split()
+    words = [
+        "the",
+        "cat",
+        "saw",
+        "a",
+        "dog",
+        "and",
+        "ate",
+        "his",
+        "old",
+        "hat",
+        "on",
+        "the",
+        "road",
+        "at",
+        "noon",
+    ]
     state = 1
     for part, count in {"train": 120, "valid": 60, "test": 60}.items():
         lines = []
@@ -96,6 +112,19 @@ def run(experiment, *flags, log=os.devnull, **tiny):
     process = process_of(experiment)
     send(process, log, flags, **tiny)
     return Done(*json.loads(process.stdout.readline()))
+
+
+def ask(experiment, code):
+    """Run Python in the experiment's shared process; return what it calls `answer`."""
+    process = process_of(experiment)
+    process.stdin.write(json.dumps({"code": code}) + "\n")
+    process.stdin.flush()
+    return json.loads(process.stdout.readline())
+
+
+def contents(folder):
+    """Return the bytes of every file below a folder."""
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def events(log):
@@ -180,6 +209,11 @@ def main():
     log_to(write, modules)
     for line in sys.stdin:
         command = json.loads(line)
+        if "code" in command:
+            names = {"experiment": experiment}
+            exec(command["code"], names)
+            print(json.dumps(names["answer"]), flush=True)
+            continue
         log = os.open(command["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         write("start")
         language_model.PRESETS["tiny"] = type(tiny)(**{**vars(tiny), **command["tiny"]})

@@ -37,7 +37,16 @@ def ptb(monkeypatch):
 
 def test_words_and_ends_of_lines_are_tokens(tmp_path):
     corpus = corpora.load(written(tmp_path, TEXTS), "word")
-    assert strings(corpus, "train") == "the cat sat <eos> the <unk> cat <eos>".split()
+    assert strings(corpus, "train") == [
+        "the",
+        "cat",
+        "sat",
+        "<eos>",
+        "the",
+        "<unk>",
+        "cat",
+        "<eos>",
+    ]
     assert strings(corpus, "valid") == ["the", "<unk>", "<eos>"]  # "dog" was never trained on
     assert strings(corpus, "test") == ["cat", "<eos>"]
     # The most frequent first; equally frequent ones in order of the alphabet.
@@ -61,7 +70,7 @@ def test_a_cut_keeps_the_most_frequent(tmp_path, size, kept):
     assert corpus.vocabulary == ("<unk>", "<eos>", *kept)
     expected = [
         word if word in {"<eos>", *kept} else "<unk>"
-        for word in "the cat sat <eos> the <unk> cat <eos>".split()
+        for word in ["the", "cat", "sat", "<eos>", "the", "<unk>", "cat", "<eos>"]
     ]
     assert strings(corpus, "train") == expected
 

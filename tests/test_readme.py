@@ -4,16 +4,34 @@ import pathlib
 import re
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
 
 
 def test_the_example_of_an_own_motif_family_ranks_by_its_truth():
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    code = EXAMPLES[0]
     assert len(code.strip().splitlines()) < 30
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)
     scores = names["scores"]
     assert scores.shape == (1000,)
     assert scores[200] > scores[900]  # the peak of its made-up truth is at 0.2
+
+
+def test_the_example_of_an_own_search_finds_good_cells_and_buys_nothing_twice(
+    tmp_path, monkeypatch
+):
+    code = EXAMPLES[1]
+    assert len(code.strip().splitlines()) < 40
+    monkeypatch.chdir(tmp_path)
+    runs = []
+    for _ in range(2):
+        names: dict = {}
+        exec(compile(code, "README.md", "exec"), names)
+        runs.append(names)
+    assert [run["truth"].bought for run in runs] == [100, 0]
+    first, second = (run["history"] for run in runs)
+    assert [it.cells for it in first] == [it.cells for it in second]
+    assert max(first[-1].scores) > max(first[0].scores)
 
 
 def test_every_make_target_and_module_that_the_readme_names_exists():

@@ -2,8 +2,6 @@
 
 import dataclasses
 import math
-import pathlib
-import runpy
 
 import jax
 import numpy as np
@@ -26,7 +24,6 @@ from spd_jax.spaces.sigmoid_slope import SigmoidSlopeSpace
 SPACE = RnnCellSpace("nao")
 KEY = jax.random.key(3)
 SMALL = SearchConfig(warm_start=12, iterations=3, proposals=20, evaluations=5)
-EXAMPLE = pathlib.Path(__file__).parent / "readme_search_example.py"
 
 
 def small(truth=None, proposer=None, key=KEY, **options):
@@ -352,17 +349,6 @@ def test_sizes_that_cannot_be_are_refused_before_anything_is_bought(config, sent
     with pytest.raises(UserError, match=sentence):
         small(truth, config=config)
     assert truth.sold == []
-
-
-def test_the_readme_example_finds_a_good_pyramid_and_runs_again_for_nothing(tmp_path, monkeypatch):
-    assert len(EXAMPLE.read_text().splitlines()) < 40
-    monkeypatch.chdir(tmp_path)
-    first = runpy.run_path(str(EXAMPLE))
-    assert loop.best(first["history"]).score > max(first["history"][0].scores) + 3
-    assert first["truth"].bought == 100
-    second = runpy.run_path(str(EXAMPLE))
-    assert second["truth"].bought == 0
-    assert_same(first["history"], second["history"])
 
 
 def test_protocol_helpers_take_batches_apart_and_put_them_together():

@@ -53,7 +53,7 @@ def network(weights: Sequence, cell: RnnCell, inputs: jax.Array) -> jax.Array:
 
 def make_outer_gradient(problem: Problem) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
     """Return a callable: validation losses `[M]`, and the outer gradient `[2, N, L, D]`."""
-    train_labels, valid_labels = problem.labels
+    start, (train_labels, valid_labels) = problem.weights, problem.labels
 
     def validation_loss(data: jax.Array, cell: RnnCell) -> jax.Array:
         def loss(weights: Sequence, inputs: jax.Array, labels: np.ndarray) -> jax.Array:
@@ -61,7 +61,7 @@ def make_outer_gradient(problem: Problem) -> Callable[[], tuple[np.ndarray, np.n
             return optax.sigmoid_binary_cross_entropy(logits, labels).mean()
 
         train_loss = functools.partial(loss, inputs=data[0], labels=train_labels)
-        weights = naive_vmap.train(train_loss, problem.weights, problem.config)
+        weights = naive_vmap.train(train_loss, start, problem.config)
         return loss(weights, data[1], valid_labels)
 
     def objective(data: jax.Array, cells: RnnCell) -> tuple[jax.Array, jax.Array]:

@@ -48,7 +48,7 @@ class Problem:
         They are: input `[2 H, D]` and state `[2 H, H]` of node 0, nodes 1..11 `[11, 2 H, H]`,
         readout `[C, H]` and its bias `[C]`; gate rows first.
         """
-        params = jax.tree.map(lambda x: np.asarray(x[0]), self.state.params)
+        params = jax.tree.map(lambda x: np.asarray(x)[0], self.state.params)
         return (*params["cell"], params["weight"], params["bias"][:, 0])
 
     @property

@@ -53,12 +53,10 @@ def _ranking_table(ranking: Summary) -> str:
     rows = []
     for row in ranking["rows"].values():
         rate = row["cells_per_second"]
-        rates = [f"{x:.3g}" for x in (rate["median"], min(rate["values"]), max(rate["values"]))]
-        seconds = row["seconds"]["median"]
-        rows.append(
-            [row["label"], duration(row["compile_seconds"]), duration(seconds), rates[0]]
-            + [f"{rates[1]} to {rates[2]}"]
-        )
+        seconds = [duration(row["compile_seconds"]), duration(row["seconds"]["median"])]
+        least, most = min(rate["values"]), max(rate["values"])
+        rates = [f"{rate['median']:.3g}", f"{least:.3g} to {most:.3g}"]
+        rows.append([row["label"], *seconds, *rates])
     headers = ["", "compile", "seconds", "cells/s", "least to most"]
     title = (
         f"Ranking {ranking['ranked_cells']} new cells, {ranking['inner_steps']} inner steps; "
