@@ -189,7 +189,7 @@ def _checked_and_timed(
     seconds = benchmark_growth.rounds(
         {name: call for name, (call, _) in calls.items()}, plan.rounds
     )
-    results = {}
+    results: dict[str, dict[str, Any]] = {}
     for name, (_, problem) in calls.items():
         steps, values = problem.config.inner_steps, seconds[name]["values"]
         scale = plan.inner_steps / steps
