@@ -1,6 +1,6 @@
 # make run    the sigmoid-slope experiment, from the shipped table to runs/sigmoid_slope/
 # make test   lint, types, the whole suite and the doctests
-# make bench  speed against the peers, in their own environment, into runs/benchmark/
+# make bench  speed against the peers, in their own environment, into runs/benchmark*/
 
 PYTHON ?= python3
 BIN = .venv/bin
@@ -20,6 +20,7 @@ test: .venv/ready
 
 bench: .venv-bench/ready
 	$(BENCH)/python -m experiments.benchmark --suite=sigmoid --workdir=runs/benchmark
+	$(BENCH)/python -m experiments.benchmark --suite=rnn_cell --workdir=runs/benchmark_rnn_cell
 
 clean:
 	rm -rf .venv .venv-bench .jax_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis

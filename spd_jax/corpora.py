@@ -60,7 +60,8 @@ def load(data_dir: str | None, level: str, vocabulary_size: int = 0) -> Corpus:
       The corpus.
 
     Raises:
-      UserError: unknown level, too small a vocabulary, missing or altered file, a part without a line.
+      UserError: unknown level, too small a vocabulary, missing or altered file, a part
+        without a line.
     """
     if level not in LEVELS:
         raise UserError(f"unknown level {level!r}: use one of {', '.join(LEVELS)}")

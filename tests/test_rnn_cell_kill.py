@@ -60,7 +60,7 @@ def kill_at(process, log, target, starts, draw):
     while len(moments(log)) < target:
         assert process.poll() is None
         assert time.monotonic() < deadline
-        time.sleep(0.002)
+        time.sleep(0.005)
     time.sleep(draw.uniform(0, 2.0 if late else 0.06))
     process.kill()
     process.wait()

@@ -151,14 +151,19 @@ def test_bars_say_whether_they_are_met():
     assert ranking.endswith("at least 60: NOT met")
 
 
+def test_a_mistake_is_one_sentence(tmp_path):
+    done = run(tmp_path, "--parts=growth")
+    assert done.returncode == 1
+    assert done.stderr.strip() == "error: --parts=growth: give some of peers,ranking"
+
+
 @pytest.mark.parametrize(
-    ("flags", "words"),
+    ("sizes", "words"),
     [
-        (["--parts=growth"], "--parts=growth: give some of peers,ranking"),
-        (["--peer_inner_steps=3"], "--peer_inner_steps=3 is more than inner_steps=2"),
+        ({"inner_steps": 2}, "peer_inner_steps=10 is more than inner_steps=2: give at most"),
+        ({"cells": 1}, "cells=1: the outer loss compares at least 2"),
     ],
 )
-def test_a_mistake_is_one_sentence(tmp_path, flags, words):
-    done = run(tmp_path, *flags)
-    assert done.returncode == 1
-    assert done.stderr.strip().startswith(f"error: {words}")
+def test_sizes_that_cannot_be_measured_are_refused(sizes, words):
+    with pytest.raises(UserError, match=words):
+        benchmark.Plan(**sizes)

@@ -66,7 +66,8 @@ def test_drawn_lengths_keep_one_shape_and_count_every_step_once(seeds, steps, le
         lengths = batches.counted.sum(axis=1)
         drawn = lengths[lengths > 0]
         assert np.all(lengths[: len(drawn)] > 0)  # padding sequences come last
-        assert np.all((drawn[:-1] >= SHORTEST) & (drawn <= LONGEST))
+        assert np.all(drawn[:-1] >= SHORTEST)
+        assert np.all(drawn <= LONGEST)
         assert drawn[-1] > 0
 
 
