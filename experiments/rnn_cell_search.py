@@ -345,7 +345,7 @@ def main(argv: Sequence[str]) -> None:
     with contextlib.ExitStack() as stack:
         if _DATA_DIR.value is None:
             records, fingerprint = replay(described)
-            asked |= {"mode": "replay", "history": str(recorded_path())}
+            asked |= {"mode": "replay", "recorded": str(recorded_path())}
             folder = RunFolder.open(workdir, asked, may_grow=grow)
         else:
             data_dir = None if _DATA_DIR.value == "download" else _DATA_DIR.value

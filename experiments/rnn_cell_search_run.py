@@ -247,6 +247,8 @@ def read_history(path: pathlib.Path) -> tuple[dict[tuple[str, int], Record], dic
 
 def _add_row(records: dict[tuple[str, int], Record], row: dict[str, str]) -> None:
     """Add one cell to its iteration, or begin the next one with it."""
+    if None in row or None in row.values():
+        raise ValueError(f"it has not {len(COLUMNS)} values")
     record = records.setdefault((row["method"], int(row["run"])), [])
     index = int(row["iteration"])
     if index == len(record):

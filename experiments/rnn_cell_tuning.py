@@ -7,7 +7,7 @@ held-out outer loss. Only preset `best` of experiments.rnn_cell_presets comes fr
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
