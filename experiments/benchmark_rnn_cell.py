@@ -71,7 +71,7 @@ class Plan:
 QUICK = Plan(4, 2, 1, 3, 8, 2)
 _SIZES = {
     field.name: flags.DEFINE_integer(
-        field.name, None, f"rnn_cell suite: see Plan; default {field.default}", lower_bound=1
+        f"rnn_cell_{field.name}", None, f"see Plan; default {field.default}", lower_bound=1
     )
     for field in dataclasses.fields(Plan)
 }

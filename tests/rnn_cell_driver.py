@@ -130,7 +130,7 @@ def contents(folder):
 def events(log):
     """Return the whole lines of a log, split into words."""
     text = log.read_text() if log.exists() else ""
-    return [line.split(" ") for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    return [line[:-1].split(" ") for line in text.splitlines(keepends=True) if line[-1] == "\n"]
 
 
 def place(factory):

@@ -115,7 +115,7 @@ def run(folder, *flags):
 
 
 def test_a_tiny_run(tmp_path):
-    done = run(tmp_path, "--cpu_devices=2", "--outer_steps=7")
+    done = run(tmp_path, "--cpu_devices=2", "--rnn_cell_outer_steps=7")
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert json.loads(done.stdout.splitlines()[-1]) == summary
