@@ -72,14 +72,7 @@ class Problem:
         fewer than three motifs have them.
         """
         rows = [seeds[:CEILING_SEEDS] for seeds in self.seeds if len(seeds) >= CEILING_SEEDS]
-        ceiling = None
-        if len(rows) >= 3:
-            columns = np.array(rows).T
-            taus = [
-                metrics.kendall_tau(column, np.delete(columns, i, axis=0).mean(axis=0))
-                for i, column in enumerate(columns)
-            ]
-            ceiling = float(np.mean(taus)) if np.isfinite(taus).all() else None
+        ceiling = metrics.noise_ceiling(rows) if len(rows) >= 3 else None
         return {"kendall_tau": ceiling, "motifs": len(rows)}
 
 

@@ -39,6 +39,12 @@ _EVERY = flags.DEFINE_integer("every", 4, "outer steps between two looks", lower
 dish_flags.define()
 
 _SWITCHES = {"True": True, "False": False}
+_READERS: dict[type, Callable[[str], Any]] = {
+    int: int,
+    float: float,
+    str: str,
+    bool: _SWITCHES.__getitem__,
+}
 
 
 def surrogate_of(candidate: str, variant: str) -> DishSurrogate:
@@ -52,7 +58,7 @@ def surrogate_of(candidate: str, variant: str) -> DishSurrogate:
         name, _, text = part.partition("=")
         kind = int if name == "hidden_size" else type(getattr(config, name, None))
         try:
-            value = {int: int, float: float, str: str, bool: _SWITCHES.__getitem__}[kind](text)
+            value = _READERS[kind](text)
         except (KeyError, ValueError) as error:
             raise UserError(
                 f"--candidates: {part!r} sets nothing: write name=value with a setting of "

@@ -247,12 +247,7 @@ def noise_ceiling(table: tabular.Table) -> float | None:
     counts = set(table.seeds_per_slope.tolist())
     if len(counts) != 1 or counts == {1}:
         return None
-    values = np.stack(table.values, axis=1)
-    taus = [
-        metrics.kendall_tau(values[seed], np.delete(values, seed, axis=0).mean(axis=0))
-        for seed in range(len(values))
-    ]
-    return float(np.mean(taus)) if np.isfinite(taus).all() else None
+    return metrics.noise_ceiling(np.stack(table.values))
 
 
 def write_predictions(

@@ -151,6 +151,30 @@ def peak_error(slopes: ArrayLike, predicted: ArrayLike, true: ArrayLike) -> floa
     return abs(peak(slopes, predicted) - peak(slopes, true))
 
 
+def noise_ceiling(scores: ArrayLike) -> float | None:
+    """Return the mean Kendall tau between one seed of a ground truth and the mean of its others.
+
+    No surrogate can be expected to agree with one noisy truth better than another truth does.
+
+    Args:
+      scores: `[M, S]`, of M motifs trained with S seeds, in any unit.
+
+    Returns:
+      A number in [-1, 1]; `None` with fewer than two seeds, or where a seed ranks nothing.
+
+    >>> noise_ceiling([[1.0, 1.1], [2.0, 2.1], [3.0, 2.9]])
+    1.0
+    """
+    scores = np.asarray(scores, float)
+    if scores.ndim != 2 or scores.shape[1] < 2:
+        return None
+    taus = [
+        kendall_tau(scores[:, seed], np.delete(scores, seed, axis=1).mean(axis=1))
+        for seed in range(scores.shape[1])
+    ]
+    return float(np.mean(taus)) if np.isfinite(taus).all() else None
+
+
 def spread(values: ArrayLike) -> dict[str, Any]:
     """Return the median, the quartiles and all values of a figure over runs, ready for JSON.
 

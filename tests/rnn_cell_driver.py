@@ -92,11 +92,17 @@ def begin(experiment):
     )
 
 
+def end(process):
+    """End a process that waits for commands."""
+    with process:
+        process.stdin.close()
+
+
 @functools.cache
 def process_of(experiment):
     """Return the process that all tests of an experiment share."""
     process = begin(experiment)
-    atexit.register(process.kill)
+    atexit.register(end, process)
     return process
 
 

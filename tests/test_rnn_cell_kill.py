@@ -63,7 +63,6 @@ def kill_at(process, log, target, starts, draw):
         time.sleep(0.005)
     time.sleep(draw.uniform(0, 2.0 if late else 0.06))
     process.kill()
-    process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -80,14 +79,14 @@ def chain(tmp_path_factory):
     targets = [int(total * (i + draw.random()) / KILLS) for i in range(KILLS)]
     places = []
     for starts, target in enumerate(targets, 1):
-        process = driver.begin("rnn_cell_search")
-        driver.send(process, log, flags)
-        kill_at(process, log, target, starts, draw)
+        with driver.begin("rnn_cell_search") as process:
+            driver.send(process, log, flags)
+            kill_at(process, log, target, starts, draw)
         assert process.returncode == -9
         places.append(driver.events(log)[-1])
-    process = driver.begin("rnn_cell_search")
-    driver.send(process, log, flags)
-    answer, _ = process.communicate()
+    with driver.begin("rnn_cell_search") as process:
+        driver.send(process, log, flags)
+        answer, _ = process.communicate()
     assert answer.startswith("[0,"), answer
     print(f"killed after: {', '.join(' '.join(place) for place in places)}")
     return folder, log, places, whole

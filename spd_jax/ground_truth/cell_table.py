@@ -218,13 +218,7 @@ def noise_ceiling(items: Items) -> dict[str, Any]:
         by_cell[key.cell][key.seed] = evaluation.score
     most = max(map(len, by_cell.values()))
     rows = np.array([list(v.values()) for v in by_cell.values() if len(v) == most])
-    if most < 2:
-        return {"noise_ceiling": None, "cells": len(rows), "seeds": most}
-    taus = [
-        metrics.kendall_tau(rows[:, seed], np.delete(rows, seed, axis=1).mean(axis=1))
-        for seed in range(most)
-    ]
-    return {"noise_ceiling": float(np.mean(taus)), "cells": len(rows), "seeds": most}
+    return {"noise_ceiling": metrics.noise_ceiling(rows), "cells": len(rows), "seeds": most}
 
 
 def agreement(items: Items, others: Items) -> dict[str, Any]:
