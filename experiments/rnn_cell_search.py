@@ -31,7 +31,7 @@ from spd_jax.report.search_table import SearchTable, in_unit
 from spd_jax.search.genetic import Genetic
 from spd_jax.search.loop import Iteration, SearchConfig, check
 from spd_jax.spaces.rnn_cell import VARIANTS, RnnCellSpace
-from spd_jax.spaces.rnn_cell_network import family
+from spd_jax.spaces.rnn_cell_network import family, num_parameters
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
 from spd_jax.surrogates.nao import NaoConfig
 
@@ -331,6 +331,11 @@ def print_table(summary: dict[str, Any]) -> None:
     print(f"noise ceiling of tau: {'not known' if ceiling is None else f'{ceiling:.2f}'}")
     best = summary["best_cell"]
     print(f"best cell: {best['cell']} (test {best['test']:.4f} {words})")
+    print(
+        "motif-network: {parameters} parameters, {parameters_in_the_paper} in the paper".format(
+            **summary["motif_network"]
+        )
+    )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -359,6 +364,10 @@ def main(argv: Sequence[str]) -> None:
             ground_truth = GroundTruth(methods.space.name, task, ledger, _WORKERS.value)
             records = search_all(folder, methods, ground_truth)
         summary = summarise(records, noise_ceiling(fingerprint))
+        summary["motif_network"] = {
+            "parameters": num_parameters(methods.dish.family),
+            "parameters_in_the_paper": 140,  # of a cell without gates
+        }
         comments = {
             "command": "python -m experiments.rnn_cell_search --data_dir=...",
             "commit": run_folder.commit(),

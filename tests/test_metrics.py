@@ -180,7 +180,7 @@ def test_mistakes_are_refused_in_a_sentence(call, message):
 
 def test_the_noise_ceiling_is_the_mean_over_seeds_and_needs_two():
     scores = np.array([[1.0, 1.0, 2.0], [2.0, 2.0, 1.0], [3.0, 3.0, 3.0]])
-    # Seeds 0 and 1 against the mean of the others, (1.5, 1.5, 3): one tie; seed 2 against (1, 2, 3).
+    # Seeds 0 and 1 against (1.5, 1.5, 3), one tie; seed 2 against (1, 2, 3).
     expected = (2 * 2 / np.sqrt(3 * 2) + 1 / 3) / 3
     assert metrics.noise_ceiling(scores) == pytest.approx(expected)
     assert metrics.noise_ceiling(scores[:, :1]) is None
