@@ -28,7 +28,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PLAYERS = ["dish", "dish_untrained", "partial_1", "random_forest_structure", "stacked_untrained"]
 SETTINGS = ["--cpu_devices=1", "--known=4,8", "--splits=2", "--held_out=12", "--hidden_size=1"]
 SETTINGS += ["--inner_steps=2", "--outer_steps=1", "--train_samples=2", "--valid_samples=2"]
-SETTINGS += ["--init_scale=0.1", "--outer_learning_rate=0.05"]
+SETTINGS += ["--init_scale=0.1", "--outer_learning_rate=0.05", "--num_dishes=1"]
 SETTINGS += [f"--surrogates={','.join(PLAYERS)}"]
 FEW = "--surrogates=random_forest_structure,partial_1"
 

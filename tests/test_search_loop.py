@@ -291,7 +291,7 @@ def test_slopes_are_searched_with_the_shipped_table(surrogate):
     assert len(set(cells)) == 34
     assert [space.encode(space.decode(cell)) for cell in cells] == cells
     best = loop.best(history)
-    assert best.score > np.sort(table.accuracy)[-3]
+    assert best.score > table.accuracy.max() - 0.003  # the table spans 0.09
     assert best.score == max(truth.score(cell) for cell in cells)
     assert_same(history, search(KEY, space, truth, Genetic(), surrogate=surrogate, config=config))
     assert len(truth.sold) == 34
