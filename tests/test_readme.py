@@ -28,10 +28,10 @@ def test_the_example_of_an_own_search_finds_good_cells_and_buys_nothing_twice(
         names: dict = {}
         exec(compile(code, "README.md", "exec"), names)
         runs.append(names)
-    assert [run["truth"].bought for run in runs] == [100, 0]
+    assert [run["truth"].bought for run in runs] == [200, 0]
     first, second = (run["history"] for run in runs)
     assert [it.cells for it in first] == [it.cells for it in second]
-    assert first[-1].scores.mean() > first[0].scores.mean() + 5
+    assert max(max(it.scores) for it in first) > max(first[0].scores) + 3
 
 
 def test_every_make_target_and_module_that_the_readme_names_exists():
