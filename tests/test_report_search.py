@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_rgba
 
 from spd_jax.errors import UserError
-from spd_jax.report import search_run
+from spd_jax.report import search_run, style
 from spd_jax.report.search_run import METHODS, comparison, curve, predictions
 from spd_jax.report.search_table import SearchTable, in_unit
 
@@ -271,7 +271,7 @@ places = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 @given(places, st.floats(0, 0.08))
 @settings(max_examples=100, deadline=None)
 def test_spread_out_keeps_order_gap_and_what_already_fits(drawn, gap):
-    moved = search_run.spread_out(drawn, gap)
+    moved = style.spread_out(drawn, gap)
     order = np.argsort(drawn, kind="stable")
     assert np.all(np.diff(moved[order]) >= gap - 1e-9)
     assert moved.min() >= -1e-9

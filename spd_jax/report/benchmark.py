@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 
 from spd_jax.errors import UserError
 from spd_jax.files import atomic_path
+from spd_jax.report.style import INK, label_axes
 
 # Okabe and Ito (2008), told apart under every common colour blindness.
-DISH, OTHER, NESTED, INK = "#009E73", "#999999", "#0072B2", "#333333"
+DISH, OTHER, NESTED = "#009E73", "#999999", "#0072B2"
 PROGRAMS = {"predict": "predict", "outer_gradient": "outer gradient"}
 Summary = dict[str, Any]
 Panel = Callable[[Axes, Summary], None]
@@ -231,7 +232,7 @@ def _peers(axes: Axes, summary: Summary) -> None:
     axes.set_ylim(len(rows) - 0.4, -0.6)
     title = f"Training one dish ({peers['motifs']} motifs, {peers['inner_steps']} inner steps)"
     horizontal = f"seconds for {peers['outer_steps']} outer steps, compiled (hatched: scaled up)"
-    _label(axes, title, horizontal, "")
+    label_axes(axes, title, horizontal, "")
     axes.grid(visible=False, axis="y")
 
 
@@ -249,7 +250,7 @@ def _limit(axes: Axes, summary: Summary) -> None:
             axes.text(place, share, text, ha="center", va="bottom", fontsize=8, color=INK)
     axes.set_xticks(range(len(parts)), [PROGRAMS[name] for name in names])
     axes.set_ylim(0, max(100, 1.25 * axes.get_ylim()[1]))
-    _label(axes, "Share of what the machine can do", "", "achieved / attainable (%)")
+    label_axes(axes, "Share of what the machine can do", "", "achieved / attainable (%)")
     axes.legend(frameon=False, fontsize=9, loc="upper right")
 
 
@@ -259,21 +260,21 @@ def _predict(axes: Axes, growth: Summary) -> None:
     _measured_ticks(axes, [row["motifs"] for row in rows])
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
-    _label(axes, "Predict", "motifs M", "motifs per second, one device")
+    label_axes(axes, "Predict", "motifs M", "motifs per second, one device")
 
 
 def _fit(axes: Axes, growth: Summary) -> None:
     _line(axes, growth["fit"], "motifs", "seconds", DISH)
     _proportional(axes, growth["fit"], "motifs")
     _logarithmic(axes, [row["motifs"] for row in growth["fit"]])
-    _label(axes, "One outer step", "motifs M", "seconds, one device")
+    label_axes(axes, "One outer step", "motifs M", "seconds, one device")
 
 
 def _ensemble(axes: Axes, growth: Summary) -> None:
     _line(axes, growth["ensemble"], "dishes", "seconds", DISH)
     _proportional(axes, growth["ensemble"], "dishes")
     _logarithmic(axes, [row["dishes"] for row in growth["ensemble"]])
-    _label(
+    label_axes(
         axes, "One outer step of an ensemble", "dishes E (18 motifs each)", "seconds, one device"
     )
 
@@ -284,7 +285,7 @@ def _unroll_time(axes: Axes, growth: Summary) -> None:
         _line(axes, rows, "inner_steps", "seconds", colour, remat)
     _logarithmic(axes, [row["inner_steps"] for row in growth["unroll"]])
     title = f"One outer step of {growth['step_motifs']} motifs: time"
-    _label(axes, title, "inner steps T", "seconds, one device")
+    label_axes(axes, title, "inner steps T", "seconds, one device")
     axes.legend(frameon=False, fontsize=9, title="scan over steps")
 
 
@@ -307,7 +308,7 @@ def _unroll_memory(axes: Axes, growth: Summary) -> None:
             )
     _logarithmic(axes, [row["inner_steps"] for row in growth["unroll"]])
     title = f"One outer step of {growth['step_motifs']} motifs: memory"
-    _label(axes, title, "inner steps T", "temporary memory (MiB)")
+    label_axes(axes, title, "inner steps T", "temporary memory (MiB)")
     axes.legend(frameon=False, fontsize=9, title="scan over steps")
 
 
@@ -325,7 +326,7 @@ def _devices(axes: Axes, growth: Summary) -> None:
     axes.set_ylim(bottom=0)
     axes.set_xticks(counts)
     axes.margins(x=0.1)
-    _label(axes, "Motif axis over several devices", "devices", "times as fast as one device")
+    label_axes(axes, "Motif axis over several devices", "devices", "times as fast as one device")
     axes.legend(frameon=False, fontsize=9)
 
 
@@ -379,12 +380,3 @@ def _logarithmic(axes: Axes, ticks: Sequence[int]) -> None:
     axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_minor_locator(ticker.NullLocator())
     axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
-
-
-def _label(axes: Axes, title: str, horizontal: str, vertical: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
-    axes.set(xlabel=horizontal, ylabel=vertical)
-    axes.grid(color="#DDDDDD", lw=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=INK, labelsize=9)

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from spd_jax.errors import UserError
 from spd_jax.files import atomic_path
 from spd_jax.report.benchmark import duration, table
-from spd_jax.report.search_run import INK, end_labels, label, with_mean
+from spd_jax.report.search_run import with_mean
+from spd_jax.report.style import INK, end_labels, label_axes
 
 MEASURES = ("kendall_tau", "spearman", "precision_at_10", "regret", "fit_seconds", "query_seconds")
 # Words, colour (Okabe and Ito, 2008) and marker of the surrogates that are known by name.
@@ -147,7 +148,7 @@ def picture(rows: Sequence[Row], ceiling: float | None = None, title: str = "") 
         ends.append((ceiling, f"noise ceiling  {ceiling:.2f}", INK))
     axes.set_xticks(range(len(counts)), [str(known) for known in counts])
     axes.set_xlim(-0.35, len(counts) - 0.65)
-    label(axes, title, "ground truths to learn from", "Kendall's τ, higher is better")
+    label_axes(axes, title, "ground truths to learn from", "Kendall's τ, higher is better")
     axes.grid(visible=False, axis="x")
     end_labels(axes, ends)
     entries = [entry for own in league.values() for entry in own.values()]

@@ -58,7 +58,7 @@ class Progress:
     def __enter__(self) -> Self:
         """Start the clock, and the bar on a terminal."""
         self._started = self._latest = self._clock()
-        if _is_terminal(self._stream):
+        if is_terminal(self._stream):
             self._bar = _bar(self._stream, self.status)
         if self._bar is not None:
             self._bar.add_task(self._description, total=self._total, text="")
@@ -123,7 +123,8 @@ class Progress:
         self._printed, self._unprinted = now, False
 
 
-def _is_terminal(stream: TextIO) -> bool:
+def is_terminal(stream: TextIO) -> bool:
+    """Return whether a live display makes sense there."""
     return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 

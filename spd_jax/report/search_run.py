@@ -16,8 +16,9 @@ from spd_jax import metrics
 from spd_jax.errors import UserError
 from spd_jax.files import atomic_path
 from spd_jax.report.search_table import in_unit
+from spd_jax.report.style import INK, end_labels, label_axes
 
-INK, FAILED = "#333333", "#D55E00"
+FAILED = "#D55E00"
 BANDS = {"std": "± one standard deviation", "range": "lowest to highest"}
 # Words, colour (Okabe and Ito, 2008) and marker: solid with a dish, dashed without.
 METHODS = {
@@ -198,7 +199,9 @@ def comparison(
         axes.text((first + warm_start) / 2, 0.02, "warm start, shared", color=INK, **note)
     axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     direction = "higher" if unit == "score" else "lower"
-    label(axes, title, "ground truths spent (full evaluations)", f"{unit}, {direction} is better")
+    label_axes(
+        axes, title, "ground truths spent (full evaluations)", f"{unit}, {direction} is better"
+    )
     end_labels(axes, ends)
     figure.text(0.085, 0.03, _caption(curves, band), fontsize=8.5, color=INK)
     return figure
@@ -294,7 +297,9 @@ def predictions(
     for place, (axes, own) in enumerate(zip(panels, ranked, strict=False)):
         tau = f"τ = {own['tau']:.2f}" if np.isfinite(own["tau"]) else "τ is not defined"
         vertical = f"validation {unit}" if place % columns == 0 else ""
-        label(axes, f"iteration {own['index']}: {tau}", "predicted (higher is better)", vertical)
+        label_axes(
+            axes, f"iteration {own['index']}: {tau}", "predicted (higher is better)", vertical
+        )
         _cloud(axes, np.asarray(own["predicted"], float), in_unit(own["scores"], unit))
     if ranked and unit != "score":
         panels[0].invert_yaxis()
@@ -320,60 +325,6 @@ def _cloud(axes: Axes, predicted: np.ndarray, true: np.ndarray) -> None:
         axes.plot(np.full(unranked.size, 0.02), unranked, **style)
     if not both.all():
         axes.legend(frameon=False, fontsize=8, loc="upper left", handletextpad=0.2)
-
-
-def label(axes: Axes, title: str, horizontal: str, vertical: str) -> None:
-    """Give a panel the house's title, axis labels and grid."""
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
-    axes.set(xlabel=horizontal, ylabel=vertical)
-    axes.grid(color="#DDDDDD", lw=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=INK, labelsize=9)
-
-
-def end_labels(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Write (value, words, colour) to the right of the axes, each line's at its end.
-
-    Words never overlap: those of near lines are moved apart, and joined to their place by a
-    thin line. A value that is not finite gets its words below all others. Call it once the
-    axes have their place and limits.
-    """
-    values = np.array([value for value, _, _ in ends], float)
-    known = np.isfinite(values)
-    low, high = axes.get_ylim()
-    place = np.where(known, (np.where(known, values, low) - low) / (high - low), -1.0)
-    height = axes.bbox.height / axes.figure.dpi * 72  # points
-    spots = spread_out(place, 13 / height)
-    style: dict[str, Any] = {"transform": axes.transAxes, "va": "center", "fontsize": 9}
-    for (_, words, colour), start, spot in zip(ends, place, spots, strict=True):
-        axes.text(1.05, spot, words, color=colour, **style)
-        if 0 <= start <= 1:
-            ends_at: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
-            axes.plot([1.005, 1.04], [start, spot], color=colour, lw=0.8, alpha=0.7, **ends_at)
-
-
-def spread_out(places: ArrayLike, gap: float) -> np.ndarray:
-    """Move places `[K]` of [0, 1] apart, by as little as possible in squares, in their order.
-
-    They end at least `gap` from one another and in [0, 1], where there is room for all.
-
-    >>> spread_out([0.5, 0.5, 0.9], 0.2).round(3).tolist()
-    [0.4, 0.6, 0.9]
-    """
-    places = np.asarray(places, float)
-    order = np.argsort(places, kind="stable")
-    # Pool adjacent violators: without the gaps the places must not descend.
-    blocks: list[list[float]] = []
-    for rank, place in enumerate(places[order]):
-        blocks.append([place - rank * gap])
-        while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
-            blocks[-2:] = [blocks[-2] + blocks[-1]]
-    pooled = np.concatenate([np.full(len(own), np.mean(own)) for own in blocks])
-    pooled = np.clip(pooled, 0.0, max(0.0, 1.0 - (len(places) - 1) * gap))
-    moved = np.empty_like(places)
-    moved[order] = pooled + gap * np.arange(len(places))
-    return moved
 
 
 def _save(path: str | os.PathLike[str], figure: Figure) -> pathlib.Path:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from spd_jax.errors import UserError
-from spd_jax.report.progress import Progress, _is_terminal
+from spd_jax.report.progress import Progress, is_terminal
 
 # From a score (negative nats per token) to what is shown; all but the last: lower is better.
 UNITS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -100,7 +100,7 @@ class SearchTable:
     def __enter__(self) -> Self:
         """Start the clock, and the table on a terminal."""
         self._progress.__enter__()
-        if _is_terminal(self._stream):
+        if is_terminal(self._stream):
             self._live = _live(self._stream, self._table)
         if self._live is not None:
             self._live.start()

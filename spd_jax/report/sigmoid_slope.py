@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 
 from spd_jax.files import atomic_path
 from spd_jax.report.sigmoid_slope_run import SAMPLES, Band, Run, quartiles, read
+from spd_jax.report.style import INK, label_axes
 
 # Okabe and Ito (2008), told apart under every common colour blindness; hues as in the paper.
-TRUTH, DISH, MLP, GAUSSIAN, INK = "#0072B2", "#009E73", "#D55E00", "#B0508A", "#333333"
+TRUTH, DISH, MLP, GAUSSIAN = "#0072B2", "#009E73", "#D55E00", "#B0508A"
 SCORE = "validation accuracy\n(standard deviations over the training motifs)"
 
 
@@ -75,8 +76,8 @@ def figure1(run: Run) -> Figure:
         _curve(axes, run, "slope_mlp", MLP, label="MLP on the slope", ls="-.")
         _curve(axes, run, "gaussian_process", GAUSSIAN, label="Gaussian process", ls="--", lw=1)
         lines = [axes.axvline(c, 0, 0.84, color=colour, ls="--") for c, _, colour in peaks(run)]
-    _label(near, "(a)  around the peak", "sigmoid slope c", SCORE)
-    _label(whole, "(b)  whole range", "sigmoid slope c (logarithmic)", SCORE)
+    label_axes(near, "(a)  around the peak", "sigmoid slope c", SCORE)
+    label_axes(whole, "(b)  whole range", "sigmoid slope c (logarithmic)", SCORE)
     _look_near(near, run)
     words = [words for _, words, _ in peaks(run)]
     near.legend(lines, words, loc="upper right", frameon=False, labelcolor="linecolor")
@@ -97,7 +98,7 @@ def figure4(run: Run) -> Figure:
     titles = ("(a)  random data, before training", f"(b)  {_after(run)}")
     for axes, name, title in zip(panels, ("dish_untrained", "dish"), titles, strict=True):
         _truth_and_dish(axes, run, name)
-        _label(axes, title, "sigmoid slope c", SCORE)
+        label_axes(axes, title, "sigmoid slope c", SCORE)
         _look_near(axes, run)
         tau = run.tau[name]
         if tau is not None:
@@ -126,7 +127,7 @@ def convergence(run: Run) -> Figure:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
         axes.yaxis.set_minor_formatter(ticker.LogFormatter())
-    _label(axes, "Learning the synthetic data", "outer step", "outer loss")
+    label_axes(axes, "Learning the synthetic data", "outer step", "outer loss")
     if steps.max() == 0:
         note = "no outer step was taken:\nthis run's dishes keep their random data"
         axes.text(0.5, 0.75, note, transform=axes.transAxes, ha="center", color=INK)
@@ -153,7 +154,7 @@ def synthetic_data(run: Run) -> Figure:
         if k >= 3:
             colours, low, high = "Greys", labels.min(initial=0), labels.max(initial=1)
         image = axes.imshow(array, cmap=colours, vmin=low, vmax=high)
-        _label(axes, title, "input" if k < 3 else "output", "sample")
+        label_axes(axes, title, "input" if k < 3 else "output", "sample")
         axes.grid(visible=False)
         axes.spines[["top", "right"]].set_visible(True)
         for axis in (axes.xaxis, axes.yaxis):
@@ -169,15 +170,6 @@ def _after(run: Run) -> str:
     last = sorted({int(own.max()) for own, _ in run.losses.values()})
     count = str(last[0]) if len(last) == 1 else f"{last[0]} to {last[-1]}"
     return f"after {count} outer step" + ("" if last == [1] else "s")
-
-
-def _label(axes: Axes, title: str, horizontal: str, vertical: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
-    axes.set(xlabel=horizontal, ylabel=vertical)
-    axes.grid(color="#DDDDDD", lw=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=INK, labelsize=9)
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
