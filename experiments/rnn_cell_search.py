@@ -136,12 +136,13 @@ def unit() -> str:
 def search_all(folder: RunFolder, methods: Methods, ground_truth: GroundTruth) -> Records:
     """Run, resume or read every search, run by run."""
     records: Records = {}
+    ceiling = (noise_ceiling(ground_truth.task.fingerprint) or {}).get("noise_ceiling")
     for run in range(_SEEDS.value):
         for method in chosen_methods():
             config = search_config(method)
             total = config.warm_start + config.iterations * config.evaluations
             title = f"{method}, run {run + 1} of {_SEEDS.value}"
-            with SearchTable(title, total, unit=unit()) as table:
+            with SearchTable(title, total, unit=unit(), ceiling=ceiling) as table:
                 show = _Shower(table, ground_truth)
                 records[method, run] = runs.run_search(
                     folder, methods, ground_truth, config,

@@ -90,7 +90,10 @@ def buy_table(ground_truth: GroundTruth, cells: list[str]) -> tuple[Items, dict[
         buy(ground_truth, cells[:CEILING_CELLS], seeds, "noise ceiling")
     )
     ceiling = first["noise_ceiling"]
-    print(f"noise ceiling on {first['cells']} cells, {first['seeds']} seeds: {ceiling}")
+    if ceiling is None:
+        print("noise ceiling: not measured, which takes 2 seeds and 3 cells or more")
+    else:
+        print(f"noise ceiling on {first['cells']} cells, {first['seeds']} seeds: {ceiling:.3f}")
     if ceiling is not None and not ceiling >= _MIN_CEILING.value:
         raise UserError(
             f"the noise ceiling is {ceiling:.2f}, below --min_ceiling={_MIN_CEILING.value}: train "

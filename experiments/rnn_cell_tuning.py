@@ -1,12 +1,16 @@
 """Choose the dish of recurrent cells on cells that no reported figure uses (appendix A.1).
 
 Each candidate learns from 40 of the tuning cells and predicts the others, after every few
-outer steps. The log keeps every prediction; the chosen setting has the smallest mean
-held-out outer loss. Only preset `best` of experiments.rnn_cell_presets comes from here.
+outer steps. The trials keep every prediction, tuning.csv the figures; the chosen setting has
+the smallest mean held-out outer loss. Only preset `best` of experiments.rnn_cell_presets
+comes from here.
 """
 
+import csv
 import dataclasses
+import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +22,7 @@ from absl import flags
 from experiments import dish_flags, run_folder
 from experiments.rnn_cell_presets import PRESETS
 from experiments.run_folder import RunFolder
-from spd_jax import losses, metrics
+from spd_jax import files, losses, metrics
 from spd_jax.dish import DishState, OuterInfo, check, predict
 from spd_jax.errors import UserError
 from spd_jax.ground_truth import cell_table, tabular
@@ -38,6 +42,11 @@ _STEPS = flags.DEFINE_integer("steps", 16, "outer steps", lower_bound=0)
 _EVERY = flags.DEFINE_integer("every", 4, "outer steps between two looks", lower_bound=1)
 dish_flags.define()
 
+LOG_COLUMNS = (
+    "candidate", "known", "split", "draw", "outer_step", "held_out_loss", "held_out_tau",
+    "learned_from",
+)  # fmt: skip
+TRIAL = r"(.+)_known(\d+)_split(\d+)_draw(\d+)"  # file name of a trial
 _SWITCHES = {"True": True, "False": False}
 _READERS: dict[type, Callable[[str], Any]] = {
     int: int,
@@ -159,16 +168,24 @@ def main(argv: Sequence[str]) -> None:
             looks = trial["looks"]
             best = min(looks, key=lambda row: row["loss"])
             progress.update(done, f"{candidate}: loss {best['loss']:.3f} at step {best['step']}")
-    print_table(folder)
+    report(folder)
 
 
-def print_table(folder: RunFolder) -> None:
-    """Print held-out loss and tau by candidate and step, means over splits and draws."""
+def report(folder: RunFolder) -> None:
+    """Write tuning.csv; print held-out loss and tau by candidate and step, means over trials."""
     rows: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    text = io.StringIO()
+    log = csv.writer(text, lineterminator="\n")
+    log.writerow(LOG_COLUMNS)
     for path in sorted((folder.path / "trials").glob("*.json")):
-        candidate = path.stem.rpartition("_known")[0]
-        for look in json.loads(path.read_text())["looks"]:
+        trial = json.loads(path.read_text())
+        candidate, known, split, draw = re.fullmatch(TRIAL, path.stem).groups()  # type: ignore[union-attr]
+        for look in trial["looks"]:
             rows.setdefault((candidate, look["step"]), []).append((look["loss"], look["tau"]))
+            figures = [f"{look[name]:.4f}" for name in ("loss", "tau")]
+            learned_from = " ".join(map(str, trial["known"]))
+            log.writerow([candidate, known, split, draw, look["step"], *figures, learned_from])
+    files.write_text(folder.path / "tuning.csv", text.getvalue())
     for (candidate, step), values in sorted(rows.items(), key=lambda row: np.mean(row[1], 0)[0]):
         loss, tau = np.mean(values, axis=0)
         print(f"{candidate:44} step {step:3} loss {loss:.3f} tau {tau:.3f} ({len(values)} trials)")

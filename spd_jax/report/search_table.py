@@ -55,11 +55,12 @@ class SearchTable:
     line when an iteration is finished, and at most one every `every` seconds
     before that. The time left is estimated as `report.progress.Progress` does.
 
-    >>> with SearchTable("dish_nao", 100, unit="perplexity", stream=sys.stdout) as table:
+    >>> with SearchTable("ga", 100, unit="perplexity", ceiling=0.9, stream=sys.stdout) as table:
     ...     table.update(0, 40, best=-4.5, finished=True)
     ...     table.update(1, 60, best=-4.0, tau=0.5, finished=True)
-    dish_nao, iteration 0: best 90.02 perplexity, tau -, 40/100 ground truths, 0:00:00 elapsed
-    dish_nao, iteration 1: best 54.60 perplexity, tau 0.50, 60/100 ground truths, \
+    ga, iteration 0: best 90.02 perplexity, tau - (ceiling 0.90), 40/100 ground truths, \
+0:00:00 elapsed
+    ga, iteration 1: best 54.60 perplexity, tau 0.50 (ceiling 0.90), 60/100 ground truths, \
 0:00:00 elapsed, ~0:00:00 left
     """
 
@@ -69,6 +70,7 @@ class SearchTable:
         total: float,
         *,
         unit: str = "score",
+        ceiling: float | None = None,
         stream: TextIO | None = None,
         every: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
@@ -79,6 +81,7 @@ class SearchTable:
           description: which search, such as "dish_nao, run 2 of 5".
           total: ground truths that it will have spent, in full evaluations.
           unit: one of `UNITS`, of the best score.
+          ceiling: noise ceiling of tau, which is shown beside it; None: not known.
           stream: where to show it; standard error when None.
           every: the least number of seconds between two plain lines of one iteration.
           clock: returns seconds, and never goes back.
@@ -88,6 +91,7 @@ class SearchTable:
         """
         in_unit(0.0, unit)
         self._description, self._total, self._unit = description, total, unit
+        self._ceiling = "" if ceiling is None else f" (ceiling {ceiling:.2f})"
         self._stream = sys.stderr if stream is None else stream
         self._every, self._clock = every, clock
         # Only its estimate is shown.
@@ -153,8 +157,8 @@ class SearchTable:
         index, row = list(self._rows.items())[-1]
         best, tau, spent = _words(row)
         print(
-            f"{self._description}, iteration {index}: best {best} {self._unit}, tau {tau}, "
-            f"{spent}/{self._total:g} ground truths, {self._progress.status()}",
+            f"{self._description}, iteration {index}: best {best} {self._unit}, "
+            f"tau {tau}{self._ceiling}, {spent}/{self._total:g} ground truths, {self._progress.status()}",
             file=self._stream,
             flush=True,
         )
@@ -167,7 +171,12 @@ class SearchTable:
         elapsed, _, left = self._progress.status().partition(" elapsed")
         title = text.Text(self._description, style="bold")
         shown = table.Table(title=title, title_justify="left")
-        headers = ("iteration", f"best {self._unit}", "tau", f"ground truths of {self._total:g}")
+        headers = (
+            "iteration",
+            f"best {self._unit}",
+            f"tau{self._ceiling}",
+            f"ground truths of {self._total:g}",
+        )
         for header in (*headers, "spent", "left"):
             shown.add_column(header, justify="right")
         rows = list(self._rows.items())  # a copy: rich's own thread asks, too
