@@ -158,7 +158,8 @@ class SearchTable:
         best, tau, spent = _words(row)
         print(
             f"{self._description}, iteration {index}: best {best} {self._unit}, "
-            f"tau {tau}{self._ceiling}, {spent}/{self._total:g} ground truths, {self._progress.status()}",
+            f"tau {tau}{self._ceiling}, {spent}/{self._total:g} ground truths, "
+            f"{self._progress.status()}",
             file=self._stream,
             flush=True,
         )
