@@ -140,6 +140,10 @@ def search_all(folder: RunFolder, methods: Methods, ground_truth: GroundTruth) -
     for run in range(_SEEDS.value):
         for method in chosen_methods():
             config = search_config(method)
+            saved = runs.finished(folder, method, run, config)
+            if saved is not None:
+                records[method, run] = saved
+                continue
             total = config.warm_start + config.iterations * config.evaluations
             title = f"{method}, run {run + 1} of {_SEEDS.value}"
             with SearchTable(title, total, unit=unit(), ceiling=ceiling) as table:

@@ -110,6 +110,12 @@ class SavedFits:
         return fitted
 
 
+def finished(folder: RunFolder, method: str, run: int, config: SearchConfig) -> Record | None:
+    """Return the record of a search that the folder holds whole, or None."""
+    saved = folder.read_json(f"searches/{method}_{run}.json")
+    return saved if saved is not None and len(saved) == config.iterations + 1 else None
+
+
 def run_search(
     folder: RunFolder,
     methods: Methods,
@@ -120,11 +126,9 @@ def run_search(
     run: int,
     on_iteration: Callable[[Iteration], Any],
 ) -> Record:
-    """Return the record of one search; what is finished is read from the folder."""
+    """Return the record of one search; what is known of it is read from folder and ledger."""
     name = f"{method}_{run}"
     saved = folder.read_json(f"searches/{name}.json")
-    if saved is not None and len(saved) == config.iterations + 1:
-        return saved
     accuracies: list[float] = []
     seconds = {entry["index"]: entry["seconds"] for entry in saved or []}
     record: Record = []
