@@ -55,7 +55,7 @@ _HELD_OUT_SHARE = flags.DEFINE_float(
     upper_bound=0.9,
 )
 _FOLDS = flags.DEFINE_integer(
-    "stacked_folds", 4, "dishes that a stack fits besides the last", lower_bound=2
+    "stacked_folds", 2, "dishes that a stack fits besides the last", lower_bound=2
 )
 _PROXY_HIDDEN = flags.DEFINE_integer(
     "proxy_hidden_size", 16, "width of the network that proxies measure", lower_bound=1

@@ -21,6 +21,7 @@ from spd_jax.report import league
 from spd_jax.report.progress import Progress
 from spd_jax.spaces import rnn_cell, sigmoid_slope
 from spd_jax.surrogates import proxies
+from spd_jax.surrogates.averaged import Averaged
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
 from spd_jax.surrogates.partial_training import PartialTraining
 from spd_jax.surrogates.protocol import Surrogate
@@ -72,11 +73,12 @@ def learners(problem: Problem, settings: Settings, known: int) -> dict[str, Surr
     if known < EARLY_STOPPING_FROM:
         dish = dataclasses.replace(dish, held_out_share=0.0)
     strongest = getattr(space, "structure", space.features)
-    forest = RandomForest(strongest)
+    forest, process = RandomForest(strongest), GaussianProcess(strongest)
     entries: dict[str, Surrogate] = {
         "dish": dish,
         "random_forest": RandomForest(space.features),
         "gaussian_process": GaussianProcess(space.features),
+        "averaged": Averaged(dish, process),
         "stacked": Stacked(dish, forest, settings.stacked_folds),
         "stacked_untrained": Stacked(FrozenDish(settings.dish), forest, 0),
     }
@@ -86,7 +88,7 @@ def learners(problem: Problem, settings: Settings, known: int) -> dict[str, Surr
 
     return entries | {
         "random_forest_structure": forest,
-        "gaussian_process_structure": GaussianProcess(strongest),
+        "gaussian_process_structure": process,
         "nao": NaoPredictor(space, NaoConfig(epochs=NAO_EPOCHS, held_out_share=0.0)),
     }
 

@@ -220,7 +220,7 @@ def test_everyone_that_was_asked_for_takes_part(problem):
     free = matches.without_truth(problem, settings())
     assert set(learners) == {
         *("dish", "random_forest", "random_forest_structure", "gaussian_process"),
-        *("gaussian_process_structure", "nao", "stacked", "stacked_untrained"),
+        *("gaussian_process_structure", "nao", "stacked", "stacked_untrained", "averaged"),
     }
     assert set(free) == {"dish_untrained", "partial_1", "partial_2", *MEASURES}
     assert free["partial_2"].cost_per_query == pytest.approx(2 / 3)

@@ -21,6 +21,7 @@ MEASURES = ("kendall_tau", "spearman", "precision_at_10", "regret", "fit_seconds
 SURROGATES = {
     "dish": ("dish", "#009E73", "o"),
     "dish_untrained": ("untrained dish", "#009E73", "o"),
+    "averaged": ("mean of dish and process", "#006B4E", "p"),
     "stacked": ("dish + forest", "#0072B2", "s"),
     "stacked_untrained": ("untrained dish + forest", "#56B4E9", "s"),
     "random_forest": ("random forest", "#E69F00", "^"),

@@ -5,6 +5,8 @@ search and the league table.
 """
 
 import os
+import pathlib
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -134,3 +136,19 @@ def load_arrays(path: Path, kind: str) -> dict[str, np.ndarray]:
     if found != kind:
         raise UserError(f"{path} holds a {found}, not a {kind}: load it with {found}")
     return arrays
+
+
+def to_bytes(save: Callable[[Path], None]) -> np.ndarray:
+    """Return what `save` writes as an array of bytes, to be kept inside another `.npz`."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "part.npz"
+        save(path)
+        return np.frombuffer(path.read_bytes(), np.uint8)
+
+
+def from_bytes(stored: np.ndarray, load: Callable[[Path], Any]) -> Any:
+    """Return what `load` reads from a file with these bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "part.npz"
+        path.write_bytes(stored.tobytes())
+        return load(path)

@@ -8,9 +8,6 @@ fitted on everything known. A dish that learns from no known truth (`FrozenDish`
 """
 
 import dataclasses
-import pathlib
-import tempfile
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -107,8 +104,8 @@ class Stacked:
           UserError: no such file, or not that of a stack of this base and regressor.
         """
         arrays = protocol.load_arrays(path, type(self).__name__)
-        base = _through_file(arrays["base"], self.base.load)
-        regressor = _through_file(arrays["regressor"], self._beside().load)
+        base = protocol.from_bytes(arrays["base"], self.base.load)
+        regressor = protocol.from_bytes(arrays["regressor"], self._beside().load)
         return FittedStacked(base, regressor, float(arrays["floor"]))
 
     def _beside(self) -> Any:
@@ -155,7 +152,10 @@ class FittedStacked:
 
     def save(self, path: protocol.Path) -> None:
         """Write base and regressor as one `.npz`."""
-        parts = {"base": _bytes(self.base.save), "regressor": _bytes(self.regressor.save)}
+        parts = {
+            "base": protocol.to_bytes(self.base.save),
+            "regressor": protocol.to_bytes(self.regressor.save),
+        }
         protocol.save_arrays(path, "Stacked", parts | {"floor": np.asarray(self.floor)})
 
 
@@ -165,19 +165,3 @@ def _finite(column: np.ndarray, floor: float) -> np.ndarray:
 
 def _take(archs: Archs, chosen: np.ndarray) -> Archs:
     return jax.tree.map(lambda x: x[chosen], archs)
-
-
-def _bytes(save: Callable[[protocol.Path], None]) -> np.ndarray:
-    """Return what `save` writes as an array of bytes."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "part.npz"
-        save(path)
-        return np.frombuffer(path.read_bytes(), np.uint8)
-
-
-def _through_file(stored: np.ndarray, load: Callable[[protocol.Path], Any]) -> Any:
-    """Return what `load` reads from a file with these bytes."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "part.npz"
-        path.write_bytes(stored.tobytes())
-        return load(path)
