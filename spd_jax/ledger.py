@@ -1,9 +1,8 @@
 """Every ground-truth evaluation ever bought, in one SQLite file: resume starts here.
 
-`python -m spd_jax.ledger --help` lists, exports and merges ledgers.
+`python -m spd_jax.ledger --help` lists, exports and merges ledgers (`ledger_cli`).
 """
 
-import argparse
 import contextlib
 import dataclasses
 import datetime
@@ -12,7 +11,6 @@ import os
 import pathlib
 import sqlite3
 import struct
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -63,10 +61,10 @@ class Evaluation:
     """
 
     status: str
-    score: float
-    test_score: float
-    curve: tuple[float, ...]
-    seconds: float
+    score: float = math.nan
+    test_score: float = math.nan
+    curve: tuple[float, ...] = ()
+    seconds: float = 0.0
     error: str = ""
 
 
@@ -193,6 +191,18 @@ class Ledger:
                     conflicts.append(row.key)
         return Merged(added, known, conflicts)
 
+    def forget_failed(self, keys: Iterable[EvaluationKey]) -> None:
+        """Delete failed evaluations, which are then bought anew; any other stays.
+
+        Raises:
+          UserError: the disk is full or fails.
+        """
+        with self._explained(), self._database:
+            self._database.executemany(
+                f"DELETE FROM evaluations WHERE status = 'failed' AND {KEY_MATCHES} AND budget = ?",
+                list(keys),
+            )
+
     def _insert(self, purchase: Purchase) -> None:
         key, evaluation, bought_at = purchase
         if evaluation.status not in STATUSES:
@@ -298,99 +308,7 @@ def _same(first: float, second: float) -> bool:
     return first == second or (math.isnan(first) and math.isnan(second))
 
 
-def select(purchases: Iterable[Purchase], wanted: argparse.Namespace) -> list[Purchase]:
-    """Return the rows that agree with the filters that are not `None`."""
-    names = ("space", "task", "cell", "seed", "budget")
-    return [
-        row
-        for row in purchases
-        if wanted.status in (None, row.evaluation.status)
-        and all(getattr(wanted, name) in (None, getattr(row.key, name)) for name in names)
-    ]
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; a user's mistake becomes one sentence and exit status 1."""
-    try:
-        options = _parser().parse_args(arguments)
-        options.run(options)
-        sys.stdout.flush()
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except BrokenPipeError:  # `list FILE | head`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _list(options: argparse.Namespace) -> None:
-    with Ledger(options.file, read_only=True) as ledger:
-        rows = select(ledger.purchases(), options)
-    print("bought_at\tspace\ttask\tseed\tbudget\tstatus\tscore\tseconds\tcell\terror")
-    for (space, cell, task, seed, budget), evaluation, bought_at in rows:
-        why = evaluation.error.strip().splitlines()[-1:] or [""]
-        print(
-            f"{bought_at}\t{space}\t{task}\t{seed}\t{budget}\t{evaluation.status}\t"
-            f"{evaluation.score:.5f}\t{evaluation.seconds:.1f}\t{cell}\t{why[0]}"
-        )
-    failed = sum(row.evaluation.status == "failed" for row in rows)
-    seconds = math.fsum(row.evaluation.seconds for row in rows)
-    print(f"# {len(rows)} evaluations, {failed} failed, {seconds:.1f} seconds")
-
-
-def _export(options: argparse.Namespace) -> None:
-    from spd_jax.ground_truth import cell_table  # it imports this module
-
-    with Ledger(options.file, read_only=True) as ledger:
-        rows = select(ledger.purchases(), options)
-    cell_table.write(
-        options.csv,
-        [(row.key, row.evaluation) for row in rows],
-        {"command": f"python -m spd_jax.ledger export {options.file.name}"},
-    )
-    print(f"{len(rows)} evaluations written to {options.csv}")
-
-
-def _merge(options: argparse.Namespace) -> None:
-    with contextlib.ExitStack() as stack:
-        # All sources are opened first: a mistake in the last one must not leave half a merge.
-        sources = [stack.enter_context(Ledger(path, read_only=True)) for path in options.sources]
-        into = stack.enter_context(Ledger(options.into))
-        for source in sources:
-            added, known, conflicts = into.merge(source)
-            print(f"{source.path}: {added} evaluations added, {known} were there")
-            if conflicts:
-                space, cell, task, seed, budget = conflicts[0]
-                print(
-                    f"{source.path}: {len(conflicts)} evaluations have another score in "
-                    f"{into.path}, which stays (the first: {space} {cell!r}, task {task}, "
-                    f"seed {seed}, budget {budget})"
-                )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m spd_jax.ledger", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="list|export|merge")
-    filters = argparse.ArgumentParser(add_help=False)
-    filters.add_argument("file", type=pathlib.Path, help="the ledger")
-    for name, kind in (
-        ("space", str),
-        ("task", str),
-        ("cell", str),
-        ("seed", int),
-        ("budget", int),
-    ):
-        filters.add_argument(f"--{name}", type=kind, help=f"only of this {name}")
-    filters.add_argument("--status", choices=STATUSES, help="only of this status")
-    show = commands.add_parser("list", parents=[filters], help="print one line per evaluation")
-    show.set_defaults(run=_list)
-    export = commands.add_parser("export", parents=[filters], help="write a CSV table")
-    export.add_argument("--csv", type=pathlib.Path, required=True, help="the file to write")
-    export.set_defaults(run=_export)
-    merge = commands.add_parser("merge", help="add ledgers to one; of equal keys its own stays")
-    merge.add_argument("into", type=pathlib.Path, help="the ledger that grows; made when missing")
-    merge.add_argument("sources", type=pathlib.Path, nargs="+", help="ledgers that are read")
-    merge.set_defaults(run=_merge)
-    return parser
-
-
 if __name__ == "__main__":
-    main()
+    from spd_jax import ledger_cli
+
+    ledger_cli.main()

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from spd_jax import ledger as ledger_module
+from spd_jax import ledger_cli
 from spd_jax.ground_truth import cell_table
 from spd_jax.ledger import Evaluation, EvaluationKey, Ledger
 
@@ -19,7 +19,7 @@ BAD = Evaluation("failed", math.nan, math.nan, (), 0.5, "Traceback\n  line\nValu
 
 
 def run(capsys, *arguments):
-    ledger_module.main([str(argument) for argument in arguments])
+    ledger_cli.main([str(argument) for argument in arguments])
     return capsys.readouterr().out
 
 
@@ -55,6 +55,27 @@ def test_export_writes_the_rows_that_are_asked_for(two, capsys):
     run(capsys, "export", two / "b", "--csv", two / "t.csv", "--space=enas")
     assert cell_table.read(two / "t.csv") == [(KEY._replace(space="enas"), GOOD)]
     assert cell_table.read_comments(two / "t.csv")["command"].endswith("ledger export b")
+
+
+def test_export_never_writes_over_a_ledger_or_a_folder(two, capsys):
+    for target, words in (
+        (two / "a", "is a ledger"),
+        (two / "b", "is a ledger"),
+        (two, "a folder"),
+    ):
+        with pytest.raises(SystemExit, match=words):
+            run(capsys, "export", two / "a", "--csv", target)
+    assert run(capsys, "list", two / "a").count("\n") == 4
+
+
+def test_retry_forgets_what_failed_and_nothing_else(two, capsys):
+    assert run(capsys, "retry", two / "a", "--task=f00d").startswith("0 failed evaluations")
+    assert run(capsys, "retry", two / "a").startswith("1 failed evaluations")
+    with Ledger(two / "a") as ledger:
+        assert list(ledger.items()) == [(KEY, GOOD)]
+        ledger.put(KEY._replace(task="beef"), GOOD)
+        ledger.forget_failed([KEY])
+        assert len(ledger) == 2
 
 
 def test_merge_says_what_was_added_and_what_differs(two, capsys):
@@ -101,7 +122,7 @@ def test_mistakes_end_with_a_message(arguments, message, two, monkeypatch):
     monkeypatch.chdir(two)
     (two / "text").write_text("")
     with pytest.raises(SystemExit, match=message):
-        ledger_module.main(arguments)
+        ledger_cli.main(arguments)
 
 
 def test_a_reader_that_stops_reading_is_no_error(two):

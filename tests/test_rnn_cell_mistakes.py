@@ -131,10 +131,10 @@ def test_a_damaged_file_is_named_and_kept(what, finished):
     }
 
 
-def test_where_every_training_fails_there_is_no_best_cell(finished, tmp_path):
+def test_where_every_training_fails_the_search_says_so(finished, tmp_path):
     text = finished.parent / "text"
     done = search(tmp_path / "run", "--method=random", text=text, learning_rate=1e30)
-    assert_one_sentence(done, "every evaluation failed", started=True)
+    assert_one_sentence(done, "cells of the warm start failed", started=True)
     assert not (tmp_path / "run" / "history.csv").exists()
 
 

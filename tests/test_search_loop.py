@@ -13,6 +13,7 @@ from search_fakes import Digits, FreeTruth, Linear, closeness
 from spd_jax import files
 from spd_jax.errors import UserError
 from spd_jax.ground_truth import tabular
+from spd_jax.ledger import Evaluation
 from spd_jax.metrics import kendall_tau
 from spd_jax.search import loop, protocol
 from spd_jax.search.genetic import Genetic
@@ -126,13 +127,28 @@ def test_a_failed_evaluation_has_no_score_whatever_it_carries():
     class Careless(FreeTruth):
         def one(self, cell, seed):
             result = super().one(cell, seed)
+            if len(self.sold) % 2:
+                return result
             return dataclasses.replace(result, status="failed", score=9e9, test_score=9e9)
 
     (start,) = search(KEY, SPACE, Careless(closeness), Genetic(), config=SearchConfig(4, 0))
-    assert np.isnan(start.scores).all()
-    assert np.isnan(start.test_scores).all()
+    assert np.isnan(start.scores).sum() == np.isnan(start.test_scores).sum() == 2
+    assert np.nanmax(start.scores) < 9e9
+    nothing = start._replace(scores=start.scores * np.nan)
     with pytest.raises(UserError, match="all 4 evaluations failed"):
-        loop.best([start])
+        loop.best([nothing])
+
+
+def test_a_warm_start_of_failures_alone_says_why_and_how_to_go_on():
+    class Broken(FreeTruth):
+        def one(self, cell, seed):
+            super().one(cell, seed)
+            return Evaluation("failed", error="Traceback\n  line 1\nNameError: no x")
+
+    truth = Broken(closeness)
+    with pytest.raises(UserError, match=r"all 4 cells .*: NameError: no x; .*ledger retry FILE"):
+        search(KEY, SPACE, truth, Genetic(), config=SearchConfig(4, 2))
+    assert len(truth.sold) == 4
 
 
 @settings(max_examples=5, deadline=None)

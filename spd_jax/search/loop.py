@@ -121,8 +121,8 @@ def search(
       The warm start and every iteration, in order.
 
     Raises:
-      UserError: sizes that cannot be, a space with too few cells, or a proposer that returns
-        too few new ones.
+      UserError: sizes that cannot be, a space with too few cells, a warm start of which every
+        cell failed, or a proposer that returns too few new ones.
     """
     check(config, ranked=surrogate is not None)
     state = _State(space, ground_truth, seed)
@@ -222,6 +222,12 @@ class _State:
         names = [protocol.name(self.space, cell) for cell in cells]
         bought = [seeds[0] for seeds in self.ground_truth.evaluate(names, (self.seed,))]
         ok = [evaluation.status == "ok" for evaluation in bought]
+        if not self.history and not any(ok):
+            why = (bought[0].error.strip().splitlines() or ["no reason was given"])[-1]
+            raise UserError(
+                f"all {len(names)} cells of the warm start failed, the first with: {why}; mend it, "
+                "let `python -m spd_jax.ledger retry FILE` forget them, and run again"
+            )
         scores, test_scores = (
             np.where(ok, np.array([getattr(x, field) for x in bought], np.float64), np.nan)
             for field in ("score", "test_score")
