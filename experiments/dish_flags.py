@@ -9,7 +9,7 @@ from spd_jax import config as config_lib
 from spd_jax.dish import DishConfig, check
 from spd_jax.errors import UserError
 
-_HELP = "dish setting, default by --preset; see spd_jax.dish.DishConfig"
+_HELP = "dish setting, default by the preset of the dish; see spd_jax.dish.DishConfig"
 
 
 def define(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -58,5 +58,8 @@ def read(preset: DishConfig, flag_values: flags.FlagValues = flags.FLAGS) -> Dis
             value = numbers[0] if single else numbers
         given[field.name] = value
     config = dataclasses.replace(preset, **given)
-    check(config)
+    try:
+        check(config)
+    except UserError as error:  # in the user's words: settings by the names of their flags
+        raise UserError(str(error).replace("ensemble_size", flag_name("ensemble_size"))) from error
     return config

@@ -24,12 +24,12 @@ from spd_jax.ground_truth import cell_table, tabular
 from spd_jax.ground_truth.language_model import PRESETS as LANGUAGE_MODELS
 from spd_jax.ground_truth.language_model_task import LanguageModelTask
 from spd_jax.ground_truth.purchase import GroundTruth
-from spd_jax.ledger import Evaluation, Ledger
+from spd_jax.ledger import Ledger
 from spd_jax.report import rnn_cell as drawing
 from spd_jax.report import search_run as report
 from spd_jax.report.search_table import SearchTable, in_unit
 from spd_jax.search.genetic import Genetic
-from spd_jax.search.loop import Iteration, SearchConfig, check
+from spd_jax.search.loop import SearchConfig, check
 from spd_jax.spaces.rnn_cell import VARIANTS, RnnCellSpace
 from spd_jax.spaces.rnn_cell_network import family, num_parameters
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
@@ -49,7 +49,7 @@ _DATA_DIR = flags.DEFINE_string(
     'folder of the text, or "download" for the Penn Treebank; default: replay the recorded runs',
 )
 _WORKERS = flags.DEFINE_integer("workers", 0, "processes that train cells", lower_bound=0)
-_DISH = flags.DEFINE_enum("dish", "best", list(PRESETS), "dish settings, before flags")
+_DISH = flags.DEFINE_enum("dish", "best", list(PRESETS), "preset of the dish; flags change it")
 _HIDDEN = flags.DEFINE_integer("hidden_size", 3, "width of the dish's network", lower_bound=1)
 _HELD_OUT = flags.DEFINE_float(
     "held_out_share", 0.0, "share of the known cells that early stopping holds out",
@@ -123,6 +123,10 @@ def methods_and_settings() -> tuple[Methods, dict[str, Any]]:
 
 def check_sizes() -> None:
     """Refuse sizes that cannot be, before anything is written or trained."""
+    if _RECORD.value and _DATA_DIR.value:
+        raise UserError(
+            "--history replays and --data_dir searches anew: give one of them, not both"
+        )
     for method in chosen_methods():
         check(search_config(method), ranked=method == "partial" or method.startswith("dish_"))
 
@@ -147,35 +151,12 @@ def search_all(folder: RunFolder, methods: Methods, ground_truth: GroundTruth) -
             total = config.warm_start + config.iterations * config.evaluations
             title = f"{method}, run {run + 1} of {_SEEDS.value}"
             with SearchTable(title, total, unit=unit(), ceiling=ceiling) as table:
-                show = _Shower(table, ground_truth)
+                show = runs.Shower(table, ground_truth)
                 records[method, run] = runs.run_search(
                     folder, methods, ground_truth, config,
                     method=method, run=run, on_iteration=show.iteration,
                 )  # fmt: skip
     return records
-
-
-class _Shower:
-    """Keeps the live table up to date while cells are bought and iterations end."""
-
-    def __init__(self, table: SearchTable, ground_truth: GroundTruth) -> None:
-        self.table, self.index, self.spent, self.best = table, 0, 0.0, -math.inf
-        table.update(0, 0.0, best=math.nan)
-        ground_truth.on_result = self.result
-
-    def result(self, done: int, total: int, evaluation: Evaluation) -> None:
-        del total
-        if evaluation.status == "ok":
-            self.best = max(self.best, evaluation.score)
-        self.table.update(self.index, self.spent + done, best=self.best)
-
-    def iteration(self, iteration: Iteration) -> None:
-        finite = iteration.scores[np.isfinite(iteration.scores)]
-        self.best = max([self.best, *finite.tolist()])
-        self.table.update(
-            iteration.index, iteration.cost, best=self.best, tau=iteration.tau, finished=True
-        )
-        self.index, self.spent = iteration.index + 1, iteration.cost
 
 
 def recorded_path() -> pathlib.Path:
@@ -257,6 +238,7 @@ def summarise(records: Records, ceiling: dict[str, Any] | None) -> dict[str, Any
             "by_ground_truths": {
                 cost: {part: row[part]["mean"] for part in row} for cost, row in at.items()
             },
+            "failed": sum(score is None for r in of_method for e in r for score in e["scores"]),
             "spent": float(np.mean([record[-1]["cost"] for record in of_method])),
             "tau_by_iteration": runs.taus(of_method),
             "seconds_by_iteration": runs.mean_of(of_method, "seconds"),
@@ -309,8 +291,12 @@ def write(
         name = "scatter.png" if main else f"scatter_{method}.png"
         if any(entry["tau"] is not None for entry in first):
             path = folder.path / name
-            ceiling_tau = ceiling.get("noise_ceiling")
-            written.append(report.scatter(path, iterations, unit=unit(), ceiling=ceiling_tau))
+            words = f"{report.METHODS[method][0]}, run 1 of {_SEEDS.value}"
+            written.append(
+                report.scatter(
+                    path, iterations, unit=unit(), ceiling=ceiling.get("noise_ceiling"), title=words
+                )
+            )
     best = summary["best_cell"]
     written.append(
         drawing.draw_cell(
@@ -332,7 +318,7 @@ def print_table(summary: dict[str, Any]) -> None:
     equal, words = summary["ground_truths"], summary["unit"]
     print(f"test {words} of the cell best on validation")
     heads = f"{'runs':>5}{'mean at ' + str(equal):>14}{'std':>9}{'spent':>8}"
-    print(f"{'method':14}{heads}  tau by iteration")
+    print(f"{'method':14}{heads}  median tau by iteration")
     for method, row in summary["methods"].items():
         test = row["at_equal_ground_truths"]["test"]
         taus = ", ".join(f"{t['median']:.2f}" for t in row["tau_by_iteration"].values()) or "-"
@@ -341,13 +327,14 @@ def print_table(summary: dict[str, Any]) -> None:
         print(f"{method:14}{row['runs']:>5}{mean:>14}{std:>9}{row['spent']:>8.0f}  {taus}")
     ceiling = (summary["noise_ceiling"] or {}).get("noise_ceiling")
     print(f"noise ceiling of tau: {'not known' if ceiling is None else f'{ceiling:.2f}'}")
+    failed = sum(row["failed"] for row in summary["methods"].values())
+    if failed:
+        print(f"{failed} evaluations failed: python -m spd_jax.ledger list FILE tells why")
     best = summary["best_cell"]
     print(f"best cell: {best['cell']} (test {best['test']:.4f} {words})")
-    print(
-        "motif-network: {parameters} parameters, {parameters_in_the_paper} in the paper".format(
-            **summary["motif_network"]
-        )
-    )
+    if any(method.startswith("dish_") for method in summary["methods"]):
+        words = "motif-network: {parameters} parameters, {parameters_in_the_paper} in the paper"
+        print(words.format(**summary["motif_network"]))
 
 
 def main(argv: Sequence[str]) -> None:
@@ -362,13 +349,14 @@ def main(argv: Sequence[str]) -> None:
     with contextlib.ExitStack() as stack:
         if _DATA_DIR.value is None:
             records, fingerprint = replay(described)
-            asked |= {"mode": "replay", "recorded": str(recorded_path())}
+            asked |= {"mode": "replay"}
             folder = RunFolder.open(workdir, asked, may_grow=grow)
         else:
             data_dir = None if _DATA_DIR.value == "download" else _DATA_DIR.value
             language_model = LANGUAGE_MODELS[_PRESET.value]
             checkpoints = str(pathlib.Path(workdir) / "states")
             task = LanguageModelTask(_VARIANT.value, language_model, data_dir, checkpoints)
+            task.check_text()
             fingerprint = task.fingerprint
             asked |= {"mode": "search", "task": fingerprint}
             folder = RunFolder.open(workdir, asked, may_grow=grow)

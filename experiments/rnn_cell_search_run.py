@@ -18,7 +18,9 @@ from spd_jax.axes import Archs, Key
 from spd_jax.dish import DishState, OuterInfo
 from spd_jax.errors import UserError
 from spd_jax.ground_truth.purchase import GroundTruth
+from spd_jax.ledger import Evaluation
 from spd_jax.report.progress import Progress
+from spd_jax.report.search_table import SearchTable
 from spd_jax.search.genetic import Genetic
 from spd_jax.search.loop import Iteration, SearchConfig, search
 from spd_jax.search.nao import NaoProposer
@@ -154,6 +156,32 @@ def run_search(
         on_iteration=keep,
     )
     return record
+
+
+class Shower:
+    """Keeps the live table up to date while cells are bought and iterations end."""
+
+    def __init__(self, table: SearchTable, ground_truth: GroundTruth) -> None:
+        """Begin at nothing, and listen to what is bought."""
+        self.table, self.index, self.spent, self.best = table, 0, 0.0, -math.inf
+        table.update(0, 0.0, best=math.nan)
+        ground_truth.on_result = self.result
+
+    def result(self, done: int, total: int, evaluation: Evaluation) -> None:
+        """Take note of a cell that was bought."""
+        del total
+        if evaluation.status == "ok":
+            self.best = max(self.best, evaluation.score)
+        self.table.update(self.index, self.spent + done, best=self.best)
+
+    def iteration(self, iteration: Iteration) -> None:
+        """Take note of an iteration that is finished."""
+        finite = iteration.scores[np.isfinite(iteration.scores)]
+        self.best = max([self.best, *finite.tolist()])
+        self.table.update(
+            iteration.index, iteration.cost, best=self.best, tau=iteration.tau, finished=True
+        )
+        self.index, self.spent = iteration.index + 1, iteration.cost
 
 
 def plain(value: Any) -> Any:

@@ -44,7 +44,9 @@ _SEVERAL = flags.DEFINE_integer(
 )
 _MIN_CEILING = flags.DEFINE_float("min_ceiling", 0.6, "least noise ceiling to go on")
 _COMPARE = flags.DEFINE_string("compare_with", None, "another table, to compare the order with")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "folder of the text; default: download")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", "download", 'folder of the text, or "download" for the Penn Treebank'
+)
 _WORKERS = flags.DEFINE_integer("workers", 0, "processes; 0 trains in this one", lower_bound=0)
 
 
@@ -111,7 +113,11 @@ def main(argv: Sequence[str]) -> None:
     del argv
     name = f"rnn_cell_ptb_{_PRESET.value}" + ("_tuning" if _PART.value == "tuning" else "")
     space = RnnCellSpace(_VARIANT.value)
-    task = LanguageModelTask(_VARIANT.value, PRESETS[_PRESET.value], _DATA_DIR.value)
+    data_dir = None if _DATA_DIR.value == "download" else _DATA_DIR.value
+    task = LanguageModelTask(_VARIANT.value, PRESETS[_PRESET.value], data_dir)
+    task.check_text()
+    if math.isnan(_MIN_CEILING.value):
+        raise UserError("--min_ceiling=nan: give a number")
     config = {
         "preset": _PRESET.value,
         "variant": _VARIANT.value,

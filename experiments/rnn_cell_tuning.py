@@ -65,6 +65,8 @@ def surrogate_of(candidate: str, variant: str) -> DishSurrogate:
     config, hidden = dish_flags.read(PRESETS[_DISH.value]), 3
     for part in candidate.split("+"):
         name, _, text = part.partition("=")
+        if name == "outer_steps":
+            raise UserError("--candidates: outer_steps is the same for all: give --steps")
         kind = int if name == "hidden_size" else type(getattr(config, name, None))
         try:
             value = _READERS[kind](text)
@@ -137,6 +139,8 @@ def main(argv: Sequence[str]) -> None:
             f"--known={_KNOWN.value} of {len(truth)} tuning cells leaves none to predict: "
             f"give at most {len(truth) - 2}"
         )
+    if not any(_CANDIDATES.value):
+        raise UserError("--candidates is empty: give settings as name=value")
     surrogates = {name: surrogate_of(name, variant) for name in _CANDIDATES.value}
     folder = RunFolder.open(
         run_folder.WORKDIR.value or "runs/rnn_cell_tuning", {"table": str(path)}

@@ -42,6 +42,10 @@ def run_main(main: Callable[[Sequence[str]], None]) -> None:
             print("interrupted: the same command goes on from here", file=sys.stderr)
             sys.exit(130)
 
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        if module.startswith("experiments."):  # so that --help shows these, too
+            for flag in defined:
+                flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     app.run(guarded)
 
 
@@ -96,6 +100,28 @@ def motif_sharding() -> jax.sharding.Sharding | None:
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("motif"))
 
 
+def _refuse_changes(
+    path: pathlib.Path, before: dict[str, Any], config: dict[str, Any], may_grow: Sequence[str]
+) -> None:
+    """Refuse to go on with other settings than before, and name those that differ."""
+    names = sorted(before.keys() | config.keys())
+    if 2 * len(before.keys() & config.keys()) < len(names):
+        raise UserError(f"{path} holds a run of another experiment: use another --workdir")
+    for name in names:
+        old, new = before.get(name), config.get(name)
+        if old == new or (name in may_grow and old is not None and new is not None and new >= old):
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            parts = sorted(old.keys() | new.keys())
+            name = next(part for part in parts if old.get(part) != new.get(part))
+            old, new = old.get(name), new.get(name)
+        what = " (language model and text)" if name == "task" else ""
+        raise UserError(
+            f"{path} holds a run with {name}={old}, not {new}{what}: "
+            "use its flags to go on with it, or another --workdir"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
     """A `--workdir`. Everything in it is written in one piece."""
@@ -125,15 +151,11 @@ class RunFolder:
                 before = json.loads(saved.read_text())
                 before.keys()
             except (OSError, ValueError, AttributeError) as error:
-                raise UserError(f"{saved} cannot be read: use another --workdir") from error
-            for name in sorted(before.keys() | config.keys()):
-                old, new = before.get(name), config.get(name)
-                grown = name in may_grow and old is not None and new is not None and new >= old
-                if old != new and not grown:
-                    raise UserError(
-                        f"{path} holds a run with {name}={old}, not {new}: "
-                        "use its flags to go on with it, or another --workdir"
-                    )
+                raise UserError(
+                    f"{saved} cannot be read: delete it to go on with the same flags as before, "
+                    "or use another --workdir"
+                ) from error
+            _refuse_changes(path, before, config, may_grow)
         folder = cls(path)
         folder.write_json("config.json", config)
         folder.write_json("versions.json", versions())

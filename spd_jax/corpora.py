@@ -127,5 +127,5 @@ def _find(data_dir: str | None, part: str) -> tuple[pathlib.Path, bool]:
             return path, is_ptb
     raise UserError(
         f"{folder} holds neither {name} nor {part}.txt: put the Penn Treebank's three files "
-        f"from {_PTB_URL} or a text of your own there, or leave --data_dir out to download it"
+        f"from {_PTB_URL} or a text of your own there, or give --data_dir=download"
     )

@@ -108,9 +108,8 @@ def _parser() -> argparse.ArgumentParser:
         filters.add_argument(f"--{name}", type=kind, help=f"only of this {name}")
     status = argparse.ArgumentParser(add_help=False)
     status.add_argument("--status", choices=STATUSES, help="only of this status")
-    show = commands.add_parser(
-        "list", parents=[filters, status], help="print one line per evaluation"
-    )
+    both = [filters, status]
+    show = commands.add_parser("list", parents=both, help="print one line per evaluation")
     show.set_defaults(run=_list)
     export = commands.add_parser("export", parents=both, help="write a CSV table")
     export.add_argument("--csv", type=pathlib.Path, required=True, help="the file to write")

@@ -195,6 +195,13 @@ def test_settings_that_cannot_run_are_refused(folder, change, message):
         task.evaluate(CELL, 0, 1)
 
 
+def test_a_text_that_fills_no_batch_is_refused_before_anything_is_trained(folder):
+    LanguageModelTask("nao", TINY, folder).check_text()
+    wide = dataclasses.replace(TINY, eval_batch_size=10**6)
+    with pytest.raises(UserError, match=r"the valid text has \d+ tokens, but fills 1000000 rows"):
+        LanguageModelTask("nao", wide, folder).check_text()
+
+
 @pytest.mark.parametrize("budget", [0, TINY.epochs + 1])
 def test_a_budget_beyond_the_schedule_is_refused(folder, budget):
     with pytest.raises(UserError, match=f"budget {budget} must lie between 1 and 3"):

@@ -161,7 +161,7 @@ def test_figure3_draws_the_spread_on_the_treads():
     at_start = [whiskers.get_segments()[0][0, 0] for whiskers in axes.collections]
     assert len(set(at_start)) == len(drawn)
     (caption,) = (text.get_text() for text in figure.texts)
-    assert caption.startswith("Lines: mean of 5 runs; bars: lowest to highest.")
+    assert caption.startswith("Lines: mean of 5 runs; bars: lowest to highest, side by side.")
     (caption,) = (text.get_text() for text in comparison(drawn, BITS).texts)
     assert "± one standard deviation" in caption
 

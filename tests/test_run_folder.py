@@ -87,9 +87,23 @@ def test_other_settings_are_refused_and_change_nothing(changes, message, tmp_pat
     [({}, {"budget": 3}), ({"budget": 3}, {}), ({"budget": None}, {"budget": 3})],
 )
 def test_a_budget_that_is_new_or_gone_is_another_setting(first, second, tmp_path):
-    RunFolder.open(str(tmp_path), first, may_grow=("budget",))
+    RunFolder.open(str(tmp_path), {"rate": 1} | first, may_grow=("budget",))
     with pytest.raises(UserError, match="holds a run with budget="):
-        RunFolder.open(str(tmp_path), second, may_grow=("budget",))
+        RunFolder.open(str(tmp_path), {"rate": 1} | second, may_grow=("budget",))
+
+
+def test_of_many_settings_only_the_one_that_differs_is_named(tmp_path):
+    RunFolder.open(str(tmp_path), {"dish": {"steps": 3, "rate": 0.5}, "seeds": 1})
+    with pytest.raises(UserError) as caught:
+        RunFolder.open(str(tmp_path), {"dish": {"steps": 4, "rate": 0.5}, "seeds": 1})
+    assert "holds a run with steps=3, not 4: " in str(caught.value)
+    assert "rate" not in str(caught.value)
+
+
+def test_the_folder_of_another_experiment_is_refused_as_such(tmp_path):
+    RunFolder.open(str(tmp_path), {"slopes": 1, "dataset": "digits", "seeds": 2})
+    with pytest.raises(UserError, match="holds a run of another experiment: use another"):
+        RunFolder.open(str(tmp_path), {"cells": 1, "preset": "tiny", "seeds": 2})
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "\xff"])
@@ -97,7 +111,7 @@ def test_a_damaged_config_is_refused_and_left_alone(text, tmp_path):
     opened(tmp_path)
     (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
     before = contents(tmp_path)
-    with pytest.raises(UserError, match=r"config\.json cannot be read: use another --workdir"):
+    with pytest.raises(UserError, match=r"config\.json cannot be read: delete it .*, or"):
         opened(tmp_path)
     assert contents(tmp_path) == before
 

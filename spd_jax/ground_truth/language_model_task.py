@@ -58,6 +58,24 @@ class LanguageModelTask:
         settings = json.dumps(dataclasses.asdict(self.config), sort_keys=True)
         return hashlib.sha256(f"{settings} {self.corpus.fingerprint}".encode()).hexdigest()[:16]
 
+    def check_text(self) -> None:
+        """See that every part of the text fills its batches, before anything is written.
+
+        Raises:
+          UserError: it does not, or the text is missing.
+        """
+        for part, rows in (
+            ("train", self.config.batch_size),
+            ("valid", self.config.eval_batch_size),
+            ("test", self.config.eval_batch_size),
+        ):
+            tokens = len(getattr(self.corpus, part))
+            if tokens <= rows:
+                raise UserError(
+                    f"the {part} text has {tokens} tokens, but fills {rows} rows of a batch from "
+                    f"{rows + 1} on: give a longer one"
+                )
+
     def evaluate(self, cell: str, seed: int, budget: int) -> Evaluation:
         """Train for `budget` epochs, the first of the schedule of `config.epochs`.
 

@@ -82,7 +82,8 @@ def tables(rows: Sequence[Row], *, ceiling: float | None = None) -> str:
     made = []
     for known in sorted({known for own in league.values() for known in own}):
         entries = {name: own[known] for name, own in league.items() if known in own}
-        over = f"mean ± standard deviation over {_splits([*entries.values()])} splits"
+        splits = _splits([*entries.values()])
+        over = f"mean ± standard deviation over {splits} splits" if splits != "1" else "one split"
         title = f"{known} ground truths ({over}{noise})"
         order = sorted(entries, key=lambda name: -_rank(entries[name]["kendall_tau"]["mean"]))
         made.append(table(title, headers, [_cells(n, entries[n], ceiling) for n in order]))
@@ -153,7 +154,9 @@ def picture(rows: Sequence[Row], ceiling: float | None = None, title: str = "") 
     axes.grid(visible=False, axis="x")
     end_labels(axes, ends)
     entries = [entry for own in league.values() for entry in own.values()]
-    note = f"Mean over {_splits(entries)} splits; bars: ± one standard deviation."
+    splits = _splits(entries)
+    note = f"Mean over {splits} splits; bars: ± one standard deviation."
+    note = "One split." if splits == "1" else note
     note += " Dotted: learns from no ground truth." if others else ""
     figure.text(0.08, 0.16 / height, note, fontsize=8.5, color=INK)
     return figure

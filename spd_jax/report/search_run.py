@@ -197,6 +197,7 @@ def comparison(
         axes.axvspan(axes.get_xlim()[0], warm_start, color="#F0F0F0", lw=0, zorder=0)
         note: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "center"}
         axes.text((first + warm_start) / 2, 0.02, "warm start, shared", color=INK, **note)
+    axes.ticklabel_format(axis="y", useOffset=False)
     axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     direction = "higher" if unit == "score" else "lower"
     label_axes(
@@ -234,7 +235,7 @@ def _caption(curves: Mapping[str, Curve], band: str) -> str:
     counts = sorted({found.runs for found in curves.values()})
     words = " to ".join(str(number) for number in dict.fromkeys((counts[0], counts[-1])))
     words += " run" if counts == [1] else " runs"
-    spread = "" if counts == [1] else f"; bars: {BANDS[band]}"
+    spread = "" if counts == [1] else f"; bars: {BANDS[band]}, side by side"
     return f"Lines: mean of {words}{spread}. A run that ended keeps its last value."
 
 
@@ -247,7 +248,9 @@ def _limits(curves: Mapping[str, Curve], first: float) -> tuple[float, float]:
     shown = np.concatenate(ends)
     shown = shown[np.isfinite(shown)]
     low, high = (shown.min(), shown.max()) if shown.size else (0.0, 1.0)
-    room = 0.06 * max(high - low, 1e-3 * abs(high), 1e-9)
+    flat = max(1e-2 * abs(high), 1e-9) - (high - low)  # a line alone needs ticks around it, too
+    low, high = low - max(flat, 0) / 2, high + max(flat, 0) / 2
+    room = 0.06 * (high - low)
     return low - room, high + room
 
 
@@ -257,6 +260,7 @@ def scatter(
     *,
     unit: str = "score",
     ceiling: float | None = None,
+    title: str = "",
 ) -> pathlib.Path:
     """Draw predicted against true scores as a PNG, one panel for each iteration.
 
@@ -267,6 +271,7 @@ def scatter(
         `search.loop`. One in which nothing was predicted, such as the warm start, has no panel.
       unit: one of `UNITS`, of the true scores; better is up in all of them.
       ceiling: Kendall's tau that noise in the ground truth allows; stands in the title.
+      title: whose predictions they are.
 
     Returns:
       The picture's path.
@@ -274,20 +279,24 @@ def scatter(
     Raises:
       UserError: an unknown unit.
     """
-    return _save(path, predictions(iterations, unit, ceiling))
+    return _save(path, predictions(iterations, unit, ceiling, title))
 
 
 def predictions(
-    iterations: Sequence[Mapping[str, Any]], unit: str = "score", ceiling: float | None = None
+    iterations: Sequence[Mapping[str, Any]],
+    unit: str = "score",
+    ceiling: float | None = None,
+    title: str = "",
 ) -> Figure:
     """Return the picture of `scatter`, whose arguments and errors these are."""
     ranked = [own for own in iterations if np.isfinite(np.asarray(own["predicted"], float)).any()]
     columns = max(1, min(len(ranked), 3))
     rows = max(1, math.ceil(len(ranked) / columns))
-    figure = Figure(figsize=(max(3.3 * columns, 5), 3.3 * rows + 0.5), layout="constrained")
-    noise = "" if ceiling is None else f" (noise ceiling: τ = {ceiling:.2f})"
+    figure = Figure(figsize=(max(3.3 * columns, 5), 3.3 * rows + 0.7), layout="constrained")
+    noise = "" if ceiling is None else f"\nnoise ceiling: τ = {ceiling:.2f}"
+    whose = f"{title}: p" if title else "P"
     style: dict[str, Any] = {"fontsize": 11, "fontweight": "bold", "color": INK, "ha": "left"}
-    figure.suptitle(f"Predicted and true scores of the cells evaluated{noise}", x=0.02, **style)
+    figure.suptitle(f"{whose}redicted and true scores{noise}", x=0.02, **style)
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     for axes in panels[len(ranked) :]:
         axes.set_axis_off()
