@@ -50,6 +50,10 @@ _DATA_DIR = flags.DEFINE_string(
 )
 _WORKERS = flags.DEFINE_integer("workers", 0, "processes that train cells", lower_bound=0)
 _DISH = flags.DEFINE_enum("dish", "best", list(PRESETS), "preset of the dish; flags change it")
+_RANK_WITH = flags.DEFINE_enum(
+    "rank_with", "dish", ["dish", "averaged"],
+    "what dish methods rank proposals by: the dish, or its mean with a Gaussian process",
+)  # fmt: skip
 _HIDDEN = flags.DEFINE_integer("hidden_size", 3, "width of the dish's network", lower_bound=1)
 _HELD_OUT = flags.DEFINE_float(
     "held_out_share", 0.0, "share of the known cells that early stopping holds out",
@@ -118,7 +122,10 @@ def methods_and_settings() -> tuple[Methods, dict[str, Any]]:
         "held_out_share": _HELD_OUT.value,
         "dish": {k: np.asarray(v).tolist() for k, v in dataclasses.asdict(config).items()},
     }
-    return Methods(space, dish, genetic, nao, _PARTIAL.value), described
+    averaged = _RANK_WITH.value == "averaged"
+    if averaged:  # named only then: runs of the dish alone were recorded before this choice
+        described["rank_with"] = _RANK_WITH.value
+    return Methods(space, dish, genetic, nao, _PARTIAL.value, averaged), described
 
 
 def check_sizes() -> None:

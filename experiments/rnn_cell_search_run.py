@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import hashlib
 import io
 import math
@@ -27,10 +28,12 @@ from spd_jax.search.nao import NaoProposer
 from spd_jax.search.protocol import Proposer
 from spd_jax.search.random_search import RandomSearch
 from spd_jax.spaces.rnn_cell import RnnCellSpace
+from spd_jax.surrogates.averaged import Averaged
 from spd_jax.surrogates.dish_surrogate import DishSurrogate, FittedDish
 from spd_jax.surrogates.nao import FittedNao, NaoConfig
 from spd_jax.surrogates.partial_training import PartialTraining, of_ground_truth
-from spd_jax.surrogates.protocol import Fitted, Surrogate
+from spd_jax.surrogates.protocol import Surrogate
+from spd_jax.surrogates.regressors import GaussianProcess
 
 METHODS = ("dish_nao", "dish_ga", "dish_random", "nao", "ga", "random", "partial")
 COLUMNS = (
@@ -47,7 +50,8 @@ class Methods:
 
     Attributes:
       space: of the cells.
-      dish: ranks the proposals of the three dish methods.
+      dish: the dish of the three dish methods.
+      averaged: whether they rank by its mean with a Gaussian process, not by it alone.
       genetic: proposer of ga and dish_ga.
       nao: settings of the network of nao and dish_nao.
       partial_epochs: epochs after which method partial ranks its random proposals.
@@ -58,6 +62,7 @@ class Methods:
     genetic: Genetic
     nao: NaoConfig
     partial_epochs: int
+    averaged: bool = False
 
     def proposer(self, method: str, on_fit: Callable[[FittedNao], None]) -> Proposer:
         """Return who proposes cells under a method."""
@@ -68,7 +73,8 @@ class Methods:
     def surrogate(self, method: str, ground_truth: GroundTruth) -> Surrogate | None:
         """Return who ranks them; `None` where every proposal is evaluated."""
         if method.startswith("dish_"):
-            return self.dish
+            process = GaussianProcess(self.space.structure)
+            return Averaged(self.dish, process) if self.averaged else self.dish
         if method == "partial":
             lookup = of_ground_truth(ground_truth, self.space.canonical_text)
             return PartialTraining(lookup, self.partial_epochs, ground_truth.task.budget)
@@ -84,8 +90,11 @@ class SavedFits:
 
     def __call__(
         self, index: int, surrogate: Surrogate, key: Key, archs: Archs, scores: np.ndarray
-    ) -> Fitted:
+    ) -> Any:
         """Fit, or go on with a fit that was killed, or load one that was finished."""
+        if isinstance(surrogate, Averaged):
+            inner = functools.partial(self, index, surrogate.dish)
+            return surrogate.fit(key, archs, scores, fit_dish=inner)
         if not isinstance(surrogate, DishSurrogate):
             return surrogate.fit(key, archs, scores)
         known = hashlib.sha256(np.asarray(scores).tobytes())

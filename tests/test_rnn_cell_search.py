@@ -229,3 +229,30 @@ def test_more_runs_and_more_iterations_extend(finished, tmp_path):
     bought = [words[1] for words in driver.events(log) if words[0] == "begin"]
     assert not {cell.replace("_", " ") for cell in bought} & {row["cell"] for row in old}
     assert len(set(bought)) == len(bought) <= 2 + 6
+
+
+def test_dish_methods_rank_by_the_mean_with_a_process_when_asked(finished, tmp_path):
+    folder, log = finished.parent / "averaged", tmp_path / "log"
+    search(folder, "--method=dish_ga", "--rank_with=averaged", "--iterations=1", log=log)
+    assert (folder / "states" / "dish_ga_0_1.npz").exists()
+    record = json.loads((folder / "searches" / "dish_ga_0.json").read_text())
+    start, first = record
+    assert start["cells"] == rows_cells(finished, "dish_ga", 0)
+    # In the unit of the scores, as a dish alone is not.
+    low, high = min(start["scores"]), max(start["scores"])
+    assert all(2 * low - high < score < 2 * high - low for score in first["predicted"])
+    # The dish is read when the search's record is lost, and gives the same predictions.
+    (folder / "searches" / "dish_ga_0.json").unlink()
+    search(folder, "--method=dish_ga", "--rank_with=averaged", "--iterations=1", log=log)
+    again = json.loads((folder / "searches" / "dish_ga_0.json").read_text())
+    assert [step["predicted"] for step in again] == [step["predicted"] for step in record]
+    done = driver.run(
+        "rnn_cell_search", *driver.SEARCH, f"--history={folder / 'history.csv'}",
+        f"--workdir={tmp_path / 'replay'}", "--method=dish_ga", "--iterations=1",
+    )  # fmt: skip
+    assert "the recorded runs had other settings" in done.stderr
+
+
+def rows_cells(folder, method, iteration):
+    found = rows(folder / "history.csv", method)
+    return [row["cell"] for row in found if row["iteration"] == str(iteration)]

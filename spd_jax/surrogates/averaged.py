@@ -7,6 +7,7 @@ constant, and so leaves the order to the dish.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -29,13 +30,22 @@ class Averaged:
     dish: DishSurrogate
     regressor: protocol.Surrogate
 
-    def fit(self, key: jax.Array, archs: Archs, scores: ArrayLike) -> "FittedAveraged":
+    def fit(
+        self,
+        key: jax.Array,
+        archs: Archs,
+        scores: ArrayLike,
+        *,
+        fit_dish: Callable[[jax.Array, Archs, np.ndarray], FittedDish] | None = None,
+    ) -> "FittedAveraged":
         """Fit both on the same scores.
 
         Args:
           key: consumed: half of it draws the dish, half the regressor.
           archs: pytree of arrays, motif axis `[M]` first.
           scores: ground truth `[M]`, higher is better; not finite = failed, left out.
+          fit_dish: called instead of `dish.fit`, whose result it must return, so that the
+            long half can be saved and found again.
 
         Returns:
           The two, fitted; they predict in the unit of the scores.
@@ -46,7 +56,7 @@ class Averaged:
         archs, truth = protocol.known(archs, scores)
         dish_key, regressor_key = jax.random.split(key)
         return FittedAveraged(
-            self.dish.fit(dish_key, archs, truth),
+            (fit_dish or self.dish.fit)(dish_key, archs, truth),
             self.regressor.fit(regressor_key, archs, truth),
             float(truth.mean()),
             float(truth.std()),
