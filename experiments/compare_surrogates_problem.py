@@ -137,7 +137,10 @@ def read_excluded(path: pathlib.Path, space: Any) -> set[str]:
     if lines and "cell" in lines[0].split(","):
         lines = [str(row["cell"]) for row in csv.DictReader(lines)]
     name = getattr(space, "canonical_text", space.encode)
-    return {name(space.decode(line.strip())) for line in lines}
+    try:
+        return {name(space.decode(line.strip())) for line in lines}
+    except UserError as error:
+        raise UserError(f"--exclude={path} lists something else than motifs: {error}") from error
 
 
 class Split(NamedTuple):

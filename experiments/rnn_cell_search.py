@@ -180,6 +180,12 @@ def replay(described: dict[str, Any]) -> tuple[Records, str]:
     """
     path = recorded_path()
     recorded, comments = runs.read_history(path)
+    cells = {cell for record in recorded.values() for entry in record for cell in entry["cells"]}
+    for cell in cells:
+        try:
+            RnnCellSpace(_VARIANT.value).decode(cell)
+        except UserError as error:
+            raise UserError(f"{path} is damaged, or has another --variant: {error}") from error
     print(f"replaying the recorded runs of {path}: nothing is trained; --data_dir searches anew")
     if comments.get("settings") != settings_text(described):
         raise UserError(

@@ -347,7 +347,10 @@ def test_more_splits_extend_a_run(finished, table):
 
 REFUSED = {  # flags, and what the sentence says; in the folder of a finished run
     "missing table": (["--table={place}/none.csv"], "none.csv"),
-    "no cell": (["--exclude={place}/words.txt"], "'no cell at all' is no cell of variant"),
+    "no cell": (
+        ["--exclude={place}/words.txt"],
+        "words.txt lists something else than motifs: 'no cell at all' is no cell of variant",
+    ),
     "missing log": (["--exclude={place}/none.txt"], "none.txt cannot be read"),
     "too many known": (["--known=4,25"], "the table has 30 motifs, but 25 known"),
     "no number": (["--known=4,many"], "--known=4,many: give whole numbers of 3 or more"),

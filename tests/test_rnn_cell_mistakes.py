@@ -35,6 +35,7 @@ HISTORIES = {  # a file that is no history, and what the sentence says
     "empty": (b"", "is no history of searches"),
     "other table": (b"slope,accuracy\n0.1,0.9\n", "is no history of searches"),
     "no number": ("score", "is damaged in row 1"),
+    "no cell": ("cell", "is damaged, or has another --variant: '9 9' is no cell of variant"),
     "hole": ("hole", "is damaged in row 6"),
     "cut": ("cut", "is damaged in row"),
     "remark": (b"# a remark\nslope\n0.1\n", "is no history of searches"),
@@ -108,6 +109,9 @@ def test_a_file_that_is_no_history_is_refused(name, finished, tmp_path):
     head = next(i for i, line in enumerate(lines) if line.startswith("method,"))
     if content == "score":
         lines[head + 1] = lines[head + 1].replace("dish_nao,0,0,", "dish_nao,zero,0,")
+    elif content == "cell":
+        words_of_row = lines[head + 1].split(",")
+        lines[head + 1] = ",".join([*words_of_row[:3], "9 9", *words_of_row[4:]])
     elif content == "hole":  # the warm start's rows, and then those of iteration 2
         del lines[head + 6 : head + 8]
     elif content == "cut":
