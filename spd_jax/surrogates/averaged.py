@@ -3,7 +3,8 @@
 A dish ranks well from five ground truths on and gains little from more; a regressor on
 features begins with nothing and goes on learning. Both predict in the unit of the scores,
 so their mean needs no weights: from few scores a Gaussian process predicts nearly a
-constant, and so leaves the order to the dish.
+constant, and so leaves the order to the dish. Ours; combining forecasts by equal weights
+is Bates and Granger's (1969).
 """
 
 import dataclasses
