@@ -79,7 +79,8 @@ def learners(problem: Problem, settings: Settings, known: int) -> dict[str, Surr
         "random_forest": RandomForest(space.features),
         "gaussian_process": GaussianProcess(space.features),
         "averaged": Averaged(dish, process),
-        "stacked": Stacked(dish, forest, settings.stacked_folds),
+        # Two folds of three motifs would leave a dish one to learn from.
+        "stacked": Stacked(dish, forest, max(settings.stacked_folds, 3 if known < 4 else 2)),
         "stacked_untrained": Stacked(FrozenDish(settings.dish), forest, 0),
     }
     if isinstance(space, sigmoid_slope.SigmoidSlopeSpace):

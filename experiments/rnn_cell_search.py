@@ -27,7 +27,7 @@ from spd_jax.ground_truth.purchase import GroundTruth
 from spd_jax.ledger import Ledger
 from spd_jax.report import rnn_cell as drawing
 from spd_jax.report import search_run as report
-from spd_jax.report.search_table import SearchTable, in_unit
+from spd_jax.report.search_table import SearchTable, in_unit, results
 from spd_jax.search.genetic import Genetic
 from spd_jax.search.loop import SearchConfig, check
 from spd_jax.spaces.rnn_cell import VARIANTS, RnnCellSpace
@@ -130,6 +130,8 @@ def methods_and_settings() -> tuple[Methods, dict[str, Any]]:
 
 def check_sizes() -> None:
     """Refuse sizes that cannot be, before anything is written or trained."""
+    if _DATA_DIR.value == "":
+        raise UserError("--data_dir is empty: give the folder of a text, or download")
     if _RECORD.value and _DATA_DIR.value:
         raise UserError(
             "--history replays and --data_dir searches anew: give one of them, not both"
@@ -180,8 +182,8 @@ def replay(described: dict[str, Any]) -> tuple[Records, str]:
     """
     path = recorded_path()
     recorded, comments = runs.read_history(path)
-    cells = {cell for record in recorded.values() for entry in record for cell in entry["cells"]}
-    for cell in cells:
+    entries = [entry for record in recorded.values() for entry in record]
+    for cell in dict.fromkeys(cell for entry in entries for cell in entry["cells"]):
         try:
             RnnCellSpace(_VARIANT.value).decode(cell)
         except UserError as error:
@@ -251,12 +253,20 @@ def summarise(records: Records, ceiling: dict[str, Any] | None) -> dict[str, Any
             "by_ground_truths": {
                 cost: {part: row[part]["mean"] for part in row} for cost, row in at.items()
             },
-            "failed": sum(score is None for r in of_method for e in r for score in e["scores"]),
             "spent": float(np.mean([record[-1]["cost"] for record in of_method])),
             "tau_by_iteration": runs.taus(of_method),
             "seconds_by_iteration": runs.mean_of(of_method, "seconds"),
             "nao_pairwise_accuracy": runs.mean_of(of_method, "nao_pairwise_accuracy"),
         }
+    summary["failed"] = len(
+        {
+            (run, cell)
+            for (_, run), record in records.items()
+            for entry in record
+            for cell, score in zip(entry["cells"], entry["scores"], strict=True)
+            if score is None
+        }
+    )
     everything = [run[-1] for ps in histories.values() for run in ps]
     best = max(everything, key=lambda point: point["valid_score"])
     if not best["cell"]:
@@ -284,13 +294,16 @@ def write(
 ) -> list[pathlib.Path]:
     """Write the run's files and return their paths; `comments` stand above history.csv."""
     runs.write_history(folder.path / "history.csv", records, comments)
+    with_process = _RANK_WITH.value == "averaged"
+    title = "Test result of the cell that is best on validation"
+    title += "; dish averaged with a process" if with_process else ""
     ceiling = summary["noise_ceiling"] or {}
     written = [
         folder.path / "history.csv",
         folder.write_json("summary.json", summary),
         report.figure3(
             folder.path / "figure3.png", histories_of(records), unit(),
-            warm_start=_WARM_START.value,
+            warm_start=_WARM_START.value, title=title,
         ),
     ]  # fmt: skip
     for method in dict.fromkeys(method for method, _ in records):
@@ -304,7 +317,9 @@ def write(
         name = "scatter.png" if main else f"scatter_{method}.png"
         if any(entry["tau"] is not None for entry in first):
             path = folder.path / name
-            words = f"{report.METHODS[method][0]}, run 1 of {_SEEDS.value}"
+            words = (
+                report.METHODS[method][0] + (" with a process" if with_process else "") + ", run 1"
+            )
             written.append(
                 report.scatter(
                     path, iterations, unit=unit(), ceiling=ceiling.get("noise_ceiling"), title=words
@@ -324,30 +339,6 @@ def write(
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else value
-
-
-def print_table(summary: dict[str, Any]) -> None:
-    """Print one row for every method."""
-    equal, words = summary["ground_truths"], summary["unit"]
-    print(f"test {words} of the cell best on validation")
-    heads = f"{'runs':>5}{'mean at ' + str(equal):>14}{'std':>9}{'spent':>8}"
-    print(f"{'method':14}{heads}  median tau by iteration")
-    for method, row in summary["methods"].items():
-        test = row["at_equal_ground_truths"]["test"]
-        taus = ", ".join(f"{t['median']:.2f}" for t in row["tau_by_iteration"].values()) or "-"
-        std = "-" if test["std"] is None else f"{test['std']:.4f}"
-        mean = "-" if test["mean"] is None else f"{test['mean']:.4f}"
-        print(f"{method:14}{row['runs']:>5}{mean:>14}{std:>9}{row['spent']:>8.0f}  {taus}")
-    ceiling = (summary["noise_ceiling"] or {}).get("noise_ceiling")
-    print(f"noise ceiling of tau: {'not known' if ceiling is None else f'{ceiling:.2f}'}")
-    failed = sum(row["failed"] for row in summary["methods"].values())
-    if failed:
-        print(f"{failed} evaluations failed: python -m spd_jax.ledger list FILE tells why")
-    best = summary["best_cell"]
-    print(f"best cell: {best['cell']} (test {best['test']:.4f} {words})")
-    if any(method.startswith("dish_") for method in summary["methods"]):
-        words = "motif-network: {parameters} parameters, {parameters_in_the_paper} in the paper"
-        print(words.format(**summary["motif_network"]))
 
 
 def main(argv: Sequence[str]) -> None:
@@ -388,7 +379,7 @@ def main(argv: Sequence[str]) -> None:
             "settings": settings_text(described),
         }
         written = write(folder, records, summary, comments)
-    print_table(summary)
+    print(results(summary))
     print("wrote " + ", ".join(map(str, written)))
 
 

@@ -100,8 +100,8 @@ class SavedFits:
         known = hashlib.sha256(np.asarray(scores).tobytes())
         for leaf in jax.tree.leaves(archs):
             known.update(np.ascontiguousarray(leaf).tobytes())
-        fingerprint = known.hexdigest()[:16]
-        path = self.folder.path / "states" / f"{self.name}_{index}.npz"
+        fingerprint = known.hexdigest()[:16]  # in the name: a cell that is bought anew refits
+        path = self.folder.path / "states" / f"{self.name}_{index}_{fingerprint[:8]}.npz"
         going = path.with_name(f"{path.stem}_unfinished.npz")
         start = surrogate.start(key)
         if path.exists():
@@ -172,21 +172,24 @@ class Shower:
 
     def __init__(self, table: SearchTable, ground_truth: GroundTruth) -> None:
         """Begin at nothing, and listen to what is bought."""
-        self.table, self.index, self.spent, self.best = table, 0, 0.0, -math.inf
+        self.table, self.index, self.spent, self.best = table, 0, 0.0, math.nan
+        self.budget = ground_truth.task.budget
         table.update(0, 0.0, best=math.nan)
         ground_truth.on_result = self.result
 
     def result(self, done: int, total: int, evaluation: Evaluation) -> None:
         """Take note of a cell that was bought."""
         del total
-        if evaluation.status == "ok":
-            self.best = max(self.best, evaluation.score)
-        self.table.update(self.index, self.spent + done, best=self.best)
+        whole = evaluation.status == "failed" or len(evaluation.curve) >= self.budget
+        if evaluation.status == "ok" and whole:
+            self.best = float(np.fmax(self.best, evaluation.score))
+        share = 1.0 if whole else len(evaluation.curve) / self.budget
+        self.table.update(self.index, self.spent + share * done, best=self.best)
 
     def iteration(self, iteration: Iteration) -> None:
         """Take note of an iteration that is finished."""
         finite = iteration.scores[np.isfinite(iteration.scores)]
-        self.best = max([self.best, *finite.tolist()])
+        self.best = float(np.fmax.reduce([self.best, *finite]))
         self.table.update(
             iteration.index, iteration.cost, best=self.best, tau=iteration.tau, finished=True
         )

@@ -92,8 +92,13 @@ def buy_table(ground_truth: GroundTruth, cells: list[str]) -> tuple[Items, dict[
         buy(ground_truth, cells[:CEILING_CELLS], seeds, "noise ceiling")
     )
     ceiling = first["noise_ceiling"]
-    if ceiling is None:
-        print("noise ceiling: not measured, which takes 2 seeds and 3 cells or more")
+    if len(seeds) < 2:
+        print("noise ceiling: not measured, which takes --num_seeds=2 or more")
+    elif ceiling is None:
+        raise UserError(
+            "the first cells have no noise ceiling, since too many trainings failed: read in the "
+            "ledger why; nothing more is bought"
+        )
     else:
         print(f"noise ceiling on {first['cells']} cells, {first['seeds']} seeds: {ceiling:.3f}")
     if ceiling is not None and not ceiling >= _MIN_CEILING.value:

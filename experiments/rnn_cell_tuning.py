@@ -111,7 +111,7 @@ def try_out(
                 "step": int(state.step),
                 "loss": float(loss),
                 "tau": metrics.kendall_tau(predicted, truth[others]),
-                "predicted": predicted.astype(float).tolist(),
+                "predicted": [float(x) if np.isfinite(x) else None for x in predicted],
             }
         )
 
@@ -142,9 +142,12 @@ def main(argv: Sequence[str]) -> None:
     if not any(_CANDIDATES.value):
         raise UserError("--candidates is empty: give settings as name=value")
     surrogates = {name: surrogate_of(name, variant) for name in _CANDIDATES.value}
-    folder = RunFolder.open(
-        run_folder.WORKDIR.value or "runs/rnn_cell_tuning", {"table": str(path)}
-    )
+    described = {
+        "table": path.name,
+        "known": _KNOWN.value,
+        "base": dataclasses.asdict(dish_flags.read(PRESETS[_DISH.value])),
+    }
+    folder = RunFolder.open(run_folder.WORKDIR.value or "runs/rnn_cell_tuning", described)
     trials = [
         (candidate, split, draw)
         for split in range(_SPLITS.value)
@@ -181,7 +184,7 @@ def report(folder: RunFolder) -> None:
     text = io.StringIO()
     log = csv.writer(text, lineterminator="\n")
     log.writerow(LOG_COLUMNS)
-    for path in sorted((folder.path / "trials").glob("*.json")):
+    for path in sorted((folder.path / "trials").glob("[!.]*.json")):
         trial = json.loads(path.read_text())
         candidate, known, split, draw = re.fullmatch(TRIAL, path.stem).groups()  # type: ignore[union-attr]
         for look in trial["looks"]:

@@ -113,7 +113,8 @@ def _refuse_changes(
             continue
         if isinstance(old, dict) and isinstance(new, dict):
             parts = sorted(old.keys() | new.keys())
-            name = next(part for part in parts if old.get(part) != new.get(part))
+            differ = (part for part in parts if old.get(part) != new.get(part))
+            name = next(differ, name)  # none: a part that is None is absent in the other
             old, new = old.get(name), new.get(name)
         what = " (language model and text)" if name == "task" else ""
         raise UserError(

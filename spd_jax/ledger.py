@@ -1,6 +1,6 @@
 """Every ground-truth evaluation ever bought, in one SQLite file: resume starts here.
 
-`python -m spd_jax.ledger --help` lists, exports and merges ledgers (`ledger_cli`).
+`python -m spd_jax.ledger --help` lists, exports and merges ledgers, and retries (`ledger_cli`).
 """
 
 import contextlib
@@ -192,15 +192,17 @@ class Ledger:
         return Merged(added, known, conflicts)
 
     def forget_failed(self, keys: Iterable[EvaluationKey]) -> None:
-        """Delete failed evaluations, which are then bought anew; any other stays.
+        """Delete failed evaluations, all of them or none; one that succeeded stays.
 
         Raises:
           UserError: the disk is full or fails.
         """
+        rows = [(*key[:3], int(key.seed), int(key.budget)) for key in keys]
         with self._explained(), self._database:
+            self._database.execute("BEGIN IMMEDIATE")
             self._database.executemany(
                 f"DELETE FROM evaluations WHERE status = 'failed' AND {KEY_MATCHES} AND budget = ?",
-                list(keys),
+                rows,
             )
 
     def _insert(self, purchase: Purchase) -> None:

@@ -54,10 +54,18 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    if options.csv.is_dir():
-        raise UserError(f"--csv={options.csv} is a folder: give the file to write")
-    if options.csv.exists() and options.csv.read_bytes()[: len(SQLITE)] == SQLITE:
-        raise UserError(f"--csv={options.csv} is a ledger, which stays: give another file")
+    if options.csv.exists() and not options.csv.is_file():
+        raise UserError(f"--csv={options.csv} is no file: give the file to write")
+    if options.csv.exists():
+        try:
+            with options.csv.open("rb") as stream:
+                begins = stream.read(len(SQLITE))
+        except OSError as error:
+            raise UserError(
+                f"--csv={options.csv} cannot be read ({error.strerror}): give another file"
+            ) from error
+        if begins == SQLITE:
+            raise UserError(f"--csv={options.csv} is a ledger, which stays: give another file")
     with Ledger(options.file, read_only=True) as ledger:
         rows = select(ledger.purchases(), options)
     cell_table.write(
@@ -70,10 +78,14 @@ def _export(options: argparse.Namespace) -> None:
 
 def _retry(options: argparse.Namespace) -> None:
     options.status = "failed"
-    with Ledger(options.file) as ledger:
+    with Ledger(options.file, read_only=True) as ledger:  # a missing file is not made
         rows = select(ledger.purchases(), options)
+    with Ledger(options.file) as ledger:
         ledger.forget_failed(row.key for row in rows)
-    print(f"{len(rows)} failed evaluations forgotten: the next run buys them anew")
+    print(
+        f"{len(rows)} failed evaluations forgotten: a search that has not ended buys them anew; "
+        "the record of one that has ended stays"
+    )
 
 
 def _merge(options: argparse.Namespace) -> None:

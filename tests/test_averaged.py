@@ -88,6 +88,8 @@ def test_a_motif_that_diverges_in_the_dish_ranks_last():
     predicted = dataclasses.replace(fitted(), dish=Diverging()).predict(NEW)
     np.testing.assert_array_equal(predicted == -np.inf, NEW > 1.5)
     assert np.isfinite(predicted[NEW <= 1.5]).all()
+    flat = dataclasses.replace(fitted(), dish=Diverging(), std=0.0).predict(NEW)
+    np.testing.assert_array_equal(flat == -np.inf, NEW > 1.5)
 
 
 def test_it_obeys_the_protocol_and_comes_back_from_a_file(tmp_path):

@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from spd_jax import ledger_cli
@@ -61,7 +62,7 @@ def test_export_never_writes_over_a_ledger_or_a_folder(two, capsys):
     for target, words in (
         (two / "a", "is a ledger"),
         (two / "b", "is a ledger"),
-        (two, "a folder"),
+        (two, "is no file"),
     ):
         with pytest.raises(SystemExit, match=words):
             run(capsys, "export", two / "a", "--csv", target)
@@ -75,6 +76,9 @@ def test_retry_forgets_what_failed_and_nothing_else(two, capsys):
         assert list(ledger.items()) == [(KEY, GOOD)]
         ledger.put(KEY._replace(task="beef"), GOOD)
         ledger.forget_failed([KEY])
+        assert len(ledger) == 2
+        ledger.put(KEY._replace(seed=1), BAD)
+        ledger.forget_failed([KEY._replace(seed=np.int64(1))])
         assert len(ledger) == 2
 
 
@@ -114,6 +118,7 @@ def test_a_mistake_on_the_command_line_is_one_sentence(two):
     [
         (["list", "none"], r"error: .*none is missing: give the file of a ledger"),
         (["export", "none", "--csv", "t.csv"], r"error: .*none is missing"),
+        (["retry", "none"], r"error: .*none is missing"),
         (["export", "a", "--csv", "text/t.csv"], r"error: cannot write in text"),
         (["merge", "text/c", "a"], r"error: .*text/c cannot be read or written"),
     ],

@@ -234,7 +234,7 @@ def test_more_runs_and_more_iterations_extend(finished, tmp_path):
 def test_dish_methods_rank_by_the_mean_with_a_process_when_asked(finished, tmp_path):
     folder, log = finished.parent / "averaged", tmp_path / "log"
     search(folder, "--method=dish_ga", "--rank_with=averaged", "--iterations=1", log=log)
-    assert (folder / "states" / "dish_ga_0_1.npz").exists()
+    (state,) = (folder / "states").glob("dish_ga_0_1_*.npz")
     record = json.loads((folder / "searches" / "dish_ga_0.json").read_text())
     start, first = record
     assert start["cells"] == rows_cells(finished, "dish_ga", 0)
@@ -243,7 +243,9 @@ def test_dish_methods_rank_by_the_mean_with_a_process_when_asked(finished, tmp_p
     assert all(2 * low - high < score < 2 * high - low for score in first["predicted"])
     # The dish is read when the search's record is lost, and gives the same predictions.
     (folder / "searches" / "dish_ga_0.json").unlink()
+    written = state.stat().st_mtime_ns
     search(folder, "--method=dish_ga", "--rank_with=averaged", "--iterations=1", log=log)
+    assert state.stat().st_mtime_ns == written
     again = json.loads((folder / "searches" / "dish_ga_0.json").read_text())
     assert [step["predicted"] for step in again] == [step["predicted"] for step in record]
     done = driver.run(

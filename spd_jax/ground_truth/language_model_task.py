@@ -64,12 +64,13 @@ class LanguageModelTask:
         Raises:
           UserError: it does not, or the text is missing.
         """
-        for part, rows in (
-            ("train", self.config.batch_size),
-            ("valid", self.config.eval_batch_size),
-            ("test", self.config.eval_batch_size),
+        config = self.config
+        for part, rows, used in (
+            ("train", config.batch_size, config.train_tokens),
+            ("valid", config.eval_batch_size, config.eval_tokens),
+            ("test", config.eval_batch_size, config.eval_tokens),
         ):
-            tokens = len(getattr(self.corpus, part))
+            tokens = len(_first(getattr(self.corpus, part), used))
             if tokens <= rows:
                 raise UserError(
                     f"the {part} text has {tokens} tokens, but fills {rows} rows of a batch from "

@@ -270,7 +270,7 @@ def scatter(
         (higher is better; NaN for a cell that failed) and `tau`: `Iteration._asdict()` of
         `search.loop`. One in which nothing was predicted, such as the warm start, has no panel.
       unit: one of `UNITS`, of the true scores; better is up in all of them.
-      ceiling: Kendall's tau that noise in the ground truth allows; stands in the title.
+      ceiling: Kendall's tau that noise in the ground truth allows over random cells; in the title.
       title: whose predictions they are.
 
     Returns:
@@ -293,7 +293,7 @@ def predictions(
     columns = max(1, min(len(ranked), 3))
     rows = max(1, math.ceil(len(ranked) / columns))
     figure = Figure(figsize=(max(3.3 * columns, 5), 3.3 * rows + 0.7), layout="constrained")
-    noise = "" if ceiling is None else f"\nnoise ceiling: τ = {ceiling:.2f}"
+    noise = "" if ceiling is None else f"\nnoise ceiling over random cells: τ = {ceiling:.2f}"
     whose = f"{title}: p" if title else "P"
     style: dict[str, Any] = {"fontsize": 11, "fontweight": "bold", "color": INK, "ha": "left"}
     figure.suptitle(f"{whose}redicted and true scores{noise}", x=0.02, **style)

@@ -4,7 +4,7 @@ import io
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TextIO
 
@@ -38,6 +38,35 @@ def in_unit(scores: ArrayLike, unit: str) -> np.ndarray:
     return UNITS[unit](np.asarray(scores, float))
 
 
+def results(summary: Mapping[str, Any]) -> str:
+    """Return a finished comparison as text: one row for every method.
+
+    Args:
+      summary: what experiments.rnn_cell_search writes as summary.json.
+    """
+    equal, unit = summary["ground_truths"], summary["unit"]
+    lines = [f"test {unit} of the cell best on validation"]
+    heads = f"{'runs':>5}{'mean at ' + str(equal):>14}{'std':>9}{'spent':>8}"
+    lines.append(f"{'method':14}{heads}  median tau by iteration")
+    for method, row in summary["methods"].items():
+        test = row["at_equal_ground_truths"]["test"]
+        taus = ", ".join(f"{t['median']:.2f}" for t in row["tau_by_iteration"].values()) or "-"
+        std = "-" if test["std"] is None else f"{test['std']:.4f}"
+        mean = "-" if test["mean"] is None else f"{test['mean']:.4f}"
+        lines.append(f"{method:14}{row['runs']:>5}{mean:>14}{std:>9}{row['spent']:>8.0f}  {taus}")
+    ceiling = (summary["noise_ceiling"] or {}).get("noise_ceiling")
+    known = "not known" if ceiling is None else f"{ceiling:.2f}, over random cells"
+    lines.append(f"noise ceiling of tau: {known}")
+    if summary["failed"]:
+        lines.append(f"{summary['failed']} cells failed; the ledger of their run says why")
+    best = summary["best_cell"]
+    lines.append(f"best cell: {best['cell']} (test {best['test']:.4f} {unit})")
+    if any(method.startswith("dish_") for method in summary["methods"]):
+        words = "motif-network: {parameters} parameters, {parameters_in_the_paper} in the paper"
+        lines.append(words.format(**summary["motif_network"]))
+    return "\n".join(lines)
+
+
 class _Row(NamedTuple):
     """What the table shows of one iteration."""
 
@@ -58,10 +87,10 @@ class SearchTable:
     >>> with SearchTable("ga", 100, unit="perplexity", ceiling=0.9, stream=sys.stdout) as table:
     ...     table.update(0, 40, best=-4.5, finished=True)
     ...     table.update(1, 60, best=-4.0, tau=0.5, finished=True)
-    ga, iteration 0: best 90.02 perplexity, tau - (ceiling 0.90), 40/100 ground truths, \
-0:00:00 elapsed
-    ga, iteration 1: best 54.60 perplexity, tau 0.50 (ceiling 0.90), 60/100 ground truths, \
-0:00:00 elapsed, ~0:00:00 left
+    ga, iteration 0: best 90.02 perplexity, tau - (ceiling of random cells 0.90), \
+40/100 ground truths, 0:00:00 elapsed
+    ga, iteration 1: best 54.60 perplexity, tau 0.50 (ceiling of random cells 0.90), \
+60/100 ground truths, 0:00:00 elapsed, ~0:00:00 left
     """
 
     def __init__(
@@ -81,7 +110,8 @@ class SearchTable:
           description: which search, such as "dish_nao, run 2 of 5".
           total: ground truths that it will have spent, in full evaluations.
           unit: one of `UNITS`, of the best score.
-          ceiling: noise ceiling of tau, which is shown beside it; None: not known.
+          ceiling: noise ceiling of tau over random cells, which is shown beside it (over the
+            best of them, which a search buys, it is lower); None: not known.
           stream: where to show it; standard error when None.
           every: the least number of seconds between two plain lines of one iteration.
           clock: returns seconds, and never goes back.
@@ -91,7 +121,7 @@ class SearchTable:
         """
         in_unit(0.0, unit)
         self._description, self._total, self._unit = description, total, unit
-        self._ceiling = "" if ceiling is None else f" (ceiling {ceiling:.2f})"
+        self._ceiling = "" if ceiling is None else f" (ceiling of random cells {ceiling:.2f})"
         self._stream = sys.stderr if stream is None else stream
         self._every, self._clock = every, clock
         # Only its estimate is shown.

@@ -71,8 +71,10 @@ class Averaged:
         """
         arrays = protocol.load_arrays(path, type(self).__name__)
         return FittedAveraged(
-            protocol.from_bytes(arrays["dish"], self.dish.load),
-            protocol.from_bytes(arrays["regressor"], self.regressor.load),
+            protocol.from_bytes(arrays["dish"], self.dish.load, f"the dish in {path}"),
+            protocol.from_bytes(
+                arrays["regressor"], self.regressor.load, f"the regressor in {path}"
+            ),
             float(arrays["mean"]),
             float(arrays["std"]),
         )
@@ -96,8 +98,10 @@ class FittedAveraged:
 
     def predict(self, archs: Archs) -> np.ndarray:
         """Return scores `[M]` float64; minus infinity for a motif that diverges in the dish."""
-        dish = self.mean + self.std * np.asarray(self.dish.predict(archs), float)
-        return (dish + self.regressor.predict(archs)) / 2
+        dish = np.asarray(self.dish.predict(archs), float)
+        known = np.isfinite(dish)
+        mean = (self.mean + self.std * np.where(known, dish, 0) + self.regressor.predict(archs)) / 2
+        return np.where(known, mean, -np.inf)
 
     def save(self, path: protocol.Path) -> None:
         """Write both and the two numbers as one `.npz`."""

@@ -146,9 +146,16 @@ def to_bytes(save: Callable[[Path], None]) -> np.ndarray:
         return np.frombuffer(path.read_bytes(), np.uint8)
 
 
-def from_bytes(stored: np.ndarray, load: Callable[[Path], Any]) -> Any:
-    """Return what `load` reads from a file with these bytes."""
+def from_bytes(stored: np.ndarray, load: Callable[[Path], Any], name: str) -> Any:
+    """Return what `load` reads from a file with these bytes.
+
+    Raises:
+      UserError: `load` does, of a file that it calls `name`.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "part.npz"
         path.write_bytes(stored.tobytes())
-        return load(path)
+        try:
+            return load(path)
+        except UserError as error:
+            raise UserError(str(error).replace(str(path), name)) from error

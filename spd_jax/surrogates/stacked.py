@@ -82,7 +82,8 @@ class Stacked:
             raise UserError(f"folds is {self.folds}: give 2 or more, or 0 for a frozen base")
         if self.folds == 0 and isinstance(self.base, DishSurrogate):
             raise UserError("a dish that learns needs folds: give 2 or more, or a FrozenDish")
-        archs, truth = protocol.known(archs, scores, minimum=3 if self.folds else 2)
+        # Every base but a frozen one is left two motifs or more to learn from.
+        archs, truth = protocol.known(archs, scores, minimum={0: 2, 2: 4}.get(self.folds, 3))
         fold_key, base_key, regressor_key = jax.random.split(key, 3)
         base = self.base.fit(base_key, archs, truth)
         if self.folds:
@@ -104,8 +105,10 @@ class Stacked:
           UserError: no such file, or not that of a stack of this base and regressor.
         """
         arrays = protocol.load_arrays(path, type(self).__name__)
-        base = protocol.from_bytes(arrays["base"], self.base.load)
-        regressor = protocol.from_bytes(arrays["regressor"], self._beside().load)
+        base = protocol.from_bytes(arrays["base"], self.base.load, f"the base in {path}")
+        regressor = protocol.from_bytes(
+            arrays["regressor"], self._beside().load, f"the regressor in {path}"
+        )
         return FittedStacked(base, regressor, float(arrays["floor"]))
 
     def _beside(self) -> Any:
