@@ -15,7 +15,7 @@ from matplotlib.colors import to_rgba
 from spd_jax.errors import UserError
 from spd_jax.report import search_run, style
 from spd_jax.report.search_run import METHODS, comparison, curve, predictions
-from spd_jax.report.search_table import SearchTable, in_unit
+from spd_jax.report.search_table import SearchTable, in_unit, results
 
 BITS = "bits per character"
 LN2 = math.log(2)
@@ -354,3 +354,24 @@ def test_a_terminal_gets_a_live_table(monkeypatch):
 def test_a_table_of_an_unknown_unit_is_refused():
     with pytest.raises(UserError, match="unknown unit"):
         SearchTable("ga", 100, unit="nats")
+
+
+def test_the_results_of_a_comparison_as_text():
+    test = {"mean": 2.75, "std": None}
+    row = {"runs": 1, "at_equal_ground_truths": {"test": test}, "spent": 85.0}
+    summary = {
+        "unit": "bits per character",
+        "ground_truths": 100,
+        "noise_ceiling": {"noise_ceiling": 0.9},
+        "failed": 2,
+        "methods": {"ga": row | {"tau_by_iteration": {"1": {"median": 0.5}}}},
+        "best_cell": {"cell": "0 1", "test": 2.5},
+        "motif_network": {"parameters": 7, "parameters_in_the_paper": 140},
+    }
+    lines = results(summary).splitlines()
+    assert lines[2].split() == ["ga", "1", "2.7500", "-", "85", "0.50"]
+    assert "0.90, over random cells" in lines[3]
+    assert lines[4].startswith("2 cells failed")
+    assert lines[-1] == "best cell: 0 1 (test 2.5000 bits per character)"
+    summary["methods"] = {"dish_ga": summary["methods"]["ga"]}
+    assert results(summary).splitlines()[-1].startswith("motif-network: 7 parameters")

@@ -265,3 +265,15 @@ def test_a_defect_keeps_its_traceback(endings):
     assert endings["defect"].returncode == 1
     assert "Traceback" in endings["defect"].stderr
     assert "ValueError: ours" in endings["defect"].stderr
+
+
+def test_help_shows_the_flags_of_shared_modules_too():
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.rnn_cell_tuning", "--help"],
+        cwd=pathlib.Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    for flag in ("--candidates", "--workdir", "--num_dishes"):
+        assert f"\n  {flag}: " in done.stdout
