@@ -113,6 +113,24 @@ def buy_table(ground_truth: GroundTruth, cells: list[str]) -> tuple[Items, dict[
     ), first
 
 
+def summarise(items: Items, first: dict[str, Any], other: Items | None) -> dict[str, Any]:
+    """Return summary.json; `first` is the noise before the purchase, `other` a second table."""
+    summary: dict[str, Any] = {
+        "ceiling_before_purchase": first,
+        "noise_ceiling": cell_table.noise_ceiling(items),
+        "evaluations": len(items),
+        "failed": sum(evaluation.status == "failed" for _, evaluation in items),
+    }
+    for name, values in {
+        "seconds": [evaluation.seconds for _, evaluation in items],
+        "valid_nll": [-e.score for _, e in items if math.isfinite(e.score)],
+    }.items():
+        summary[name] = {k: v for k, v in metrics.spread(values).items() if k != "values"}
+    if other is not None:
+        summary["agreement"] = cell_table.agreement(items, other)
+    return summary
+
+
 def main(argv: Sequence[str]) -> None:
     """Buy the table."""
     del argv
@@ -139,16 +157,7 @@ def main(argv: Sequence[str]) -> None:
     with Ledger(folder.path / "ledger.sqlite") as ledger:
         ground_truth = GroundTruth(space.name, task, ledger, _WORKERS.value)
         items, first = buy_table(ground_truth, cells)
-    summary: dict[str, Any] = {
-        "ceiling_before_purchase": first,
-        "noise_ceiling": cell_table.noise_ceiling(items),
-        "evaluations": len(items),
-        "failed": sum(evaluation.status == "failed" for _, evaluation in items),
-        "seconds": metrics.spread([evaluation.seconds for _, evaluation in items]),
-        "valid_nll": metrics.spread([-e.score for _, e in items if math.isfinite(e.score)]),
-    }
-    if other is not None:
-        summary["agreement"] = cell_table.agreement(items, other)
+    summary = summarise(items, first, other)
     comments = {
         "command": f"python -m experiments.rnn_cell_table --preset={_PRESET.value} "
         f"--variant={_VARIANT.value} --part={_PART.value} --num_cells={_NUM_CELLS.value} "
@@ -158,8 +167,6 @@ def main(argv: Sequence[str]) -> None:
         "data": f"text {task.corpus.fingerprint}, {len(task.corpus.vocabulary)} tokens",
     }
     cell_table.write(folder.path / f"{name}.csv", items, comments)
-    for spread in ("seconds", "valid_nll"):
-        summary[spread].pop("values")
     written = folder.write_json("summary.json", summary)
     print(written.read_text())
     print(f"wrote {folder.path / f'{name}.csv'}, {written}")
