@@ -1,9 +1,13 @@
 """Compiled programs are kept, so that a second run is fast; the fixtures that files share."""
 
 import pathlib
+import signal
 
 import jax
 from sigmoid_slope_runs import finished, place, summary, table, two_seeds  # noqa: F401
+
+# A shell starts what it puts in the background with Ctrl-C ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CACHE = pathlib.Path(__file__).resolve().parents[1] / ".jax_cache"
 
