@@ -191,8 +191,8 @@ def replay(described: dict[str, Any]) -> tuple[Records, str]:
     print(f"replaying the recorded runs of {path}: nothing is trained; --data_dir searches anew")
     if comments.get("settings") != settings_text(described):
         raise UserError(
-            "the recorded runs had other settings, so their cells do not answer: give --data_dir "
-            f"to search anew; recorded were {comments.get('settings')}"
+            f"the recorded runs had other settings ({differing(described, comments)}), so their "
+            f"cells do not answer: give --data_dir to search anew; {path} begins with theirs"
         )
     records: Records = {}
     # Not every method need have been recorded as often as the others it is compared with.
@@ -216,6 +216,14 @@ def replay(described: dict[str, Any]) -> tuple[Records, str]:
 def settings_text(described: dict[str, Any]) -> str:
     """Return settings as one line, as a history's comment holds them."""
     return " ".join(f"{k}={v}" for k, v in described.items())
+
+
+def differing(described: dict[str, Any], comments: dict[str, str]) -> str:
+    """Return the names of the settings that a history's comment does not hold."""
+    recorded = comments.get("settings", "") + " "
+    names = [k for k, v in described.items() if k != "dish" and f"{k}={v} " not in recorded]
+    names += [k for k, v in described["dish"].items() if f"{k!r}: {v!r}" not in recorded]
+    return ", ".join(names) or "one that this search has not"
 
 
 def noise_ceiling(task: str) -> dict[str, Any] | None:
