@@ -195,21 +195,16 @@ def replay(described: dict[str, Any]) -> tuple[Records, str]:
             f"cells do not answer: give --data_dir to search anew; {path} begins with theirs"
         )
     records: Records = {}
-    # Not every method need have been recorded as often as the others it is compared with.
-    most = max(run for _, run in recorded) + 1 if _METHOD.value == "all" else 0
     for run in range(_SEEDS.value):
         for method in chosen_methods():
             record = recorded.get((method, run), [])
             wanted = search_config(method).iterations + 1
-            if len(record) >= wanted:
-                records[method, run] = record[:wanted]
-            elif (method, 0) in records and run < most:
-                print(f"{method}, run {run + 1}: was not recorded")
-            else:
+            if len(record) < wanted:
                 raise UserError(
                     f"{method}, run {run + 1} with {wanted - 1} iterations is outside the recorded "
                     "runs: give --data_dir to evaluate its cells"
                 )
+            records[method, run] = record[:wanted]
     return records, comments.get("task", "")
 
 
@@ -325,9 +320,8 @@ def write(
         name = "scatter.png" if main else f"scatter_{method}.png"
         if any(entry["tau"] is not None for entry in first):
             path = folder.path / name
-            words = (
-                report.METHODS[method][0] + (" with a process" if with_process else "") + ", run 1"
-            )
+            added = " with a process" if with_process and method.startswith("dish_") else ""
+            words = f"{report.METHODS[method][0]}{added}, run 1"
             written.append(
                 report.scatter(
                     path, iterations, unit=unit(), ceiling=ceiling.get("noise_ceiling"), title=words

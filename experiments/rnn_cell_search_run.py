@@ -50,11 +50,11 @@ class Methods:
 
     Attributes:
       space: of the cells.
-      dish: the dish of the three dish methods.
-      averaged: whether they rank by its mean with a Gaussian process, not by it alone.
+      dish: ranks the proposals of the three dish methods.
       genetic: proposer of ga and dish_ga.
       nao: settings of the network of nao and dish_nao.
       partial_epochs: epochs after which method partial ranks its random proposals.
+      averaged: whether dish methods rank by the dish's mean with a Gaussian process instead.
     """
 
     space: RnnCellSpace
@@ -73,8 +73,9 @@ class Methods:
     def surrogate(self, method: str, ground_truth: GroundTruth) -> Surrogate | None:
         """Return who ranks them; `None` where every proposal is evaluated."""
         if method.startswith("dish_"):
-            process = GaussianProcess(self.space.structure)
-            return Averaged(self.dish, process) if self.averaged else self.dish
+            if not self.averaged:
+                return self.dish
+            return Averaged(self.dish, GaussianProcess(self.space.structure))
         if method == "partial":
             lookup = of_ground_truth(ground_truth, self.space.canonical_text)
             return PartialTraining(lookup, self.partial_epochs, ground_truth.task.budget)

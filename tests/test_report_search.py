@@ -375,3 +375,15 @@ def test_the_results_of_a_comparison_as_text():
     assert lines[-1] == "best cell: 0 1 (test 2.5000 bits per character)"
     summary["methods"] = {"dish_ga": summary["methods"]["ga"]}
     assert results(summary).splitlines()[-1].startswith("motif-network: 7 parameters")
+
+
+def test_figure3_of_a_warm_start_alone_has_whole_numbers_and_room():
+    point = {"ground_truths": 6, "valid_score": -2.4, "test_score": -2.4, "cell": "0"}
+    figure = comparison({"partial": [[point]]}, "bits per character", warm_start=6)
+    (axes,) = figure.axes
+    low, high = axes.get_xlim()
+    assert [x for x in axes.get_xticks() if low <= x <= high] == [6]
+    low, high = axes.get_ylim()
+    assert high - low > 0.01 * low
+    figure.canvas.draw()
+    assert axes.yaxis.get_offset_text().get_text() == ""

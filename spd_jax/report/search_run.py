@@ -198,7 +198,9 @@ def comparison(
         note: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "center"}
         axes.text((first + warm_start) / 2, 0.02, "warm start, shared", color=INK, **note)
     axes.ticklabel_format(axis="y", useOffset=False)
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(
+        ticker.MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
+    )
     direction = "higher" if unit == "score" else "lower"
     label_axes(
         axes, title, "ground truths spent (full evaluations)", f"{unit}, {direction} is better"
