@@ -12,17 +12,19 @@ from typing import Any
 
 from absl import flags
 
-from experiments import compare_surrogates_match as match
-from experiments import compare_surrogates_problem as problems
-from experiments import dish_flags, run_folder
-from experiments.compare_surrogates_match import Everyone, Settings
-from experiments.compare_surrogates_problem import Problem
-from experiments.rnn_cell_presets import PRESETS
-from experiments.run_folder import RunFolder
+from experiments import dish_flags
 from spd_jax.errors import UserError
-from spd_jax.ground_truth import tabular
+from spd_jax.ground_truth import lookup as tabular
+from spd_jax.problems.rnn_cell import PRESETS
 from spd_jax.report import league
-from spd_jax.spaces import rnn_cell, rnn_cell_network, sigmoid_slope
+from spd_jax.spaces import rnn_cell, sigmoid_slope
+from spd_jax.spaces.rnn_cell import network as rnn_cell_network
+from spd_jax.studies import known_truth as problems
+from spd_jax.studies import league as match
+from spd_jax.studies import run_folder
+from spd_jax.studies.known_truth import Problem
+from spd_jax.studies.league import Everyone, Settings
+from spd_jax.studies.run_folder import RunFolder
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
 
 TABLES = {"rnn_cell": "rnn_cell_ptb_tiny", "sigmoid_slope": "mnist_sigmoid_slope"}

@@ -5,8 +5,8 @@ from typing import Any
 
 from absl import flags
 
-from spd_jax import config as config_lib
 from spd_jax.dish import DishConfig, check
+from spd_jax.dish import config as config_lib
 from spd_jax.errors import UserError
 
 _HELP = "dish setting, default by the preset of the dish; see spd_jax.dish.DishConfig"

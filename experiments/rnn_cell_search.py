@@ -14,26 +14,27 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from experiments import dish_flags, run_folder
-from experiments import rnn_cell_search_run as runs
-from experiments.rnn_cell_presets import PRESETS
-from experiments.rnn_cell_search_run import METHODS, Methods, Record
-from experiments.run_folder import RunFolder
+from experiments import dish_flags
 from spd_jax.errors import UserError
-from spd_jax.ground_truth import cell_table, tabular
-from spd_jax.ground_truth.language_model import PRESETS as LANGUAGE_MODELS
-from spd_jax.ground_truth.language_model_task import LanguageModelTask
+from spd_jax.ground_truth import lookup as tabular
 from spd_jax.ground_truth.purchase import GroundTruth
 from spd_jax.ledger import Ledger
-from spd_jax.report import rnn_cell as drawing
-from spd_jax.report import search_run as report
+from spd_jax.ledger import table as cell_table
+from spd_jax.problems.rnn_cell import PRESETS
+from spd_jax.report import search as report
 from spd_jax.report.search_table import SearchTable, in_unit, results
 from spd_jax.search.genetic import Genetic
 from spd_jax.search.loop import SearchConfig, check
-from spd_jax.spaces.rnn_cell import VARIANTS, RnnCellSpace
-from spd_jax.spaces.rnn_cell_network import family, num_parameters
+from spd_jax.spaces.rnn_cell import VARIANTS, RnnCellSpace, drawing
+from spd_jax.spaces.rnn_cell.network import family, num_parameters
+from spd_jax.studies import run_folder
+from spd_jax.studies import search_comparison as runs
+from spd_jax.studies.run_folder import RunFolder
+from spd_jax.studies.search_comparison import METHODS, Methods, Record
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
 from spd_jax.surrogates.nao import NaoConfig
+from spd_jax.trainers.language_model.network import PRESETS as LANGUAGE_MODELS
+from spd_jax.trainers.language_model.task import LanguageModelTask
 
 _METHOD = flags.DEFINE_enum("method", "all", ["all", *METHODS], "who searches")
 _ITERATIONS = flags.DEFINE_integer("iterations", 3, "after the warm start", lower_bound=0)

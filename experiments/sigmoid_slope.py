@@ -15,17 +15,20 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import dish_flags, run_folder
-from experiments.run_folder import RunFolder
-from experiments.sigmoid_slope_seed import FIGURES, METHODS, Split, identity, run_seed, state_name
-from spd_jax import datasets, files, metrics
+from experiments import dish_flags
+from spd_jax import files, metrics
+from spd_jax.data import images as datasets
 from spd_jax.dish import DishConfig
 from spd_jax.errors import UserError
-from spd_jax.ground_truth import mlp_classifier, tabular
-from spd_jax.report import sigmoid_slope as report
+from spd_jax.ground_truth import lookup as tabular
+from spd_jax.report import extrapolation as report
 from spd_jax.report.progress import Progress
 from spd_jax.spaces import sigmoid_slope
+from spd_jax.studies import run_folder
+from spd_jax.studies.extrapolation import FIGURES, METHODS, Split, identity, run_seed, state_name
+from spd_jax.studies.run_folder import RunFolder
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
+from spd_jax.trainers import mlp_classifier
 
 
 @dataclasses.dataclass(frozen=True)

@@ -201,9 +201,10 @@ def main():
 
     name = sys.argv[1]
     experiment = importlib.import_module(f"experiments.{name}")
-    from experiments import run_folder
     from spd_jax import files, ledger
-    from spd_jax.ground_truth import language_model, language_model_task
+    from spd_jax.studies import run_folder
+    from spd_jax.trainers.language_model import network as language_model
+    from spd_jax.trainers.language_model import task as language_model_task
 
     tiny = language_model.PRESETS["tiny"]
     log = None

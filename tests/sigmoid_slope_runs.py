@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from spd_jax.dish import DishConfig
-from spd_jax.ground_truth import tabular
+from spd_jax.ground_truth import lookup as tabular
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SLOPES = [0.05, 0.12, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0]
@@ -35,7 +35,8 @@ FILES += ["versions.json"]
 # of metrics.jsonl, or when a file has been written whole but not yet put in its place.
 DEADLY = """
 import os, pathlib, signal, sys
-from experiments import run_folder, sigmoid_slope
+from experiments import sigmoid_slope
+from spd_jax.studies import run_folder
 
 which, where, count = sys.argv.pop(1).split(":")
 left = int(count)

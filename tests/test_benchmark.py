@@ -16,13 +16,13 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from experiments import benchmark_limit, benchmark_peers
-from experiments.peers import naive_vmap
-from experiments.peers import problem as problems
-from spd_jax import inner_loop
-from spd_jax.dish import DishConfig
+from experiments.benchmark import against_peers as benchmark_peers
+from experiments.benchmark import limit as benchmark_limit
+from experiments.benchmark import report
+from experiments.benchmark.peers import naive_vmap
+from experiments.benchmark.peers import problem as problems
+from spd_jax.dish import DishConfig, inner_loop
 from spd_jax.errors import UserError
-from spd_jax.report import benchmark as report
 from spd_jax.spaces import sigmoid_slope
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -141,8 +141,8 @@ def test_picture_of_one_part(summary, tmp_path):
 
 def test_a_missing_library_is_a_plain_row(monkeypatch, summary):
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.delitem(sys.modules, "experiments.peers.torch_eager", raising=False)
-    monkeypatch.delattr("experiments.peers.torch_eager", raising=False)
+    monkeypatch.delitem(sys.modules, "experiments.benchmark.peers.torch_eager", raising=False)
+    monkeypatch.delattr("experiments.benchmark.peers.torch_eager", raising=False)
     assert benchmark_peers.contestants(4)["torch_eager"][2] is None
     row = summary["peers"]["rows"]["torch_eager"]
     missing = {name: row[name] for name in ("label", "library")}

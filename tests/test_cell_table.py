@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spd_jax.errors import UserError
-from spd_jax.ground_truth import cell_table
 from spd_jax.ledger import Evaluation, EvaluationKey
+from spd_jax.ledger import table as cell_table
 
 KEY = EvaluationKey("nao", "0 1 0 1", "f00d", 0, 3)
 GOOD = Evaluation("ok", -1.25, -1.5, (-3.0, -2.0, -1.25), 2.5)

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from compare_surrogates_table import CELLS, FAILED, SPACE, evaluation, rows
 
-from experiments import compare_surrogates_match as matches
-from experiments import compare_surrogates_problem as problems
 from spd_jax import metrics
 from spd_jax.errors import UserError
-from spd_jax.ground_truth import cell_table
-from spd_jax.spaces import rnn_cell, rnn_cell_network, sigmoid_slope
+from spd_jax.ledger import table as cell_table
+from spd_jax.spaces import rnn_cell, sigmoid_slope
+from spd_jax.spaces.rnn_cell import network as rnn_cell_network
+from spd_jax.studies import known_truth as problems
+from spd_jax.studies import league as matches
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
 from spd_jax.surrogates.partial_training import PartialTraining
 from spd_jax.surrogates.proxies import MEASURES
@@ -35,7 +36,8 @@ FEW = "--surrogates=random_forest_structure,partial_1"
 # The same main, but it kills itself when its n-th match is written whole and not yet in place.
 DEADLY = """
 import os, pathlib, signal, sys
-from experiments import compare_surrogates, run_folder
+from experiments import compare_surrogates
+from spd_jax.studies import run_folder
 
 left, replace = int(sys.argv.pop(1)), os.replace
 

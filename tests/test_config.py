@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from spd_jax import config as config_module
-from spd_jax.config import CHOICES, RATES, DishConfig, check
+from spd_jax.dish import config as config_module
+from spd_jax.dish.config import CHOICES, RATES, DishConfig, check
 from spd_jax.errors import UserError
 
 NAMES = {field.name for field in dataclasses.fields(DishConfig)}

@@ -5,7 +5,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from spd_jax import corpora, datasets
+from spd_jax.data import images as datasets
+from spd_jax.data import texts as corpora
 from spd_jax.errors import UserError
 
 TEXTS = {"train": "the cat  sat\n\n the <unk> cat\n", "valid": "the dog\n", "test": "cat\n"}

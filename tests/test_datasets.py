@@ -11,7 +11,7 @@ import numpy as np
 import pooch
 import pytest
 
-from spd_jax import datasets
+from spd_jax.data import images as datasets
 from spd_jax.errors import UserError
 
 IMAGES = np.arange(12 * 2 * 3, dtype=np.uint8).reshape(12, 2, 3) * 3

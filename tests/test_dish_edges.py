@@ -10,8 +10,9 @@ import numpy as np
 import oracle
 import pytest
 
-from spd_jax import dish, inner_loop, losses
-from spd_jax.config import DishConfig
+from spd_jax import dish
+from spd_jax.dish import inner_loop, losses
+from spd_jax.dish.config import DishConfig
 from spd_jax.motif import MotifFamily
 from spd_jax.spaces import sigmoid_slope
 

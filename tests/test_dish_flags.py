@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments import dish_flags
-from spd_jax.config import CHOICES, RATES, DishConfig
+from spd_jax.dish.config import CHOICES, RATES, DishConfig
 from spd_jax.errors import UserError
 
 FIELDS = [field.name for field in dataclasses.fields(DishConfig)]

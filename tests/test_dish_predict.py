@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from spd_jax import dish
-from spd_jax.config import DishConfig
+from spd_jax.dish.config import DishConfig
 from spd_jax.errors import UserError
 from spd_jax.spaces import sigmoid_slope
 

@@ -12,9 +12,9 @@ import optax
 import oracle
 import pytest
 
-from spd_jax import inner_loop, losses
-from spd_jax.config import DishConfig
-from spd_jax.inner_loop import SyntheticData
+from spd_jax.dish import inner_loop, losses
+from spd_jax.dish.config import DishConfig
+from spd_jax.dish.inner_loop import SyntheticData
 from spd_jax.spaces import sigmoid_slope
 
 FAMILY = sigmoid_slope.family(3, 2, 4)

@@ -10,12 +10,12 @@ import pytest
 import rnn_cell_oracle as oracle
 from small_language_models import CELL, PAPER
 
-from spd_jax.ground_truth import language_model as model
-from spd_jax.ground_truth.language_model import PRESETS
-from spd_jax.ground_truth.text_batches import Batches, epoch_batches
 from spd_jax.spaces import rnn_cell
 from spd_jax.spaces.rnn_cell import RnnCellSpace
-from spd_jax.spaces.rnn_cell_network import CellWeights
+from spd_jax.spaces.rnn_cell.network import CellWeights
+from spd_jax.trainers.language_model import network as model
+from spd_jax.trainers.language_model.batches import Batches, epoch_batches
+from spd_jax.trainers.language_model.network import PRESETS
 
 NO_MASKS = model._Masks()
 

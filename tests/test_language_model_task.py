@@ -9,11 +9,11 @@ import pytest
 from small_language_models import CELL, PAPER, TINY
 
 from spd_jax.errors import UserError
-from spd_jax.ground_truth import language_model as model
-from spd_jax.ground_truth import language_model_task as tasks
-from spd_jax.ground_truth.language_model import PRESETS, LanguageModelConfig
-from spd_jax.ground_truth.language_model_task import LanguageModelTask
 from spd_jax.spaces.rnn_cell import RnnCellSpace
+from spd_jax.trainers.language_model import network as model
+from spd_jax.trainers.language_model import task as tasks
+from spd_jax.trainers.language_model.network import PRESETS, LanguageModelConfig
+from spd_jax.trainers.language_model.task import LanguageModelTask
 
 
 @pytest.fixture(scope="module")

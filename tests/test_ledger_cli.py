@@ -10,9 +10,9 @@ import sys
 import numpy as np
 import pytest
 
-from spd_jax import ledger_cli
-from spd_jax.ground_truth import cell_table
 from spd_jax.ledger import Evaluation, EvaluationKey, Ledger
+from spd_jax.ledger import __main__ as ledger_cli
+from spd_jax.ledger import table as cell_table
 
 KEY = EvaluationKey("nao", "0 1 0 1", "f00d", 0, 3)
 GOOD = Evaluation("ok", -1.25, -1.5, (-3.0, -2.0, -1.25), 2.5)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spd_jax import losses
+from spd_jax.dish import losses
 
 each_inner = pytest.mark.parametrize("name", losses.INNER_LOSSES)
 each_outer = pytest.mark.parametrize("name", losses.OUTER_LOSSES)

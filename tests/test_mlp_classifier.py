@@ -9,11 +9,11 @@ import numpy as np
 import oracle
 import pytest
 
-from spd_jax import datasets
-from spd_jax.datasets import ImageData
+from spd_jax.data import images as datasets
+from spd_jax.data.images import ImageData
 from spd_jax.errors import UserError
-from spd_jax.ground_truth import mlp_classifier
-from spd_jax.ground_truth.mlp_classifier import MlpClassifierConfig, evaluate
+from spd_jax.trainers import mlp_classifier
+from spd_jax.trainers.mlp_classifier import MlpClassifierConfig, evaluate
 
 CONFIG = MlpClassifierConfig(hidden_size=6, batch_size=10, epochs=3, average_epochs=2, chunk=2)
 SLOPES = [0.3, 1.0, 1.7]

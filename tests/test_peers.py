@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.peers import naive_vmap
-from experiments.peers import problem as problems
+from experiments.benchmark.peers import naive_vmap
+from experiments.benchmark.peers import problem as problems
 
 PEERS = {
     "python_loop": "jax",
@@ -24,7 +24,7 @@ PEERS = {
 def peer(request):
     """Return the peer's module; skip where its library is missing."""
     pytest.importorskip(PEERS[request.param])
-    return importlib.import_module(f"experiments.peers.{request.param}")
+    return importlib.import_module(f"experiments.benchmark.peers.{request.param}")
 
 
 @functools.cache

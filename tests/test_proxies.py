@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spd_jax import dish_state
-from spd_jax.config import DishConfig
+from spd_jax.dish import state as dish_state
+from spd_jax.dish.config import DishConfig
 from spd_jax.errors import UserError
 from spd_jax.motif import MotifFamily
-from spd_jax.spaces import rnn_cell, rnn_cell_network
+from spd_jax.spaces import rnn_cell
+from spd_jax.spaces.rnn_cell import network as rnn_cell_network
 from spd_jax.surrogates import protocol, proxies
 from spd_jax.surrogates.proxies import MEASURES, Proxy, covariance_score, readout_states
 

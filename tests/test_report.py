@@ -12,7 +12,7 @@ import pytest
 from matplotlib._pylab_helpers import Gcf
 
 from spd_jax.errors import UserError
-from spd_jax.report import sigmoid_slope
+from spd_jax.report import extrapolation as sigmoid_slope
 from spd_jax.report.progress import Progress
 
 PICTURES = ["figure1.png", "figure4.png", "convergence.png", "synthetic_data.png"]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from matplotlib.patches import FancyBboxPatch, PathPatch
 
 from spd_jax.errors import UserError
-from spd_jax.report import rnn_cell as report
 from spd_jax.spaces.rnn_cell import ACTIVATIONS, PUBLISHED, VARIANTS, RnnCell, RnnCellSpace, unstack
+from spd_jax.spaces.rnn_cell import drawing as report
 
 KINDS = np.arange(12) % 4
 CHAIN = RnnCell(np.arange(11), KINDS)

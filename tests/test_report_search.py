@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_rgba
 
 from spd_jax.errors import UserError
-from spd_jax.report import search_run, style
-from spd_jax.report.search_run import METHODS, comparison, curve, predictions
+from spd_jax.report import search as search_run
+from spd_jax.report import style
+from spd_jax.report.search import METHODS, comparison, curve, predictions
 from spd_jax.report.search_table import SearchTable, in_unit, results
 
 BITS = "bits per character"

@@ -11,11 +11,13 @@ import rnn_cell_oracle as oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spd_jax import dish, inner_loop, losses
-from spd_jax.config import DishConfig
+from spd_jax import dish
+from spd_jax.dish import inner_loop, losses
+from spd_jax.dish.config import DishConfig
 from spd_jax.errors import UserError
-from spd_jax.spaces import rnn_cell, rnn_cell_network
+from spd_jax.spaces import rnn_cell
 from spd_jax.spaces.rnn_cell import PUBLISHED, VARIANTS, RnnCellSpace
+from spd_jax.spaces.rnn_cell import network as rnn_cell_network
 
 SIZES = {"inputs": 4, "hidden": 3, "outputs": 2, "length": 5}
 SPACES = {variant: RnnCellSpace(variant) for variant in VARIANTS}

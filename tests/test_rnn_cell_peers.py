@@ -14,11 +14,11 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from experiments import benchmark_rnn_cell as benchmark
-from experiments.peers import rnn_cell_problem as problems
-from spd_jax import losses
+from experiments.benchmark import report_rnn_cell as report
+from experiments.benchmark import rnn_cell as benchmark
+from experiments.benchmark.peers import rnn_cell_problem as problems
+from spd_jax.dish import losses
 from spd_jax.errors import UserError
-from spd_jax.report import benchmark_rnn_cell as report
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SIZES = {"samples": 3, "length": 4, "inputs": 5, "hidden": 2, "outputs": 6}
@@ -47,7 +47,7 @@ def answer_of_the_dish():
 @pytest.mark.parametrize("name", benchmark.PEERS)
 def test_losses_and_outer_gradient_are_those_of_the_dish(name):
     pytest.importorskip(benchmark.PEERS[name][1])
-    peer = importlib.import_module(f"experiments.peers.{name}")
+    peer = importlib.import_module(f"experiments.benchmark.peers.{name}")
     outer_gradient = peer.make_outer_gradient(small_problem())
     losses, gradient = outer_gradient()
     expected_losses, expected = answer_of_the_dish()

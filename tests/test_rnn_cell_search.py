@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from experiments import rnn_cell_search_run as runs
 from spd_jax.search.loop import warm_start
 from spd_jax.spaces.rnn_cell import RnnCellSpace
+from spd_jax.studies import search_comparison as runs
 
 SPACE = RnnCellSpace("enas_mean")
 NUMBERS = st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False))

@@ -6,8 +6,8 @@ import jax
 import pytest
 import rnn_cell_driver as driver
 
-from spd_jax.ground_truth import cell_table
 from spd_jax.ledger import Ledger
+from spd_jax.ledger import table as cell_table
 from spd_jax.search.loop import warm_start
 from spd_jax.spaces.rnn_cell import RnnCellSpace
 

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import run_folder
-from experiments.run_folder import RunFolder
 from spd_jax.errors import UserError
+from spd_jax.studies import run_folder
+from spd_jax.studies.run_folder import RunFolder
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIG = {"rate": 0.5, "sizes": [1, 2], "budget": 3}
@@ -189,7 +189,7 @@ def test_a_run_without_metrics_gets_none(tmp_path):
 SCRIPT = """
 import sys
 import jax
-from experiments import run_folder
+from spd_jax.studies import run_folder
 from spd_jax.errors import UserError
 
 end = sys.argv.pop(1)

@@ -12,7 +12,7 @@ from search_fakes import Digits, FreeTruth, Linear, closeness
 
 from spd_jax import files
 from spd_jax.errors import UserError
-from spd_jax.ground_truth import tabular
+from spd_jax.ground_truth import lookup as tabular
 from spd_jax.ledger import Evaluation
 from spd_jax.metrics import kendall_tau
 from spd_jax.search import loop, protocol

@@ -28,7 +28,7 @@ from sigmoid_slope_runs import (
 )
 
 from spd_jax import dish
-from spd_jax.report import sigmoid_slope as report
+from spd_jax.report import extrapolation as report
 from spd_jax.spaces import sigmoid_slope
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
 from spd_jax.surrogates.regressors import GaussianProcess

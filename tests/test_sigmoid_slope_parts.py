@@ -14,13 +14,13 @@ from sigmoid_slope_runs import (
 )
 
 from experiments import sigmoid_slope as experiment
-from experiments import sigmoid_slope_seed
-from experiments.run_folder import RunFolder
-from experiments.sigmoid_slope_seed import Split
-from spd_jax import tuning
 from spd_jax.errors import UserError
-from spd_jax.ground_truth import tabular
+from spd_jax.ground_truth import lookup as tabular
 from spd_jax.spaces import sigmoid_slope
+from spd_jax.studies import extrapolation as sigmoid_slope_seed
+from spd_jax.studies import tuning
+from spd_jax.studies.extrapolation import Split
+from spd_jax.studies.run_folder import RunFolder
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
 
 # The parts

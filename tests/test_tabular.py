@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from spd_jax.errors import UserError
-from spd_jax.ground_truth import mlp_classifier, tabular
+from spd_jax.ground_truth import lookup as tabular
+from spd_jax.trainers import mlp_classifier
 
 TABLE = """\
 # how it was made
@@ -113,7 +114,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
 
 def test_shipped_finds_tables_in_the_package_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(tabular.resources, "files", lambda package: tmp_path / package)
-    folder = tmp_path / "spd_jax" / "tables"
+    folder = tmp_path / "spd_jax" / "data" / "tables"
     folder.mkdir(parents=True)
     with pytest.raises(UserError, match=r"no table 'mnist_sigmoid_slope' .* \(none\)"):
         tabular.shipped()

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spd_jax.errors import UserError
-from spd_jax.ground_truth.text_batches import LONGEST, SHORTEST, epoch_batches, eval_batches
+from spd_jax.trainers.language_model.batches import LONGEST, SHORTEST, epoch_batches, eval_batches
 
 
 def unrolled(batches):

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from spd_jax import tuning
 from spd_jax.dish import DishConfig, check
 from spd_jax.errors import UserError
 from spd_jax.spaces import sigmoid_slope
+from spd_jax.studies import tuning
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
 from spd_jax.surrogates.slope_mlp import SlopeMlp
 

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from spd_jax.errors import UserError
 from spd_jax.files import atomic_path
-from spd_jax.report.benchmark import duration, table
-from spd_jax.report.search_run import with_mean
+from spd_jax.report.search import with_mean
 from spd_jax.report.style import INK, end_labels, label_axes
+from spd_jax.report.text import duration, table
 
 MEASURES = ("kendall_tau", "spearman", "precision_at_10", "regret", "fit_seconds", "query_seconds")
 # Words, colour (Okabe and Ito, 2008) and marker of the surrogates that are known by name.

@@ -29,7 +29,7 @@ from jax.typing import ArrayLike
 from spd_jax.axes import Arch, Archs, Array, Key, Params
 from spd_jax.errors import UserError
 from spd_jax.surrogates import protocol
-from spd_jax.surrogates.nao_network import Network
+from spd_jax.surrogates.token_network import Network
 
 _KIND = "NaoPredictor"
 _CHUNK = 256  # cells in one call of `predict`: other numbers are padded to it

@@ -16,12 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from spd_jax import dish_state, losses
 from spd_jax.axes import Arch, Archs, Array, Params
-from spd_jax.config import DishConfig
+from spd_jax.dish import losses
+from spd_jax.dish import state as dish_state
+from spd_jax.dish.config import DishConfig
+from spd_jax.dish.inner_loop import SyntheticData
+from spd_jax.dish.known import padded
 from spd_jax.errors import UserError
-from spd_jax.inner_loop import SyntheticData
-from spd_jax.known_motifs import padded
 from spd_jax.motif import MotifFamily
 from spd_jax.surrogates import protocol
 

@@ -1,0 +1,128 @@
+"""Speed and memory of the dish: against peers, as it grows, and against the machine's limit.
+
+`--suite=rnn_cell` times the dish of recurrent cells: against peers, and ranking new cells.
+
+Everything is measured in turn, in one run: times of one machine on one day compare, others do
+not. Leave the machine alone meanwhile.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from absl import flags
+
+from experiments.benchmark import against_peers as benchmark_peers
+from experiments.benchmark import growth as benchmark_growth
+from experiments.benchmark import limit as benchmark_limit
+from experiments.benchmark import report
+from experiments.benchmark import report_rnn_cell as rnn_cell_report
+from experiments.benchmark import rnn_cell as benchmark_rnn_cell
+from spd_jax.errors import UserError
+from spd_jax.report.progress import Progress
+from spd_jax.studies import run_folder
+from spd_jax.studies.run_folder import RunFolder
+
+
+def growth_plan(quick: bool) -> benchmark_growth.Plan:
+    """Return how far the growth part goes, in this process and in its children."""
+    return benchmark_growth.QUICK if quick else benchmark_growth.Plan()
+
+
+class Suite(NamedTuple):
+    """What is timed for one kind of motif-network.
+
+    Attributes:
+      parts: what `--parts` can name: maps `--quick` to the part of summary.json.
+      sizes: maps `--quick` to what else must agree when a run goes on.
+      tables: maps summary.json to text.
+      workdir: default of `--workdir`.
+    """
+
+    parts: Mapping[str, Callable[[bool], dict[str, Any]]]
+    sizes: Callable[[bool], dict[str, Any]]
+    tables: Callable[[dict[str, Any]], str]
+    workdir: str
+
+
+SUITES = {
+    "sigmoid": Suite(
+        {
+            "peers": lambda quick: benchmark_peers.measure(
+                benchmark_peers.QUICK if quick else benchmark_peers.Plan()
+            ),
+            "growth": lambda quick: benchmark_growth.measure(growth_plan(quick), quick),
+            "limit": lambda quick: benchmark_limit.measure(
+                benchmark_limit.QUICK if quick else benchmark_limit.Plan()
+            ),
+        },
+        lambda quick: {},
+        report.tables,
+        "runs/benchmark",
+    ),
+    "rnn_cell": Suite(
+        {
+            "peers": lambda quick: benchmark_rnn_cell.measure_peers(
+                benchmark_rnn_cell.plan_of(quick)
+            ),
+            "ranking": lambda quick: benchmark_rnn_cell.measure_ranking(
+                benchmark_rnn_cell.plan_of(quick)
+            ),
+        },
+        lambda quick: dataclasses.asdict(benchmark_rnn_cell.plan_of(quick)),
+        rnn_cell_report.tables,
+        "runs/benchmark_rnn_cell",
+    ),
+}
+_SUITE = flags.DEFINE_enum("suite", "sigmoid", list(SUITES), "which motif-networks to time")
+_PARTS = flags.DEFINE_list("parts", None, "what to measure; default all parts of the suite")
+_QUICK = flags.DEFINE_bool("quick", False, "tiny sizes: shows that it runs, not how fast")
+
+
+def measure(folder: RunFolder, suite: Suite, parts: Sequence[str], quick: bool) -> dict[str, Any]:
+    """Measure every part that an interrupted run of this folder does not hold yet.
+
+    A finished run is measured anew, all of it.
+    """
+    if (folder.path / "summary.json").exists():
+        for stale in [folder.path / "summary.json", *folder.path.glob("parts/*.json")]:
+            stale.unlink(missing_ok=True)
+    results = {}
+    with Progress("benchmark parts", len(parts)) as progress:
+        for done, part in enumerate(parts):
+            progress.update(done, part)
+            name = f"parts/{part}.json"
+            results[part] = folder.read_json(name)
+            if results[part] is None:
+                results[part] = suite.parts[part](quick)
+                folder.write_json(name, results[part])
+        progress.update(len(parts))
+    return results
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measure, write, draw and print."""
+    del argv
+    quick, suite = _QUICK.value, SUITES[_SUITE.value]
+    parts = list(dict.fromkeys(suite.parts if _PARTS.value is None else _PARTS.value))
+    if parts == ["devices"]:  # a child of the growth part
+        print(json.dumps(benchmark_growth.devices_here(growth_plan(quick), jax.device_count())))
+        return
+    if not parts or not set(parts) <= suite.parts.keys():
+        raise UserError(f"--parts={','.join(parts)}: give some of {','.join(suite.parts)}")
+    settings = {"suite": _SUITE.value, "quick": quick, "devices": jax.device_count()}
+    settings |= suite.sizes(quick)
+    folder = RunFolder.open(run_folder.WORKDIR.value or suite.workdir, settings)
+    summary = settings | {"versions": run_folder.versions()}
+    summary |= measure(folder, suite, parts, quick)
+    folder.write_json("summary.json", summary)
+    if parts != ["ranking"]:  # a table alone
+        report.draw(folder.path)
+    print(suite.tables(summary))
+    print(json.dumps(summary, allow_nan=False))
+
+
+if __name__ == "__main__":
+    run_folder.run_main(main)

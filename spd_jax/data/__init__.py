@@ -1,0 +1,1 @@
+"""Real data: found or downloaded, verified, decoded; and tables of this project."""

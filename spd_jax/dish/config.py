@@ -1,0 +1,192 @@
+"""The settings of a dish: counts and names are static under jit, rates are leaves."""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from spd_jax.dish import losses
+from spd_jax.errors import UserError
+
+CHOICES = {
+    "inner_loss": tuple(losses.INNER_LOSSES),
+    "inner_metric": ("loss", "true_class_probability"),
+    "outer_loss": tuple(losses.OUTER_LOSSES),
+    "gradient": ("full", "truncated", "evaluation_only"),
+    "schedule": ("staircase", "cosine", "constant"),
+    "remat": ("auto", "none", "step", "nested"),
+}
+RATES = (
+    "inner_learning_rate",
+    "inner_l2",
+    "outer_learning_rate",
+    "outer_l2",
+    "decay",
+    "init_scale",
+)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=RATES,
+    meta_fields=(
+        "inner_steps",
+        "outer_steps",
+        "train_samples",
+        "valid_samples",
+        "ensemble_size",
+        "motif_batch",
+        "inner_batch_size",
+        "inner_loss",
+        "inner_metric",
+        "outer_loss",
+        "gradient",
+        "truncation",
+        "shared_data",
+        "learn_labels",
+        "schedule",
+        "decay_steps",
+        "valid_every",
+        "remat",
+    ),
+)
+@dataclasses.dataclass(frozen=True)
+class DishConfig:
+    """Settings of a dish; the defaults are arXiv 2005.13092's table 2 (preset `paper`).
+
+    A rate is a scalar, or an array `[E]` with one value for each ensemble member.
+
+    Attributes:
+      inner_steps: T, full-batch Adam steps of every motif-network.
+      outer_steps: Adam steps on the synthetic data.
+      train_samples: N, synthetic samples to train on.
+      valid_samples: synthetic samples to validate on; the first of them start
+        equal to the train samples.
+      ensemble_size: E, independent dishes; scores are medians over them.
+      motif_batch: most motifs in one outer step; with more known, a fresh batch is
+        drawn each step (appendix A.3.2).
+      inner_batch_size: samples per inner step; 0 takes all.
+      inner_loss: name in `losses.INNER_LOSSES`.
+      inner_metric: what a score is: minus the validation "loss", or the
+        "true_class_probability".
+      outer_loss: name in `losses.OUTER_LOSSES`.
+      gradient: outer gradient through the "full" inner training, through its last
+        `truncation` steps ("truncated"), or through the validation alone.
+      truncation: inner steps that "truncated" differentiates.
+      shared_data: validate on the very samples that are trained on.
+      learn_labels: learn the labels too; they are kept in [0, 1].
+      schedule: the outer rate is multiplied by `decay` at each of `decay_steps`
+        ("staircase"), falls to 0 as half a cosine, or is constant.
+      decay_steps: outer steps at which "staircase" decays (the paper does not say;
+        20 and 50 are the released program's).
+      valid_every: outer steps between two looks at held-out motifs, for early stopping.
+      remat: what the backward pass keeps: "none" differentiates plainly and keeps all;
+        "step" keeps four vectors a step, "nested" about sqrt(T) of them; "auto" nests
+        above 1,000 inner steps.
+      inner_learning_rate: alpha of equation 1.
+      inner_l2: factor of the sum of squared parameters, added to the inner loss.
+      outer_learning_rate: beta of equation 3.
+      outer_l2: factor of the sum of squared synthetic inputs, added to the outer loss.
+      decay: see `schedule`.
+      init_scale: multiplies the family's initial weights.
+    """
+
+    inner_steps: int = 250
+    outer_steps: int = 60
+    train_samples: int = 10
+    valid_samples: int = 10
+    ensemble_size: int = 1
+    motif_batch: int = 40
+    inner_batch_size: int = 0
+    inner_loss: str = "binary_cross_entropy"
+    inner_metric: str = "loss"
+    outer_loss: str = "zscored_mse"
+    gradient: str = "full"
+    truncation: int = 0
+    shared_data: bool = False
+    learn_labels: bool = False
+    schedule: str = "staircase"
+    decay_steps: tuple[int, ...] = (20, 50)
+    valid_every: int = 5
+    remat: str = "auto"
+    inner_learning_rate: Any = 0.01
+    inner_l2: Any = 1e-5
+    outer_learning_rate: Any = 0.05
+    outer_l2: Any = 1e-5
+    decay: Any = 0.4
+    init_scale: Any = 1.0
+
+
+def check(config: DishConfig) -> None:
+    """Refuse a setting that cannot be run.
+
+    Raises:
+      UserError: one sentence with the field's name and what is allowed.
+    """
+    for name, choices in CHOICES.items():
+        if getattr(config, name) not in choices:
+            raise UserError(
+                f"{name}={getattr(config, name)!r} is unknown: use one of {', '.join(choices)}"
+            )
+    minima = {
+        "inner_steps": 1,
+        "outer_steps": 0,
+        "train_samples": 1,
+        "valid_samples": 1,
+        "ensemble_size": 1,
+        "motif_batch": 2,
+        "valid_every": 1,
+    }
+    for name, least in minima.items():
+        if getattr(config, name) < least:
+            raise UserError(f"{name}={getattr(config, name)} must be at least {least}")
+    if not 0 <= config.inner_batch_size <= config.train_samples:
+        raise UserError(
+            f"inner_batch_size={config.inner_batch_size} must lie between 0 (all samples) "
+            f"and train_samples={config.train_samples}"
+        )
+    if config.gradient == "truncated" and not 1 <= config.truncation <= config.inner_steps:
+        raise UserError(
+            f"truncation={config.truncation} must lie between 1 and inner_steps="
+            f"{config.inner_steps} when gradient=truncated"
+        )
+    if config.shared_data and config.valid_samples != config.train_samples:
+        raise UserError(
+            f"shared_data needs valid_samples={config.valid_samples} equal to "
+            f"train_samples={config.train_samples}"
+        )
+    for name in RATES:
+        _check_rate(name, np.asarray(getattr(config, name), float), config.ensemble_size)
+
+
+def _check_rate(name: str, rate: np.ndarray, ensemble_size: int) -> None:
+    if rate.shape not in ((), (ensemble_size,)):
+        raise UserError(
+            f"{name} has shape {rate.shape}: give one value, or one for each of the "
+            f"{ensemble_size} ensemble members"
+        )
+    if not (np.all(np.isfinite(rate)) and np.all(rate >= 0)):
+        raise UserError(f"{name}={rate.tolist()} must be finite and not negative")
+
+
+def outer_rate_factor(config: DishConfig, step: jax.Array) -> jax.Array:
+    """Return what multiplies the outer learning rate at outer step `step` (0 is the first).
+
+    `decay` must be a scalar here (one member's).
+    """
+    jnp = jax.numpy
+    if config.schedule == "staircase":
+        passed = jnp.sum(step >= jnp.asarray(config.decay_steps, jnp.int32))
+        return jnp.asarray(config.decay, jnp.float32) ** passed
+    if config.schedule == "cosine":
+        fraction = jnp.minimum(step / max(config.outer_steps, 1), 1)
+        return 0.5 * (1 + jnp.cos(math.pi * fraction))
+    return jnp.ones(())
+
+
+def with_rates(config: DishConfig, rates: dict[str, jax.Array]) -> DishConfig:
+    """Return the settings of one member: every rate a scalar of `rates`."""
+    return dataclasses.replace(config, **rates)  # type: ignore[arg-type]

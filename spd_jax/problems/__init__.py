@@ -1,0 +1,1 @@
+"""One file for each search space: all that a study needs to know of it."""

@@ -1,0 +1,1 @@
+"""Training at full size, each trainer a `ground_truth.task.Task`."""
