@@ -1,12 +1,15 @@
-"""The two protocols that everything else speaks: a motif-network, and a search space."""
+"""What everything else speaks: a motif-network, a search space, and what a space may do besides."""
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
 from spd_jax.axes import Arch, Archs, Array, Key, Params
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Labels = Literal["bernoulli", "balanced_classes"]
 
@@ -35,28 +38,81 @@ class MotifFamily:
 
 
 class SearchSpace(Protocol):
-    """A set of motifs as arrays. Host side: proposers and surrogates call it."""
+    """A set of motifs as arrays. Host side: proposers and studies call it."""
+
+    @property
+    def name(self) -> str:
+        """Name in ledgers and tables; different spaces have different names."""
+        ...
 
     def sample(self, key: Key, count: int) -> Archs:
-        """Draw `count` archs; `key` is consumed."""
+        """Draw a batch `[count]` of archs; `key` is consumed."""
+        ...
 
     def mutate(self, key: Key, archs: Archs) -> Archs:
-        """Change every arch a little and stay in the space; `key` is consumed."""
+        """Change every arch of a batch a little and stay in the space; `key` is consumed."""
+        ...
 
     def crossover(self, key: Key, first: Archs, second: Archs) -> Archs:
-        """Mix the archs pair by pair and stay in the space; `key` is consumed."""
+        """Mix two batches arch by arch and stay in the space; `key` is consumed."""
+        ...
 
-    def encode(self, arch: Any) -> str:
-        """Return the arch as text; `decode` is its inverse."""
+    def encode(self, arch: Arch) -> str:
+        """Return one arch as text; `decode` is its inverse."""
+        ...
 
-    def decode(self, text: str) -> Any:
-        """Read an arch from text; raises UserError when it is no arch of this space."""
+    def decode(self, text: str) -> Arch:
+        """Read one arch from text; raises UserError when it is no arch of this space."""
+        ...
+
+    def canonical(self, arch: Arch) -> Arch:
+        """Return the same arrays for all archs that are the same motif.
+
+        The canonical form of a canonical form is itself. A space without twins returns `arch`.
+        """
+        ...
+
+
+class Features(Protocol):
+    """A space whose motifs are also vectors, for surrogates that need them."""
 
     def features(self, archs: Archs) -> np.ndarray:
-        """Return `[M, F]` float64 vectors for surrogates that need them."""
+        """Return `[M, F]` float64 for archs in canonical form."""
+        ...
 
-    def canonical_hash(self, arch: Any) -> str:
-        """Return one hash for all archs that are the same motif."""
 
-    def describe(self, arch: Any) -> str:
-        """Return one line for people."""
+class Structure(Protocol):
+    """A space that can count what its motifs are made of."""
+
+    def structure(self, archs: Archs) -> np.ndarray:
+        """Return counts `[M, F]` float64 that are the same for every spelling of a motif."""
+        ...
+
+
+class Tokens(Protocol):
+    """A space whose motifs are strings of L tokens out of V, for NAO; token 0 starts a string."""
+
+    @property
+    def name(self) -> str:
+        """Name of the space: a saved network is refused by another."""
+        ...
+
+    def to_tokens(self, archs: Archs) -> np.ndarray:
+        """Return archs `[M]` in canonical form as int32 `[M, L]`, none of them 0."""
+        ...
+
+    def from_tokens(self, tokens: np.ndarray) -> Archs:
+        """Read archs `[M]` from legal tokens `[M, L]`; they need not be canonical."""
+        ...
+
+    def legal_tokens(self) -> np.ndarray:
+        """Return which tokens may stand at each place: bool `[L, V]`; any choice is a motif."""
+        ...
+
+
+class Drawing(Protocol):
+    """A space that can draw its motifs."""
+
+    def draw(self, arch: Arch, title: str = "") -> "Figure":
+        """Return a picture of one arch; matplotlib is imported when this is called."""
+        ...

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from spd_jax import archs as archs_lib
 from spd_jax.axes import Archs, Key
 from spd_jax.dish import losses
 from spd_jax.errors import UserError
-from spd_jax.surrogates import protocol
 from spd_jax.surrogates.protocol import Surrogate
 
 
@@ -107,7 +107,7 @@ def choose(
     usable = np.flatnonzero(np.isfinite(np.asarray(scores, float)))
     if len(usable) < 4:
         raise UserError(f"{len(usable)} motifs have a finite ground truth: tuning needs at least 4")
-    archs, truth = protocol.known(archs, scores)
+    archs, truth = archs_lib.known(archs, scores)
     order = np.asarray(jax.random.permutation(split_key, len(usable)))
     halves = np.sort(order[: len(usable) // 2]), np.sort(order[len(usable) // 2 :])
     means = {}

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from spd_jax import archs as archs_lib
 from spd_jax.axes import Archs
 from spd_jax.surrogates import protocol
 from spd_jax.surrogates.dish_surrogate import DishSurrogate, FittedDish
@@ -54,7 +55,7 @@ class Averaged:
         Raises:
           UserError: fewer than 2 finite scores, or shapes that disagree.
         """
-        archs, truth = protocol.known(archs, scores)
+        archs, truth = archs_lib.known(archs, scores)
         dish_key, regressor_key = jax.random.split(key)
         return FittedAveraged(
             (fit_dish or self.dish.fit)(dish_key, archs, truth),

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from spd_jax import archs as archs_lib
 from spd_jax import dish, files
 from spd_jax.axes import Archs, Key
 from spd_jax.motif import MotifFamily
-from spd_jax.surrogates import protocol
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class DishSurrogate:
         Raises:
           UserError: too few finite scores, or shapes that disagree.
         """
-        archs, truth = protocol.known(archs, scores)
+        archs, truth = archs_lib.known(archs, scores)
         split_key = jax.random.split(key)[1]
         held_out = np.zeros(len(truth), bool)
         if self.held_out_share:

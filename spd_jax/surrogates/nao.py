@@ -26,6 +26,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
+from spd_jax import archs as archs_lib
 from spd_jax.axes import Arch, Archs, Array, Key, Params
 from spd_jax.errors import UserError
 from spd_jax.surrogates import protocol
@@ -149,7 +150,7 @@ class NaoPredictor:
             itself calls illegal, or a setting that is not allowed.
         """
         self.config.check()
-        archs, truth = protocol.known(archs, scores)
+        archs, truth = archs_lib.known(archs, scores)
         fit_key, split_key, first_key = jax.random.split(key, 3)
         tokens = self._tokens(archs)
         network = build(self.space, self.config)

@@ -10,14 +10,13 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import jax
 import numpy as np
 from jax.typing import ArrayLike
 
 from spd_jax import files
-from spd_jax.axes import Archs
+from spd_jax.axes import Archs, Key
 from spd_jax.errors import UserError
 
 Features = Callable[[Archs], np.ndarray]  # archs of M motifs -> vectors [M, F]
@@ -31,12 +30,12 @@ class Fitted(Protocol):
         """Return predicted scores.
 
         Args:
-          archs: pytree of arrays, motif axis `[M]` first; the sigmoid-slope
-            space's is the array of slopes `[M]` itself.
+          archs: batch `[M]` of archs in canonical form, as `archs.Cells` holds them.
 
         Returns:
-          Scores `[M]`, floating point, higher is better, NaN where a prediction
-          failed. The rivals' are in the unit of the scores they were fitted on.
+          Scores `[M]` float64, higher is better, in the unit of the scores that the surrogate
+          was fitted on; NaN where a prediction failed. A surrogate that looks at no score
+          (`dish.predict` of an untrained dish, a proxy) has a unit of its own.
         """
         ...
 
@@ -48,12 +47,12 @@ class Fitted(Protocol):
 class Surrogate(Protocol):
     """A way to predict scores: its settings, and nothing learned yet."""
 
-    def fit(self, key: jax.Array, archs: Archs, scores: ArrayLike) -> Fitted:
+    def fit(self, key: Key, archs: Archs, scores: ArrayLike) -> Fitted:
         """Learn from motifs whose ground truth is known.
 
         Args:
           key: consumed.
-          archs: pytree of arrays, motif axis `[M]` first.
+          archs: batch `[M]` of archs in canonical form.
           scores: ground truth `[M]`, higher is better; one that is not finite
             marks a failed motif and is left out of the fit.
 
@@ -74,34 +73,69 @@ class Surrogate(Protocol):
         ...
 
 
-def known(archs: Archs, scores: ArrayLike, minimum: int = 2) -> tuple[Archs, np.ndarray]:
-    """Keep the motifs whose score is finite: a failed ground truth is never fitted.
+class FitStep(NamedTuple):
+    """Where a long fit is.
 
-    Args:
-      archs: pytree of arrays, motif axis `[M]` first.
-      scores: ground truth `[M]`.
-      minimum: how many finite scores the fit needs.
-
-    Returns:
-      The archs `[K]` and scores `[K]` float64 of the K motifs that did not fail.
-
-    Raises:
-      UserError: fewer than `minimum` are left, or archs and scores differ in length.
+    Attributes:
+      state: pytree of arrays; `fit(..., state=state)` goes on from there.
+      done: steps that have been taken.
+      total: steps that the fit takes in all, as far as is known.
+      losses: what the last step saw, `[E]` float, one loss for each member of an ensemble.
+      phase: what the steps are for: "early_stopping" while the number of steps is being found
+        on held-out motifs, "fit" otherwise.
     """
-    finite_scores = np.asarray(scores, np.float64)
-    lengths = sorted({np.shape(leaf)[:1] for leaf in jax.tree.leaves(archs)})
-    if finite_scores.ndim != 1 or lengths != [finite_scores.shape]:
-        raise UserError(
-            f"scores have shape {finite_scores.shape}, but archs have leading axes "
-            f"{lengths}: give one score per motif"
-        )
-    finite = np.isfinite(finite_scores)
-    if finite.sum() < minimum:
-        raise UserError(
-            f"{finite.sum()} of {finite.size} scores are finite, but the surrogate needs "
-            f"{minimum}: evaluate more motifs"
-        )
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[finite], archs), finite_scores[finite]
+
+    state: Any
+    done: int
+    total: int
+    losses: np.ndarray
+    phase: str = "fit"
+
+
+def ignore(step: FitStep) -> None:
+    """Do nothing with a step."""
+
+
+@runtime_checkable
+class ResumableSurrogate(Surrogate, Protocol):
+    """A surrogate whose fit takes long: it can be saved after any step, and go on."""
+
+    def start(self, key: Key) -> Any:
+        """Return the state before the first step: what every later state looks like."""
+        ...
+
+    def fit(
+        self,
+        key: Key,
+        archs: Archs,
+        scores: ArrayLike,
+        *,
+        state: Any = None,
+        on_step: Callable[[FitStep], None] = ignore,
+    ) -> Fitted:
+        """Learn as every surrogate does, from `start(key)` or from a later `state` on.
+
+        Args:
+          key: as in the call that was interrupted.
+          archs: likewise.
+          scores: likewise.
+          state: that `on_step` was handed; None begins anew.
+          on_step: called after every step.
+
+        Returns:
+          What an uninterrupted fit returns, to the bit.
+        """
+        ...
+
+
+@runtime_checkable
+class CostlySurrogate(Surrogate, Protocol):
+    """A surrogate that trains motifs for real to predict them."""
+
+    @property
+    def cost_per_query(self) -> float:
+        """What one prediction costs, in full evaluations."""
+        ...
 
 
 def save_arrays(path: Path, kind: str, arrays: Mapping[str, Any]) -> None:

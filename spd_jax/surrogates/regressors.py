@@ -14,6 +14,8 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from spd_jax import archs as archs_lib
+from spd_jax.axes import Archs
 from spd_jax.errors import UserError
 from spd_jax.surrogates import protocol
 
@@ -34,7 +36,7 @@ class GaussianProcess:
     features: protocol.Features
     kernel: str = "rbf"
 
-    def fit(self, key: jax.Array, archs: protocol.Archs, scores: ArrayLike) -> "FittedRegressor":
+    def fit(self, key: jax.Array, archs: Archs, scores: ArrayLike) -> "FittedRegressor":
         """Maximise the marginal likelihood on known scores.
 
         Args:
@@ -101,7 +103,7 @@ class RandomForest:
     features: protocol.Features
     trees: int = 200
 
-    def fit(self, key: jax.Array, archs: protocol.Archs, scores: ArrayLike) -> "FittedRegressor":
+    def fit(self, key: jax.Array, archs: Archs, scores: ArrayLike) -> "FittedRegressor":
         """Grow the trees on known scores.
 
         Args:
@@ -163,7 +165,7 @@ class FittedRegressor:
         model.fit(_standardise(data["vectors"], data["vectors"]), data["scores"])
         return cls(model, features, data, kind)
 
-    def predict(self, archs: protocol.Archs) -> np.ndarray:
+    def predict(self, archs: Archs) -> np.ndarray:
         """Return scores `[M]` float64, in the unit of the fitted scores."""
         vectors = _vectors(self.features, archs)
         return self.model.predict(_standardise(vectors, self.data["vectors"]))
@@ -174,13 +176,13 @@ class FittedRegressor:
 
 
 def _known_vectors(
-    features: protocol.Features, archs: protocol.Archs, scores: ArrayLike
+    features: protocol.Features, archs: Archs, scores: ArrayLike
 ) -> tuple[np.ndarray, np.ndarray]:
-    archs, finite_scores = protocol.known(archs, scores)
+    archs, finite_scores = archs_lib.known(archs, scores)
     return _vectors(features, archs), finite_scores
 
 
-def _vectors(features: protocol.Features, archs: protocol.Archs) -> np.ndarray:
+def _vectors(features: protocol.Features, archs: Archs) -> np.ndarray:
     """Return the archs' feature vectors `[M, F]` float64, checked."""
     vectors = np.asarray(features(archs), np.float64)
     motifs = len(jax.tree.leaves(archs)[0])

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
+from spd_jax import archs as archs_lib
 from spd_jax.errors import UserError
 from spd_jax.surrogates import protocol
 
@@ -73,7 +74,7 @@ class SlopeMlp:
             that disagree, or a setting that is not allowed.
         """
         self._check()
-        slopes, scores = protocol.known(_slopes(archs), scores)
+        slopes, scores = archs_lib.known(_slopes(archs), scores)
         mean, std = float(np.mean(scores)), float(np.std(scores))
         targets = (scores - mean) / (std or 1.0)
         params = _train(self, key, jnp.asarray(slopes), jnp.asarray(targets, jnp.float32))

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from spd_jax import archs as archs_lib
 from spd_jax.axes import Archs
 from spd_jax.dish import DishState
 from spd_jax.errors import UserError
@@ -83,7 +84,7 @@ class Stacked:
         if self.folds == 0 and isinstance(self.base, DishSurrogate):
             raise UserError("a dish that learns needs folds: give 2 or more, or a FrozenDish")
         # Every base but a frozen one is left two motifs or more to learn from.
-        archs, truth = protocol.known(archs, scores, minimum={0: 2, 2: 4}.get(self.folds, 3))
+        archs, truth = archs_lib.known(archs, scores, minimum={0: 2, 2: 4}.get(self.folds, 3))
         fold_key, base_key, regressor_key = jax.random.split(key, 3)
         base = self.base.fit(base_key, archs, truth)
         if self.folds:

@@ -1,0 +1,63 @@
+"""What a study needs to know of a search space."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+from spd_jax.axes import Arch, Array, Params
+from spd_jax.dish import DishConfig
+from spd_jax.ground_truth.task import Task
+from spd_jax.motif import Drawing, Features, MotifFamily, SearchSpace, Structure, Tokens
+from spd_jax.surrogates.protocol import Surrogate
+
+
+@dataclasses.dataclass(frozen=True)
+class GroundTruthPreset:
+    """One way to train a problem's motifs at full size.
+
+    Attributes:
+      task: `task(data_dir, checkpoint_dir) -> Task`. `data_dir` is the folder of the data,
+        None downloads them; a long training saves itself into `checkpoint_dir`, None saves
+        nothing.
+      unit: name in `units.UNITS` in which its scores are shown.
+      table: name of the shipped table of evaluations; empty where there is none.
+      tuning_table: the same of motifs that settings are chosen on: no figure uses them.
+      history: name of the shipped record of searches.
+    """
+
+    task: Callable[[str | None, str | None], Task]
+    unit: str = "score"
+    table: str = ""
+    tuning_table: str = ""
+    history: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A search space with all that a study needs: the one thing that a new space registers.
+
+    Attributes:
+      name: in the registry and on the command line.
+      space: the motifs.
+      family: `family(hidden) -> MotifFamily`, the motif-network of a width.
+      dish_presets: settings of the dish by name; "best" among them.
+      ground_truths: ways to train a motif by name, the default first.
+      features: vectors for regressors.
+      structure: counts for regressors; None: the features are the strongest vectors known.
+      tokens: spelling for NAO; None: NAO does not take part.
+      drawing: of one motif; None: no picture of the best one.
+      hidden_states: `hidden_states(family) -> states(params, arch, inputs)`, what proxies of
+        hidden states look at; None: the outputs.
+      rivals: surrogates beside those that every space has, by name.
+    """
+
+    name: str
+    space: SearchSpace
+    family: Callable[[int], MotifFamily]
+    dish_presets: Mapping[str, DishConfig]
+    ground_truths: Mapping[str, GroundTruthPreset]
+    features: Features
+    structure: Structure | None = None
+    tokens: Tokens | None = None
+    drawing: Drawing | None = None
+    hidden_states: Callable[[MotifFamily], Callable[[Params, Arch, Array], Array]] | None = None
+    rivals: Mapping[str, Surrogate] = dataclasses.field(default_factory=dict)
