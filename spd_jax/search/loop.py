@@ -107,12 +107,12 @@ def search(
     choice = Choice(cells.names, nothing, seconds=time.perf_counter() - began)
     on_iteration(state.buy(cells, choice, ranked=False))
     for index in range(1, config.iterations + 1):
-        choice = recall(index)
-        if choice is None or choice.known != state.fingerprint:
+        recalled = recall(index)
+        if recalled is not None and recalled.known == state.fingerprint:
+            cells, choice = Cells.read(space, recalled.cells), recalled
+        else:
             cells, choice = _choose(index, key, state, proposer, surrogate, config, fit)
             on_choice(index, choice)
-        else:
-            cells = Cells.read(space, choice.cells)
         on_iteration(state.buy(cells, choice, ranked=surrogate is not None))
     return state.record
 
@@ -160,11 +160,8 @@ def check_names(space: SearchSpace, cells: Cells) -> None:
       UserError: `decode` of a name is another cell.
     """
     for name, cell in zip(cells.names, batches.unstack(cells.archs), strict=True):
-        back = jax.tree.map(np.asarray, space.decode(name))
-        leaves, kind = jax.tree.flatten(cell)
-        if jax.tree.structure(back) != kind or not all(
-            map(np.array_equal, jax.tree.leaves(back), leaves)
-        ):
+        back, leaves = jax.tree.leaves(space.decode(name)), jax.tree.leaves(cell)
+        if len(back) != len(leaves) or not all(map(np.array_equal, back, leaves)):
             raise UserError(
                 f"decode({name!r}) is another cell than the one that encode named so: "
                 "let the space's decode undo its encode, and its canonical give one form"
