@@ -69,7 +69,7 @@ _ROOMS = {
 }
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 _RENAMED = {"run_search": "search"}  # `spd_jax.search` is a room
-__all__ = ["__version__", "dish", "problems", *_HOMES]  # noqa: PLE0604
+__all__ = ["__version__", "dish", "problems", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
