@@ -144,8 +144,8 @@ class Averaged:
 
         def build(arrays: dict[str, np.ndarray]) -> FittedAveraged:
             return FittedAveraged(
-                protocol.from_bytes(arrays["first"], self.first.load, f"the first in {path}"),
-                protocol.from_bytes(arrays["second"], self.second.load, f"the second in {path}"),
+                protocol.from_bytes(arrays["first"], self.first.load, "the first"),
+                protocol.from_bytes(arrays["second"], self.second.load, "the second"),
             )
 
         return protocol.restore(path, type(self).__name__, build)
@@ -258,8 +258,8 @@ class Stacked:
         def build(arrays: dict[str, np.ndarray]) -> FittedStacked:
             load = self._beside().load
             return FittedStacked(
-                protocol.from_bytes(arrays["base"], self.base.load, f"the base in {path}"),
-                protocol.from_bytes(arrays["regressor"], load, f"the regressor in {path}"),
+                protocol.from_bytes(arrays["base"], self.base.load, "the base"),
+                protocol.from_bytes(arrays["regressor"], load, "the regressor"),
                 float(arrays["floor"]),
             )
 

@@ -97,9 +97,8 @@ class DishSurrogate:
 
         def build(arrays: dict[str, np.ndarray]) -> FittedDish:
             like = dish.init(jax.random.key(0), self.family, self.config)
-            state = protocol.from_bytes(
-                arrays["state"], lambda part: files.load_pytree(part, like), str(path)
-            )
+            load = functools.partial(files.load_pytree, like=like)
+            state = protocol.from_bytes(arrays["state"], load, "its state")
             return FittedDish(self, state, float(arrays["mean"]), float(arrays["std"]))
 
         return protocol.restore(path, _KIND, build)

@@ -154,17 +154,19 @@ class NaoPredictor:
         """
 
         def make(arrays: dict[str, np.ndarray]) -> FittedNao:
-            name = str(arrays.pop("space"))
+            name = str(arrays["space"])
             if name != self.space.name:
-                raise UserError(
-                    f"{path} was fitted on {name}, not {self.space.name}: use that space"
-                )
-            config = NaoConfig(**json.loads(str(arrays.pop("config"))))
-            low, high, accuracy = (float(arrays.pop(name)) for name in ("low", "high", "accuracy"))
-            leaves = {place: jnp.asarray(leaf) for place, leaf in arrays.items()}
-            params = flax.traverse_util.unflatten_dict(leaves, sep="/")
+                raise UserError(f"it was fitted on {name}, not {self.space.name}: use that space")
+            config = NaoConfig(**json.loads(str(arrays["config"])))
+            config.check()
+            network = build(self.space, config)
+            first = jnp.ones((1, len(network.legal)), int)
+            like = jax.eval_shape(network.init, jax.random.key(0), first)["params"]
+            like = flax.traverse_util.flatten_dict(like, sep="/")
+            params = flax.traverse_util.unflatten_dict(protocol.weights(arrays, like), sep="/")
+            low, high, accuracy = (float(arrays[name]) for name in ("low", "high", "accuracy"))
             predictor = NaoPredictor(self.space, config)
-            return FittedNao(predictor, build(self.space, config), params, low, high, accuracy)
+            return FittedNao(predictor, network, params, low, high, accuracy)
 
         return protocol.restore(path, _KIND, make)
 

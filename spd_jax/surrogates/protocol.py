@@ -12,6 +12,8 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -215,12 +217,27 @@ def restore(path: Path, kind: str, build: Callable[[dict[str, np.ndarray]], Load
     arrays = load_arrays(path, kind)
     try:
         return build(arrays)
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(
             f"{path} is damaged, or was written by another version: fit this {kind} again"
         ) from error
+
+
+def weights(
+    arrays: Mapping[str, np.ndarray], like: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, jax.Array]:
+    """Return the arrays that `like` names, with its data types.
+
+    Raises:
+      KeyError: one is missing.
+      ValueError: one has another shape.
+    """
+    for name, expected in like.items():
+        if arrays[name].shape != expected.shape:
+            raise ValueError(f"{name} has shape {arrays[name].shape}, not {expected.shape}")
+    return {name: jnp.asarray(arrays[name], leaf.dtype) for name, leaf in like.items()}
 
 
 def to_bytes(save: Callable[[Path], None]) -> np.ndarray:

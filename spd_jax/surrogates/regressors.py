@@ -51,8 +51,7 @@ class GaussianProcess:
           UserError: fewer than 2 finite scores, shapes that disagree, an unknown
             kernel, or scikit-learn is missing.
         """
-        if self.kernel not in KERNELS:
-            raise UserError(f"unknown kernel {self.kernel!r}: use one of {', '.join(KERNELS)}")
+        self._check()
         vectors, scores = _known_vectors(self.features, archs, scores)
         convergence_warning = _sklearn("exceptions").ConvergenceWarning
         search = _sklearn("gaussian_process").GaussianProcessRegressor(
@@ -78,6 +77,10 @@ class GaussianProcess:
         """Return the same process on other vectors."""
         return dataclasses.replace(self, features=features)
 
+    def _check(self) -> None:
+        if self.kernel not in KERNELS:
+            raise UserError(f"unknown kernel {self.kernel!r}: use one of {', '.join(KERNELS)}")
+
     def _kernel(self) -> Any:
         kernels = _sklearn("gaussian_process.kernels")
         shape = kernels.RBF if self.kernel == "rbf" else kernels.Matern
@@ -88,9 +91,10 @@ class GaussianProcess:
 
     def _restore(self, data: dict[str, np.ndarray]) -> "FittedRegressor":
         """Condition on the data with the hyper-parameters `exp(theta)`, as `fit` and `load` do."""
-        kernel = dataclasses.replace(self, kernel=str(data["kernel"]))._kernel()
+        fitted = dataclasses.replace(self, kernel=str(data["kernel"]))
+        fitted._check()
         model = _sklearn("gaussian_process").GaussianProcessRegressor(
-            kernel.clone_with_theta(data["theta"]), normalize_y=True, optimizer=None
+            fitted._kernel().clone_with_theta(data["theta"]), normalize_y=True, optimizer=None
         )
         return FittedRegressor.on(data, model, self.features, kind=type(self).__name__)
 

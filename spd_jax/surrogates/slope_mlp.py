@@ -22,7 +22,6 @@ from spd_jax.surrogates import protocol
 Params = dict[str, jax.Array]
 ACTIVATIONS = {"tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid}
 _KIND = "SlopeMlp"
-_WEIGHTS = ("w0", "b0", "w1", "b1", "w2", "b2")
 
 
 def _static(default: Any) -> Any:
@@ -90,12 +89,11 @@ class SlopeMlp:
         """
 
         def build(arrays: dict[str, np.ndarray]) -> FittedSlopeMlp:
-            return FittedSlopeMlp(
-                {name: jnp.asarray(arrays[name]) for name in _WEIGHTS},
-                str(arrays["activation"]),
-                float(arrays["mean"]),
-                float(arrays["std"]),
-            )
+            config = SlopeMlp(len(arrays["w1"]), str(arrays["activation"]))
+            config._check()
+            like = jax.eval_shape(init, jax.random.key(0), config)
+            mean, std = float(arrays["mean"]), float(arrays["std"])
+            return FittedSlopeMlp(protocol.weights(arrays, like), config.activation, mean, std)
 
         return protocol.restore(path, _KIND, build)
 
