@@ -339,11 +339,15 @@ def scatter(
     for axes in panels[len(ranked) :]:
         axes.set_axis_off()
     if not ranked:
-        words = "nothing was predicted:\nthis search has no surrogate, or bought its warm start only"
+        words = (
+            "nothing was predicted:\nthis search has no surrogate, or bought its warm start only"
+        )
         panels[0].text(0.5, 0.5, words, ha="center", va="center", color=INK)
     vertical = f"validation {unit}" + ("\n(axis turned round: better is up)" if turned else "")
     for place, (axes, own) in enumerate(zip(panels, ranked, strict=False)):
-        tau = f"τ = {own.tau:.2f}".replace("-", "−") if math.isfinite(own.tau) else "τ is not defined"
+        tau = (
+            f"τ = {own.tau:.2f}".replace("-", "−") if math.isfinite(own.tau) else "τ is not defined"
+        )
         words = vertical if place % columns == 0 else ""
         label_axes(axes, f"iteration {own.index}: {tau}", "predicted (higher is better)", words)
         _cloud(axes, own.predicted, in_unit(own.scores, unit), colour)
