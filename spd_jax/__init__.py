@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from spd_jax.problems import Problem as Problem
     from spd_jax.search.genetic import Genetic as Genetic
     from spd_jax.search.loop import SearchConfig as SearchConfig
-    from spd_jax.search.loop import search as run_search
+    from spd_jax.search.loop import search as run_search  # noqa: F401
     from spd_jax.search.nao import NaoProposer as NaoProposer
     from spd_jax.search.protocol import Proposal as Proposal
     from spd_jax.search.protocol import Proposer as Proposer

@@ -58,7 +58,9 @@ class LeagueSettings:
     held_out: int = setting(200, "most motifs that a split predicts", at_least=TOP)
     seed: int = setting(0, "of splits and fits", at_least=0)
     surrogates: tuple[str, ...] = setting((), "who takes part; empty: everyone", free=True)
-    dish_preset: str = setting("best", "settings of the dish, which flags change", flag="preset")
+    dish_preset: str = setting(
+        "best", "settings of the dish, which flags change", flag="preset", free=True
+    )
     dish: DishConfig = setting(DishConfig(), "", by_preset=True)
     hidden_size: int = setting(3, "width of the dish's network", at_least=1)
     held_out_share: float = setting(

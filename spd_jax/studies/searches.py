@@ -75,7 +75,9 @@ class SearchSettings:
     proposals: int = setting(100, "cells ranked each iteration", at_least=1)
     evaluations: int = setting(20, "cells trained of them", at_least=1)
     preset: str = setting("tiny", "how cells are trained at full size")
-    dish_preset: str = setting("best", "settings of the dish, which flags change", flag="dish")
+    dish_preset: str = setting(
+        "best", "settings of the dish, which flags change", flag="dish", free=True
+    )
     dish: DishConfig = setting(DishConfig(), "", by_preset=True)
     rank_with: str = setting(
         "dish",
