@@ -200,6 +200,21 @@ def spread(values: ArrayLike) -> dict[str, Any]:
     return dict(zip(("median", "q25", "q75"), summary, strict=True), values=listed)
 
 
+def spread_with_mean(values: ArrayLike) -> dict[str, Any]:
+    """Return `spread` with the `mean` and the standard deviation `std` (n - 1) beside it.
+
+    A value that is not finite makes every summary None; one value alone has no `std`.
+
+    >>> spread_with_mean([1.0, 3.0])["mean"]
+    2.0
+    """
+    summary, array = spread(values), np.asarray(values, float)
+    known = summary["median"] is not None
+    summary["mean"] = float(array.mean()) if known else None
+    summary["std"] = float(array.std(ddof=1)) if known and array.size > 1 else None
+    return summary
+
+
 def bootstrap_interval(
     values: ArrayLike,
     statistic: Callable[[np.ndarray], Any] = np.median,

@@ -1,9 +1,11 @@
 """What everything else speaks: a motif-network, a search space, and what a space may do besides."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, Protocol
 
+import jax
 import numpy as np
 
 from spd_jax.axes import Arch, Archs, Array, Key, Params
@@ -35,6 +37,12 @@ class MotifFamily:
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     labels: Labels = "bernoulli"
+
+
+def num_parameters(family: MotifFamily) -> int:
+    """Return how many weights a motif-network has."""
+    shapes = jax.eval_shape(family.init, jax.random.key(0))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 
 class SearchSpace(Protocol):

@@ -1,1 +1,55 @@
-"""One file for each search space: all that a study needs to know of it."""
+"""One file for each search space, and the one registry of their names.
+
+A new space is registered here (or by `register`, from anywhere), and all studies take it.
+"""
+
+from spd_jax.errors import UserError
+from spd_jax.problems import rnn_cell, sigmoid_slope
+from spd_jax.problems.problem import GroundTruthPreset, Problem
+from spd_jax.spaces.rnn_cell import VARIANTS
+
+__all__ = ["GroundTruthPreset", "Problem", "get", "names", "of_space", "register"]
+
+_REGISTRY: dict[str, Problem] = {}
+
+
+def register(problem: Problem) -> Problem:
+    """Make a problem known by its name and by the name of its space; return it."""
+    _REGISTRY[problem.name] = problem
+    return problem
+
+
+def names() -> list[str]:
+    """Return the names of all problems."""
+    return list(_REGISTRY)
+
+
+def get(name: str) -> Problem:
+    """Return the problem of a name.
+
+    Raises:
+      UserError: there is none.
+    """
+    if name not in _REGISTRY:
+        raise UserError(f"unknown problem {name!r}: use one of {', '.join(_REGISTRY)}")
+    return _REGISTRY[name]
+
+
+def of_space(name: str) -> Problem:
+    """Return the problem whose space has this name, as ledgers and tables call it.
+
+    Raises:
+      UserError: there is none.
+    """
+    for problem in _REGISTRY.values():
+        if problem.space.name == name:
+            return problem
+    spaces = ", ".join(problem.space.name for problem in _REGISTRY.values())
+    raise UserError(f"unknown space {name!r}: use one of {spaces}")
+
+
+register(rnn_cell.problem())
+register(sigmoid_slope.problem())
+for _variant in VARIANTS:
+    if _variant != rnn_cell.VARIANT:
+        register(rnn_cell.problem(_variant))

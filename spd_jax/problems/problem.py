@@ -3,8 +3,11 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 
-from spd_jax.axes import Arch, Array, Params
+import numpy as np
+
+from spd_jax.axes import Arch, Archs, Array, Params
 from spd_jax.dish import DishConfig
+from spd_jax.errors import UserError
 from spd_jax.ground_truth.task import Task
 from spd_jax.motif import Drawing, Features, MotifFamily, SearchSpace, Structure, Tokens
 from spd_jax.surrogates.protocol import Surrogate
@@ -18,6 +21,7 @@ class GroundTruthPreset:
       task: `task(data_dir, checkpoint_dir) -> Task`. `data_dir` is the folder of the data,
         None downloads them; a long training saves itself into `checkpoint_dir`, None saves
         nothing.
+      budget: units of a full evaluation, such as epochs; the task's own.
       unit: name in `units.UNITS` in which its scores are shown.
       table: name of the shipped table of evaluations; empty where there is none.
       tuning_table: the same of motifs that settings are chosen on: no figure uses them.
@@ -25,6 +29,7 @@ class GroundTruthPreset:
     """
 
     task: Callable[[str | None, str | None], Task]
+    budget: int
     unit: str = "score"
     table: str = ""
     tuning_table: str = ""
@@ -48,6 +53,7 @@ class Problem:
       hidden_states: `hidden_states(family) -> states(params, arch, inputs)`, what proxies of
         hidden states look at; None: the outputs.
       rivals: surrogates beside those that every space has, by name.
+      parameters_in_the_paper: of the motif-network; None where there is no such number.
     """
 
     name: str
@@ -61,3 +67,35 @@ class Problem:
     drawing: Drawing | None = None
     hidden_states: Callable[[MotifFamily], Callable[[Params, Arch, Array], Array]] | None = None
     rivals: Mapping[str, Surrogate] = dataclasses.field(default_factory=dict)
+    parameters_in_the_paper: int | None = None
+
+    def ground_truth(self, name: str) -> GroundTruthPreset:
+        """Return one of `ground_truths`.
+
+        Raises:
+          UserError: there is none of this name.
+        """
+        if name not in self.ground_truths:
+            raise UserError(
+                f"{self.name} has no ground truth {name!r}: use one of "
+                f"{', '.join(self.ground_truths)}"
+            )
+        return self.ground_truths[name]
+
+    def dish_preset(self, name: str) -> DishConfig:
+        """Return one of `dish_presets`.
+
+        Raises:
+          UserError: there is none of this name.
+        """
+        if name not in self.dish_presets:
+            raise UserError(
+                f"{self.name} has no dish {name!r}: use one of {', '.join(self.dish_presets)}"
+            )
+        return self.dish_presets[name]
+
+    def strongest_vectors(self, archs: Archs) -> np.ndarray:
+        """Return `structure` where there is one, else `features`: `[M, F]` float64."""
+        if self.structure is None:
+            return self.features.features(archs)
+        return self.structure.structure(archs)

@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from spd_jax import archs as batches
+from spd_jax.archs import Cells
 from spd_jax.axes import Archs, Key
 from spd_jax.errors import UserError
 from spd_jax.motif import SearchSpace
@@ -39,27 +41,27 @@ class Genetic:
             raise UserError(f"crossover_rate={self.crossover_rate} must lie between 0 and 1")
 
     def propose(
-        self, key: Key, space: SearchSpace, archs: Archs, scores: np.ndarray, count: int
-    ) -> Archs:
+        self, key: Key, space: SearchSpace, known: Cells, scores: np.ndarray, count: int
+    ) -> protocol.Proposal:
         """Return children of the best cells; see `protocol.Proposer`.
 
         Children that are known, or that were born before, are dropped. Where 50 rounds of
         children bring nothing fresh, and where every known cell failed, random cells fill up.
         """
         alive = int(np.isfinite(scores).sum())
-        elite = protocol.take(archs, protocol.ranking(scores)[: min(alive, self.parents)])
+        elite = known.take(protocol.ranking(scores)[: min(alive, self.parents)]).archs
         draw = functools.partial(self.children, space=space, elite=elite) if alive else None
-        return protocol.collect(key, space, archs, count=count, draw=draw)
+        return protocol.collect(key, space, known.names, count=count, draw=draw)
 
     def children(self, key: Key, count: int, *, space: SearchSpace, elite: Archs) -> Archs:
         """Return `count` children of a batch of parents `[P]`, known ones too; consumes `key`."""
         first_key, step_key, whether_key, crossover_key, mutation_key = jax.random.split(key, 5)
-        size = len(jax.tree.leaves(elite)[0])
+        size = batches.count(elite)
         first = np.asarray(jax.random.randint(first_key, (count,), 0, size))
         # A step of 1 .. size - 1 round the circle: the second parent is another cell.
         step = np.asarray(jax.random.randint(step_key, (count,), 1, max(size, 2)))
-        mothers = protocol.take(elite, first)
-        fathers = protocol.take(elite, (first + step) % size)
+        mothers = batches.take(elite, first)
+        fathers = batches.take(elite, (first + step) % size)
         crossed = space.crossover(crossover_key, mothers, fathers)
         two = np.asarray(jax.random.bernoulli(whether_key, self.crossover_rate, (count,)))
         return space.mutate(mutation_key, jax.tree.map(_choose(two), crossed, mothers))

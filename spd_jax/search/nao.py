@@ -8,17 +8,17 @@ before it takes the best, and decodes legal tokens only (see `surrogates/nao.py`
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import cast
 
 import jax
 import numpy as np
 
+from spd_jax import archs as batches
+from spd_jax.archs import Cells
 from spd_jax.axes import Archs, Key
 from spd_jax.errors import UserError
-from spd_jax.motif import SearchSpace
+from spd_jax.motif import SearchSpace, Tokens
 from spd_jax.search import protocol
-from spd_jax.surrogates.nao import FittedNao, NaoConfig, NaoPredictor, TokenSpace
+from spd_jax.surrogates.nao import NaoConfig, NaoPredictor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,17 +26,17 @@ class NaoProposer:
     """Settings of the proposer.
 
     Attributes:
+      tokens: the space as strings of tokens.
       config: of the network.
       seeds: how many of the best known cells to start from.
       steps: lambdas, in the order in which they are tried. The paper's are 10, 20 and 30;
         the larger ones, for when these bring too few new cells, are ours.
-      on_fit: is handed the fitted network, for example to report its pairwise accuracy.
     """
 
+    tokens: Tokens
     config: NaoConfig = NaoConfig()
     seeds: int = 20
     steps: tuple[float, ...] = tuple(range(10, 101, 10))
-    on_fit: Callable[[FittedNao], None] = lambda fitted: None
 
     def __post_init__(self) -> None:
         """Refuse settings under which no cell is ever moved."""
@@ -46,24 +46,26 @@ class NaoProposer:
             raise UserError(f"steps={self.steps} must be one number above 0, or more")
 
     def propose(
-        self, key: Key, space: SearchSpace, archs: Archs, scores: np.ndarray, count: int
-    ) -> Archs:
+        self, key: Key, space: SearchSpace, known: Cells, scores: np.ndarray, count: int
+    ) -> protocol.Proposal:
         """Return cells uphill of the best known ones; see `protocol.Proposer`.
+
+        Noted is `nao_pairwise_accuracy`, see `FittedNao`.
 
         Raises:
           UserError: fewer than 2 known cells did not fail, or the space is exhausted.
         """
         fit_key, collect_key = jax.random.split(key)
-        fitted = NaoPredictor(cast(TokenSpace, space), self.config).fit(fit_key, archs, scores)
-        self.on_fit(fitted)
+        fitted = NaoPredictor(self.tokens, self.config).fit(fit_key, known.archs, scores)
         order = protocol.ranking(scores)[: self.seeds]
-        starts = protocol.take(archs, order[np.isfinite(np.asarray(scores)[order])])
+        starts = known.take(order[np.isfinite(np.asarray(scores)[order])]).archs
         steps = iter(self.steps)
 
         def climb(key: Key, count: int) -> Archs:
             del key, count
             step = next(steps, None)
-            nothing = protocol.take(starts, np.arange(0))
-            return nothing if step is None else fitted.improve(starts, step)
+            return batches.take(starts, slice(0)) if step is None else fitted.improve(starts, step)
 
-        return protocol.collect(collect_key, space, archs, count=count, draw=climb)
+        found = protocol.collect(collect_key, space, known.names, count=count, draw=climb)
+        notes = {"nao_pairwise_accuracy": fitted.pairwise_accuracy}
+        return protocol.Proposal(found.cells, {**found.notes, **notes})

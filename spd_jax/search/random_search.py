@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from spd_jax.axes import Archs, Key
+from spd_jax.archs import Cells
+from spd_jax.axes import Key
 from spd_jax.motif import SearchSpace
 from spd_jax.search import protocol
 
@@ -14,8 +15,8 @@ class RandomSearch:
     """Draw from `space.sample`; for recurrent cells every locus is uniform."""
 
     def propose(
-        self, key: Key, space: SearchSpace, archs: Archs, scores: np.ndarray, count: int
-    ) -> Archs:
+        self, key: Key, space: SearchSpace, known: Cells, scores: np.ndarray, count: int
+    ) -> protocol.Proposal:
         """Return random cells that are not known; see `protocol.Proposer`."""
         del scores
-        return protocol.collect(key, space, archs, count=count)
+        return protocol.collect(key, space, known.names, count=count)

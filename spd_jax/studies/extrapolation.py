@@ -1,21 +1,32 @@
-"""One seed of the sigmoid-slope experiment: split, fit every method, predict, score."""
+"""The sigmoid-slope experiment (Rawal et al., section 4.1): a peak that nobody was shown.
+
+The dish, its untrained self, the paper's MLP control and a Gaussian process know the scores
+of slopes in a training interval alone, and predict those of all slopes of a table. Every seed
+draws its own known slopes, and chooses the dish's settings on them (appendix A.1).
+"""
 
 import contextlib
 import dataclasses
-import hashlib
+import math
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from spd_jax import dish, files, metrics
+from spd_jax import archs as batches
+from spd_jax import dish, metrics
+from spd_jax.dish import DishConfig, DishState
 from spd_jax.errors import UserError
-from spd_jax.ground_truth.lookup import Table
-from spd_jax.spaces.sigmoid_slope import SigmoidSlopeSpace
-from spd_jax.studies import tuning
-from spd_jax.studies.run_folder import COMPILE_CLOCK, RunFolder
+from spd_jax.ground_truth import lookup
+from spd_jax.ground_truth.lookup import TruthTable
+from spd_jax.problems import Problem
+from spd_jax.studies import events, machine, saved_fits, table_purchase, tuning
+from spd_jax.studies import settings as settings_lib
+from spd_jax.studies.run_folder import RunFolder, open_folder
+from spd_jax.studies.settings import setting
 from spd_jax.surrogates.dish_surrogate import DishSurrogate, FittedDish
 from spd_jax.surrogates.protocol import Surrogate
 from spd_jax.surrogates.regressors import GaussianProcess
@@ -29,18 +40,50 @@ FIGURES = (
     "predicted_peak_slope",
     "peak_error",
 )
-
 SAVE_EVERY = 5  # outer steps between two saved states
 
 
-def identity(table: Table) -> str:
-    """Return a short hash of the table; what was computed from it lies in a folder of this name."""
-    return hashlib.sha256(table.slopes.tobytes() + table.accuracy.tobytes()).hexdigest()[:8]
+@dataclasses.dataclass(frozen=True)
+class ExtrapolationSettings:
+    """Settings of the experiment."""
+
+    seed: int = setting(0, "first seed: of the split, the dishes and the rivals", at_least=0)
+    num_seeds: int = setting(5, "seeds to run", at_least=1, grows=True)
+    train_slope_min: float = setting(0.37, "smallest slope to train on")
+    train_slope_max: float = setting(2.01, "largest slope to train on")
+    num_train: int = setting(30, "known slopes of a seed", at_least=2)
+    preset: str = setting("best", "settings of the dish, which flags change")
+    dish: DishConfig = setting(DishConfig(), "", by_preset=True)
+    hidden_sizes: tuple[int, ...] = setting(
+        (1,), "widths of the motif-network to choose from", by_preset=True, flag="hidden_size"
+    )
+    inner_learning_rates: tuple[float, ...] = setting(
+        (0.01,), "inner rates to choose from", by_preset=True
+    )
+    held_out_share: float = setting(
+        0.0,
+        "share of the known slopes that early stopping holds out",
+        at_least=0,
+        at_most=0.9,
+        by_preset=True,
+    )
 
 
-def state_name(seed: int, table_id: str) -> str:
-    """Return the file of a seed's dish in the run folder."""
-    return f"states/{table_id}/dish_seed{seed}.npz"
+@dataclasses.dataclass(frozen=True)
+class TableSettings:
+    """How the table of ground truths is computed.
+
+    Attributes:
+      dataset: one of the problem's ground truths.
+      seeds: trainings of every slope.
+      epochs: of a training.
+      data_dir: folder of the data; None downloads them.
+    """
+
+    dataset: str = "mnist"
+    seeds: int = 2
+    epochs: int = 50
+    data_dir: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,64 +100,210 @@ class Split:
     test: np.ndarray
     left: np.ndarray
 
-    @classmethod
-    def draw(cls, table: Table, seed: int, num_train: int, low: float, high: float) -> "Split":
-        """Draw `num_train` slopes of `[low, high]`; raises UserError when there are fewer."""
-        inside = (table.slopes >= low) & (table.slopes <= high)
-        if inside.sum() < num_train:
-            raise UserError(
-                f"{table.source} has {inside.sum()} slopes in [{low}, {high}], but "
-                f"--num_train={num_train} are asked for: lower --num_train or widen the interval"
-            )
-        train = np.random.default_rng(seed).permutation(np.flatnonzero(inside))[:num_train]
-        train = np.sort(train)
-        others = np.setdiff1d(np.arange(len(table.slopes)), train)
-        return cls(train, others, np.flatnonzero(table.slopes < low))
+
+def slopes_of(table: TruthTable) -> np.ndarray:
+    """Return the slopes of a table `[M]` float64, with the digits of their names."""
+    return np.array([float(name) for name in table.cells.names])
+
+
+def draw_split(table: TruthTable, seed: int, settings: ExtrapolationSettings) -> Split:
+    """Draw the known slopes of a seed; raises UserError when the interval has too few."""
+    slopes, low = slopes_of(table), settings.train_slope_min
+    inside = (slopes >= low) & (slopes <= settings.train_slope_max)
+    if inside.sum() < settings.num_train:
+        raise UserError(
+            f"{table.source} has {inside.sum()} slopes in [{low}, {settings.train_slope_max}], but "
+            f"num_train={settings.num_train} are asked for: ask for fewer or widen the interval"
+        )
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(inside))
+    train = np.sort(order[: settings.num_train])
+    others = np.setdiff1d(np.arange(len(slopes)), train)
+    return Split(train, others, np.flatnonzero(slopes < low))
+
+
+def run(
+    problem: Problem,
+    table: TruthTable | TableSettings,
+    settings: ExtrapolationSettings,
+    workdir: str | os.PathLike[str],
+    *,
+    listen: events.Listener = events.ignore,
+) -> dict[str, Any]:
+    """Run every seed that the folder does not hold yet, and write the run's files.
+
+    Args:
+      problem: the sigmoid-slope space.
+      table: ground truths; or how to compute them into the folder, first.
+      settings: of the experiment.
+      workdir: the run folder.
+      listen: told what happens.
+
+    Returns:
+      What summary.json holds.
+
+    Raises:
+      UserError: settings or a table with which nothing can be run, or a folder of another run.
+    """
+    settings_lib.check(settings)
+    candidates = candidates_of(problem, settings)
+    config = {"study": "extrapolation", **_described(settings)}
+    grows = settings_lib.growing(settings)
+    if isinstance(table, TruthTable):  # a bad table is refused before anything is written
+        table = in_order(table)
+        draw_split(table, settings.seed, settings)
+        config["table"] = table.identity
+    else:
+        described = settings_lib.to_json(table)
+        config |= {
+            "computed": {k: v for k, v in described.items() if k not in ("data_dir", "seeds")}
+        }
+        config["ground_truth_seeds"] = table.seeds
+        grows = (*grows, "ground_truth_seeds")
+    with open_folder(workdir, config, grows) as folder:
+        if isinstance(table, TableSettings):
+            table = in_order(compute_table(folder, problem, table, listen))
+        results = _run_seeds(folder, table, settings, candidates, listen)
+        summary = summarise(table, settings, results)
+        write_predictions(folder, table, results)
+        seed, first = next(iter(results.items()))
+        surrogate = candidates[first["setting"]]
+        split = draw_split(table, seed, settings)
+        _write_synthetic_data(folder, table, split, surrogate, seed)
+        folder.write_json("summary.json", summary)
+    return summary
+
+
+def in_order(table: TruthTable) -> TruthTable:
+    """Return a table in order of slope."""
+    return table.take(np.argsort(slopes_of(table), kind="stable"))
+
+
+def candidates_of(problem: Problem, settings: ExtrapolationSettings) -> dict[str, DishSurrogate]:
+    """Return the dishes that a seed chooses from, by name."""
+    if not settings.hidden_sizes or min(settings.hidden_sizes) < 1:
+        raise UserError(f"hidden_sizes={settings.hidden_sizes} must be at least 1 each")
+    return {
+        f"hidden {hidden}, inner rate {rate}": DishSurrogate(
+            problem.family(hidden),
+            dataclasses.replace(settings.dish, inner_learning_rate=rate),
+            settings.held_out_share,
+            machine.motif_sharding(),
+        )
+        for hidden in settings.hidden_sizes
+        for rate in settings.inner_learning_rates
+    }
+
+
+def _described(settings: ExtrapolationSettings) -> dict[str, Any]:
+    """Return the settings; the inner rate is one of the candidates', not the dish's own."""
+    described = settings_lib.described(settings)
+    del described["dish"]["inner_learning_rate"]
+    return described
+
+
+def compute_table(
+    folder: RunFolder, problem: Problem, settings: TableSettings, listen: events.Listener
+) -> TruthTable:
+    """Train the table of all slopes into the run folder, or go on with it, and return it."""
+    from spd_jax.problems import sigmoid_slope as own
+    from spd_jax.spaces.sigmoid_slope import table_slopes
+    from spd_jax.trainers.mlp_classifier import MlpClassifierConfig
+
+    task = own.task(
+        settings.dataset,
+        settings.data_dir,
+        str(folder.path / "states"),
+        MlpClassifierConfig(epochs=settings.epochs),
+    )
+    cells = [problem.space.encode(slope) for slope in table_slopes()]
+    path = folder.path / "ground_truth.csv"
+    table_purchase.buy_all(
+        folder, problem.space.name, task, cells, range(settings.seeds), path, listen
+    )
+    return lookup.read(path, problem.space)
+
+
+def _run_seeds(
+    folder: RunFolder,
+    table: TruthTable,
+    settings: ExtrapolationSettings,
+    candidates: Mapping[str, DishSurrogate],
+    listen: events.Listener,
+) -> dict[int, dict[str, Any]]:
+    """Run every seed that the folder does not hold yet; return the results of all."""
+    seeds = range(settings.seed, settings.seed + settings.num_seeds)
+    splits = {seed: draw_split(table, seed, settings) for seed in seeds}
+    names = {seed: f"states/{table.identity[:8]}/result_seed{seed}.json" for seed in seeds}
+    found = {seed: folder.read_json(names[seed], _result) for seed in seeds}
+    results = {seed: result for seed, result in found.items() if result is not None}
+    already = len(results)
+    listen(events.Stage("seeds", len(seeds), already, "" if already else "compiling"))
+    for seed in seeds:
+        if seed in results:
+            continue
+        results[seed] = run_seed(folder, seed, table, splits[seed], candidates)
+        folder.write_json(names[seed], results[seed])
+        figures = results[seed]["figures"]["dish"]
+        note = f"seed {seed}: dish peak {_rounded(figures['predicted_peak_slope'])}, "
+        note += f"tau {_rounded(figures['kendall_tau'])}"
+        listen(events.Advanced(len(results), note))
+    return {seed: results[seed] for seed in seeds}
+
+
+def _result(content: Any) -> dict[str, Any]:
+    """Return a seed's result, once it has all that the study reads."""
+    return {
+        "train": [int(i) for i in content["train"]],
+        "setting": str(content["setting"]),
+        "predictions": {str(name): list(own) for name, own in content["predictions"].items()},
+        "figures": {m: {f: content["figures"][m][f] for f in FIGURES} for m in METHODS},
+        "seconds": {str(name): float(value) for name, value in content["seconds"].items()},
+        "outer_steps": int(content["outer_steps"]),
+    }
 
 
 def run_seed(
     folder: RunFolder,
     seed: int,
-    table: Table,
+    table: TruthTable,
     split: Split,
-    candidates: dict[str, DishSurrogate],
+    candidates: Mapping[str, DishSurrogate],
 ) -> dict[str, Any]:
     """Choose the dish's settings, fit all methods on one split, score them on the whole table.
 
     Goes on from the dish's last saved state when there is one.
 
     Returns:
-      JSON-ready: `predictions` (columns by name), `figures` by method, `seconds`.
+      JSON-ready: `predictions` (columns by name, in standard deviations over the known
+      motifs), `figures` by method, `seconds`.
     """
-    slopes = table.slopes.astype(np.float32)
-    train, truth = split.train, table.accuracy
+    archs, truth = table.cells.archs, table.scores
+    known, known_truth = batches.take(archs, split.train), truth[split.train]
     key = jax.random.key(seed)
     seconds = {"compile": 0.0}
     with _timed(seconds, "tune"):
-        setting = _choose(folder, seed, key, table, train, candidates)
+        setting = _choose(folder, seed, key, table, split.train, candidates)
     surrogate = candidates[setting]
     with _timed(seconds, "fit"):
-        fitted, untrained = _fit_dish(
-            folder, seed, identity(table), key, slopes[train], truth[train], surrogate
-        )
+        fitted = _fit_dish(folder, seed, table, split, surrogate)
     with _timed(seconds, "predict"):
-        members = fitted.predict(slopes, per_member=True)
+        members = _members(surrogate, fitted.state, archs)
     predictions = {"dish": np.median(members, axis=0)} | _quartiles("dish", members)
     if int(fitted.state.stop_step) > 0:
-        members = _standardised(untrained.predict(slopes, per_member=True), train)
+        members = _standardised(_members(surrogate, surrogate.start(key), archs), split.train)
     predictions |= {"dish_untrained": np.median(members, axis=0)}
     predictions |= _quartiles("dish_untrained", members)
-    mean, std = truth[train].mean(), truth[train].std() or 1.0
+    mean, std = known_truth.mean(), known_truth.std() or 1.0
     rivals: dict[str, Surrogate] = {
         "slope_mlp": SlopeMlp(),
-        "gaussian_process": GaussianProcess(SigmoidSlopeSpace().features),
+        "gaussian_process": GaussianProcess(lambda slopes: np.asarray(slopes, float)[:, None]),
     }
     for name, rival in rivals.items():
         with _timed(seconds, name):
-            values = rival.fit(key, slopes[train], truth[train]).predict(slopes)
+            values = rival.fit(key, known, known_truth).predict(archs)
         predictions[name] = (np.asarray(values) - mean) / std
     return {
-        "train": train.tolist(),
+        "train": split.train.tolist(),
         "setting": setting,
         "predictions": {name: _finite(values) for name, values in predictions.items()},
         "figures": {name: score(table, split, predictions[name]) for name in METHODS},
@@ -123,12 +312,20 @@ def run_seed(
     }
 
 
+def _members(surrogate: DishSurrogate, state: DishState, archs: Any) -> np.ndarray:
+    """Return every member's scores `[E, M]`, in standard deviations where it was fitted."""
+    return dish.predict(
+        state, surrogate.family, surrogate.config, archs,
+        per_member=True, sharding=surrogate.sharding,
+    )  # fmt: skip
+
+
 @contextlib.contextmanager
 def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     """Add the block's seconds to `name`, those of compiling apart to "compile"."""
-    started, compiled = time.perf_counter(), COMPILE_CLOCK.seconds
+    started, compiled = time.perf_counter(), machine.COMPILE_CLOCK.seconds
     yield
-    compiling = COMPILE_CLOCK.seconds - compiled
+    compiling = machine.COMPILE_CLOCK.seconds - compiled
     seconds["compile"] += compiling
     seconds[name] = time.perf_counter() - started - compiling
 
@@ -137,58 +334,98 @@ def _choose(
     folder: RunFolder,
     seed: int,
     key: jax.Array,
-    table: Table,
+    table: TruthTable,
     train: np.ndarray,
-    candidates: dict[str, DishSurrogate],
+    candidates: Mapping[str, DishSurrogate],
 ) -> str:
     """Return the setting that A.1 takes; tuning_seed<n>.json names every slope it saw."""
     if len(candidates) == 1:
         return next(iter(candidates))
-    name = f"states/{identity(table)}/tuning_seed{seed}.json"
-    log = folder.read_json(name)
-    if log is None:
-        trials: list[tuning.Trial] = []
-        chosen = tuning.choose(
-            jax.random.fold_in(key, 1),
-            candidates,
-            table.slopes[train].astype(np.float32),
-            table.accuracy[train],
-            on_trial=trials.append,
-        )
-        seen = table.slopes[train]
-        log = {
-            "chosen": chosen,
-            "trials": [
-                {
-                    "setting": trial.name,
-                    "fitted_slopes": seen[list(trial.train)].tolist(),
-                    "held_out_slopes": seen[list(trial.valid)].tolist(),
-                    "outer_loss": trial.loss if np.isfinite(trial.loss) else None,
-                }
-                for trial in trials
-            ],
+    name = f"states/{table.identity[:8]}/tuning_seed{seed}.json"
+    chosen = folder.read_json(name, lambda log: str(log["chosen"]))
+    if chosen in candidates:
+        return chosen
+    trials: list[tuning.Trial] = []
+    chosen = tuning.choose(
+        jax.random.fold_in(key, 1),
+        candidates,
+        batches.take(table.cells.archs, train),
+        table.scores[train],
+        on_trial=trials.append,
+    )
+    seen = slopes_of(table)[train]
+    entries = [
+        {
+            "setting": trial.name,
+            "fitted_slopes": seen[list(trial.train)].tolist(),
+            "held_out_slopes": seen[list(trial.valid)].tolist(),
+            "outer_loss": trial.loss if np.isfinite(trial.loss) else None,
         }
-        folder.write_json(name, log)
-    return str(log["chosen"])
+        for trial in trials
+    ]
+    folder.write_json(name, {"chosen": chosen, "trials": entries})
+    return chosen
 
 
-def score(table: Table, split: Split, predicted: np.ndarray) -> dict[str, float | None]:
+def _fit_dish(
+    folder: RunFolder, seed: int, table: TruthTable, split: Split, surrogate: DishSurrogate
+) -> FittedDish:
+    """Fit the dish of a seed, or find it; log its outer losses in metrics.jsonl."""
+    known = batches.take(table.cells.archs, split.train)
+    truth = table.scores[split.train]
+
+    def log(phase: str, step: int, losses: np.ndarray) -> None:
+        rounded = [float(f"{loss:.6g}") for loss in losses]
+        folder.add_metrics({"seed": seed, "phase": phase, "step": step, "outer_loss": rounded})
+
+    def keep_before(state: DishState) -> None:
+        folder.keep_metrics(lambda line: line["seed"] != seed or _is_before(line, state))
+
+    fitted: Any = saved_fits.fit(
+        folder,
+        f"{table.identity[:8]}/dish_seed{seed}",
+        surrogate,
+        jax.random.key(seed),
+        known,
+        truth,
+        every=SAVE_EVERY,
+        on_start=keep_before,
+        on_step=lambda step: log(step.phase, step.done - 1, step.losses),
+    )
+    keep_before(fitted.state)  # and drop the last line, if a killed run wrote it already
+    raw = dish.raw_scores(
+        fitted.state, surrogate.family, surrogate.config, known, sharding=surrogate.sharding
+    )
+    log("fit", int(fitted.state.stop_step), dish.outer_losses(surrogate.config, raw, truth))
+    return fitted
+
+
+def _phase(state: DishState) -> str:
+    return "early_stopping" if int(state.stop_step) < 0 else "fit"
+
+
+def _is_before(line: Mapping[str, Any], state: DishState) -> bool:
+    """Return whether a line of metrics.jsonl, the loss after `step` steps, led to `state`."""
+    if line["phase"] != _phase(state):
+        return bool(line["phase"] == "early_stopping")
+    return bool(line["step"] < int(state.step))
+
+
+def score(table: TruthTable, split: Split, predicted: np.ndarray) -> dict[str, float | None]:
     """Return every figure of one method's predictions `[M]`; `None` where it is not defined."""
+    slopes, truth = slopes_of(table), table.scores
 
     def tau(chosen: np.ndarray) -> float | None:
         if len(chosen) < 2:
             return None
-        value = metrics.kendall_tau(predicted[chosen], table.accuracy[chosen])
-        return value if np.isfinite(value) else None
+        return _defined(metrics.kendall_tau(predicted[chosen], truth[chosen]))
 
-    peak = metrics.peak(table.slopes, predicted)
-    error = metrics.peak_error(table.slopes, predicted, table.accuracy)
     return {
         "kendall_tau": tau(np.arange(len(predicted))),
         "kendall_tau_test": tau(split.test),
         "kendall_tau_left": tau(split.left),
-        "predicted_peak_slope": peak if np.isfinite(peak) else None,
-        "peak_error": error if np.isfinite(error) else None,
+        "predicted_peak_slope": _defined(metrics.peak(slopes, predicted)),
+        "peak_error": _defined(metrics.peak_error(slopes, predicted, truth)),
     }
 
 
@@ -201,11 +438,6 @@ def _standardised(members: np.ndarray, train: np.ndarray) -> np.ndarray:
     return np.where(finite, scaled, -np.inf)
 
 
-def _finite(values: np.ndarray) -> list[float | None]:
-    """Return JSON-ready values; a diverged motif's is `None`."""
-    return [float(value) if np.isfinite(value) else None for value in values]
-
-
 def _quartiles(name: str, members: np.ndarray) -> dict[str, np.ndarray]:
     """Return the quartiles over members `[E, M]` as the band `[M]` of a method."""
     # "lower" and "higher" take a member's value: minus infinity must not meet 0 times itself.
@@ -214,44 +446,63 @@ def _quartiles(name: str, members: np.ndarray) -> dict[str, np.ndarray]:
     return {f"{name}_low": low, f"{name}_high": high}
 
 
-def _fit_dish(
-    folder: RunFolder,
-    seed: int,
-    table_id: str,
-    key: jax.Array,
-    slopes: np.ndarray,
-    truth: np.ndarray,
-    surrogate: DishSurrogate,
-) -> tuple[FittedDish, FittedDish]:
-    """Fit the dish, save it every few steps, and return it with the dish before training."""
-    path = folder.path / state_name(seed, table_id)
-    start = surrogate.start(key)
-    fingerprint = f"seed {seed}"
-    state = files.load_pytree(path, start, fingerprint) if path.exists() else start
-    folder.keep_metrics(lambda line: line["seed"] != seed or _is_before(line, state))
+def summarise(
+    table: TruthTable, settings: ExtrapolationSettings, results: Mapping[int, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return summary.json: every figure of every method with its spread over seeds."""
+    found = list(results.values())
+    chosen = [result["setting"] for result in found]
+    return {
+        "preset": settings.preset,
+        "table": table.source.name,
+        "train_interval": [settings.train_slope_min, settings.train_slope_max],
+        "num_train": settings.num_train,
+        "num_dishes": settings.dish.ensemble_size,
+        "outer_steps": max(result["outer_steps"] for result in results.values()),
+        "seeds": list(results),
+        "slopes": len(table),
+        "ground_truth_rows": sum(len(seeds) for seeds in table.seeds),
+        "settings": {name: chosen.count(name) for name in sorted(set(chosen))},
+        "noise_ceiling": noise_ceiling(table),
+        "true_peak_slope": metrics.peak(slopes_of(table), table.scores),
+        **{
+            method: {
+                figure: metrics.spread(
+                    [_nan(r["figures"][method][figure]) for r in results.values()]
+                )
+                for figure in FIGURES
+            }
+            for method in METHODS
+        },
+        "seconds": {
+            name: metrics.spread([result["seconds"][name] for result in results.values()])
+            for name in found[0]["seconds"]
+        },
+    }
 
-    def log(phase: str, step: int, losses: np.ndarray) -> None:
-        rounded = [float(f"{loss:.6g}") for loss in losses]
-        folder.add_metrics({"seed": seed, "phase": phase, "step": step, "outer_loss": rounded})
 
-    def on_step(state: dish.DishState, info: dish.OuterInfo) -> None:
-        log(_phase(state), int(state.step) - 1, np.asarray(info.loss))
-        if int(state.step) % SAVE_EVERY == 0:
-            files.save_pytree(path, state, fingerprint)
+def noise_ceiling(table: TruthTable) -> float | None:
+    """Return the mean Kendall tau between one seed of the table and the mean of its others.
 
-    fitted = surrogate.fit(key, slopes, truth, state=state, on_step=on_step)
-    assert fitted.info is not None  # only a loaded dish has none
-    files.save_pytree(path, fitted.state, fingerprint)
-    log("fit", fitted.info.stop_step, fitted.info.final_loss)
-    return fitted, dataclasses.replace(fitted, state=start)
+    `None` unless every slope has the same two or more seeds.
+    """
+    if len({len(seeds) for seeds in table.seeds}) != 1 or len(table.seeds[0]) < 2:
+        return None
+    return metrics.noise_ceiling(np.stack(table.seeds))
 
 
-def _phase(state: dish.DishState) -> str:
-    return "early_stopping" if int(state.stop_step) < 0 else "fit"
+def _finite(values: np.ndarray) -> list[float | None]:
+    """Return JSON-ready values; a diverged motif's is `None`."""
+    return [_defined(float(value)) for value in values]
 
 
-def _is_before(line: dict[str, Any], state: dish.DishState) -> bool:
-    """Return whether a line of metrics.jsonl, the loss after `step` steps, led to `state`."""
-    if line["phase"] != _phase(state):
-        return line["phase"] == "early_stopping"
-    return line["step"] < int(state.step)
+def _defined(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _rounded(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

@@ -1,101 +1,289 @@
-"""Who takes part in the comparison of surrogates, the matches, and what they add up to."""
+"""The league of surrogates: who ranks held-out motifs best at equal ground truths, at what price.
 
-import csv
+Each split of a table of ground truths hides some motifs; each surrogate is fitted on the
+first 5, 10, 20, ... of the others and ranks the hidden ones. What uses no ground truth
+counts as 0. Every match is kept the moment it is decided, so that a killed league goes on.
+"""
+
 import dataclasses
 import functools
-import io
+import math
+import os
 import pathlib
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from spd_jax import archs as batches
 from spd_jax import files, metrics
+from spd_jax.archs import Cells
 from spd_jax.axes import Archs
-from spd_jax.motif import MotifFamily
-from spd_jax.report import league
-from spd_jax.report.progress import Progress
-from spd_jax.spaces import rnn_cell, sigmoid_slope
-from spd_jax.studies.known_truth import TOP, Problem, Split
-from spd_jax.studies.run_folder import COMPILE_CLOCK, RunFolder
+from spd_jax.dish import DishConfig
+from spd_jax.errors import UserError
+from spd_jax.ground_truth import lookup
+from spd_jax.ground_truth.lookup import TruthTable
+from spd_jax.problems import Problem
+from spd_jax.studies import events, machine, spreads
+from spd_jax.studies import settings as settings_lib
+from spd_jax.studies.run_folder import RunFolder, open_folder
+from spd_jax.studies.settings import setting
 from spd_jax.surrogates import proxies
-from spd_jax.surrogates.averaged import Averaged
+from spd_jax.surrogates.compose import Averaged, FrozenDish, Stacked
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
 from spd_jax.surrogates.partial_training import PartialTraining
-from spd_jax.surrogates.protocol import Surrogate
+from spd_jax.surrogates.protocol import CostlySurrogate, Surrogate
 from spd_jax.surrogates.proxies import Proxy
 from spd_jax.surrogates.regressors import GaussianProcess, RandomForest
-from spd_jax.surrogates.slope_mlp import SlopeMlp
-from spd_jax.surrogates.stacked import FrozenDish, Stacked
 
+TOP = 10  # of precision@10: at least so many motifs are held out
+CEILING_SEEDS = 3
 FIGURES = ("kendall_tau", "spearman", "precision_at_10", "regret")
 NAO_EPOCHS = 300  # of 1,000 published: a quarter of the time, the same tau on the tuning cells
 EARLY_STOPPING_FROM = 8  # known motifs: half of fewer decides nothing about when to stop
 Everyone = dict[tuple[str, int], Surrogate]  # by name and number of known ground truths
+Row = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """How the surrogates are set up.
+class LeagueSettings:
+    """Settings of a league."""
+
+    known: tuple[int, ...] = setting(
+        (5, 10, 20, 40, 80), "numbers of ground truths to learn from, 3 or more each"
+    )
+    splits: int = setting(10, "splits of the table", at_least=1, grows=True)
+    held_out: int = setting(200, "most motifs that a split predicts", at_least=TOP)
+    seed: int = setting(0, "of splits and fits", at_least=0)
+    surrogates: tuple[str, ...] = setting((), "who takes part; empty: everyone", free=True)
+    dish_preset: str = setting(
+        "best", "settings of the dish, which flags change", flag="preset", free=True
+    )
+    dish: DishConfig = setting(DishConfig(), "", by_preset=True)
+    hidden_size: int = setting(3, "width of the dish's network", at_least=1)
+    held_out_share: float = setting(
+        0.0,
+        f"share of the known motifs, of {EARLY_STOPPING_FROM} or more, that tells the dish when "
+        "to stop",
+        at_least=0,
+        at_most=0.9,
+    )
+    stacked_folds: int = setting(2, "dishes that a stack fits besides the last", at_least=2)
+    proxy_hidden_size: int = setting(16, "width of the network that proxies measure", at_least=1)
+
+
+class Split(NamedTuple):
+    """Indices of the motifs that a split knows, in order of purchase, and of those held out."""
+
+    known: np.ndarray
+    held_out: np.ndarray
+
+
+class Entry(NamedTuple):
+    """One match: who plays it on which split, knowing how many ground truths."""
+
+    surrogate: str
+    known: int
+    split: int
+
+    @property
+    def file(self) -> str:
+        """Where the run folder keeps its result."""
+        return f"matches/{self.surrogate}-known{self.known}-split{self.split}.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class League:
+    """A finished league.
 
     Attributes:
-      dish: the dish.
-      wide: the motif-network that proxies measure.
-      proxy_scale: standard deviation of its weights.
-      stacked_folds: dishes that a stack fits, besides the last.
+      rows: one mapping for each match: `surrogate`, `known`, `split` and `spreads.MEASURES`.
+      summary: what summary.json holds.
+      path: the run folder, with league.csv, splits.json and summary.json.
     """
 
-    dish: DishSurrogate
-    wide: MotifFamily
-    proxy_scale: float
-    stacked_folds: int
+    rows: list[dict[str, Any]]
+    summary: dict[str, Any]
+    path: pathlib.Path
 
 
-def without_truth(problem: Problem, settings: Settings) -> dict[str, Surrogate]:
-    """Return the surrogates that use no ground truth, by name."""
-    entries: dict[str, Surrogate] = {"dish_untrained": FrozenDish(settings.dish)}
-    for epochs in (1, 2) if problem.budget >= 2 else ():
-        entries[f"partial_{epochs}"] = PartialTraining(
-            functools.partial(_curves, problem), epochs, problem.budget
+def run(
+    problem: Problem,
+    table: TruthTable,
+    settings: LeagueSettings,
+    workdir: str | os.PathLike[str],
+    *,
+    listen: events.Listener = events.ignore,
+) -> League:
+    """Play every match that the folder does not hold yet.
+
+    Args:
+      problem: whose surrogates take part.
+      table: motifs and their ground truths.
+      settings: how.
+      workdir: the run folder.
+      listen: told what happens.
+
+    Raises:
+      UserError: settings or a table with which nothing can be compared, or a folder of
+        another run.
+    """
+    settings_lib.check(settings)
+    splits = draw_splits(table, settings)
+    everyone = line_up(problem, table, settings)
+    described = settings_lib.described(settings)
+    config = {"study": "league", "space": problem.space.name, "table": table.identity, **described}
+    with open_folder(workdir, config, settings_lib.growing(settings)) as folder:
+        names = table.cells.names
+        drawn = [
+            {part: [names[i] for i in getattr(split, part)] for part in split._fields}
+            for split in splits
+        ]
+        folder.write_json("splits.json", drawn)
+        rows = rows_of(_play(folder, table, splits, everyone, settings.seed, listen))
+        files.write_csv(
+            folder.path / "league.csv", {}, list(rows[0]), [list(row.values()) for row in rows]
         )
-    recurrent = isinstance(problem.space, rnn_cell.RnnCellSpace)
-    states = proxies.readout_states(settings.wide) if recurrent else None
+        summary = summarise(problem, table, rows, everyone) | described
+        folder.write_json("summary.json", summary)
+        return League(rows, summary, folder.path)
+
+
+def draw_splits(table: TruthTable, settings: LeagueSettings) -> list[Split]:
+    """Draw splits: known sets are nested, and no known size sees a held-out motif.
+
+    Raises:
+      UserError: too few motifs, or a smallest known set in which nearly all failed.
+    """
+    known = settings.known
+    if not known or min(known) < 3:
+        raise UserError(f"known={known}: give whole numbers of 3 or more")
+    most, count = max(known), len(table)
+    if count < most + TOP:
+        raise UserError(
+            f"the table has {count} motifs, but {most} known and at least {TOP} held-out ones are "
+            "asked for: let the largest of known be smaller"
+        )
+    drawn = []
+    for split in range(settings.splits):
+        order = np.random.default_rng([settings.seed, split]).permutation(count)
+        usable = int(np.isfinite(table.scores[order[: min(known)]]).sum())
+        if usable < 3:
+            raise UserError(
+                f"split {split} knows {usable} motifs that did not fail, of {min(known)}: "
+                "let the smallest of known be larger"
+            )
+        drawn.append(Split(order[:most], order[most:][: settings.held_out]))
+    return drawn
+
+
+def read_excluded(path: str | os.PathLike[str], problem: Problem) -> set[str]:
+    """Return the motifs that a file names, because settings were chosen on them.
+
+    Args:
+      path: a CSV with a column `cell`, or a text with one motif on each line.
+      problem: of the motifs.
+
+    Raises:
+      UserError: the file cannot be read, or a line is no motif of the space.
+    """
+    try:
+        text = pathlib.Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): give a list of motifs") from error
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    if lines and "cell" in lines[0].split(","):
+        lines = [row["cell"] for _, row in files.read_csv(path, ("cell",))[1]]
+    try:
+        return set(Cells.read(problem.space, [line.strip() for line in lines]).names)
+    except (UserError, TypeError) as error:
+        raise UserError(f"{path} lists something else than motifs: {error}") from error
+
+
+def line_up(problem: Problem, table: TruthTable, settings: LeagueSettings) -> Everyone:
+    """Return who takes part, by name and number of known ground truths.
+
+    Raises:
+      UserError: somebody was asked for whom nobody knows.
+    """
+    dish = DishSurrogate(
+        problem.family(settings.hidden_size), settings.dish, settings.held_out_share,
+        machine.motif_sharding(),
+    )  # fmt: skip
+    everyone: Everyone = {
+        (name, 0): surrogate
+        for name, surrogate in without_truth(problem, table, settings, dish).items()
+    }
+    for known in sorted(set(settings.known)):
+        entries = learners(problem, settings, dish, known)
+        everyone |= {(name, known): surrogate for name, surrogate in entries.items()}
+    names = list(dict.fromkeys(name for name, _ in everyone))
+    unknown = set(settings.surrogates) - set(names)
+    if unknown:
+        raise UserError(f"surrogates={','.join(sorted(unknown))}: give some of {','.join(names)}")
+    asked = settings.surrogates or names
+    return {place: surrogate for place, surrogate in everyone.items() if place[0] in asked}
+
+
+def without_truth(
+    problem: Problem, table: TruthTable, settings: LeagueSettings, dish: DishSurrogate
+) -> dict[str, Surrogate]:
+    """Return the surrogates that use no ground truth, by name."""
+    entries: dict[str, Surrogate] = {"dish_untrained": FrozenDish(dish)}
+    by_name = dict(zip(table.cells.names, table.curves, strict=True))
+    has_curves = table.budget >= 2 and all(table.curves)
+    for units in (1, 2) if has_curves else ():
+        curves = functools.partial(_curves, by_name, problem)
+        entries[f"partial_{units}"] = PartialTraining(curves, units, table.budget)
+    wide = problem.family(settings.proxy_hidden_size)
+    states = None if problem.hidden_states is None else problem.hidden_states(wide)
     for name in proxies.MEASURES:
-        entries[name] = Proxy(name, settings.wide, states, init_scale=settings.proxy_scale)
+        scale = settings.proxy_hidden_size**-0.5
+        entries[name] = Proxy(name, wide, states, init_scale=scale)
     return entries
 
 
-def learners(problem: Problem, settings: Settings, known: int) -> dict[str, Surrogate]:
+def learners(
+    problem: Problem, settings: LeagueSettings, dish: DishSurrogate, known: int
+) -> dict[str, Surrogate]:
     """Return the surrogates that learn from `known` ground truths, by name."""
-    dish, space = settings.dish, problem.space
+    frozen = FrozenDish(dish)
     if known < EARLY_STOPPING_FROM:
         dish = dataclasses.replace(dish, held_out_share=0.0)
-    strongest = getattr(space, "structure", space.features)
-    forest, process = RandomForest(strongest), GaussianProcess(strongest)
+    features = problem.features.features
+    forest = RandomForest(problem.strongest_vectors)
+    process = GaussianProcess(problem.strongest_vectors)
     entries: dict[str, Surrogate] = {
         "dish": dish,
-        "random_forest": RandomForest(space.features),
-        "gaussian_process": GaussianProcess(space.features),
+        "random_forest": RandomForest(features),
+        "gaussian_process": GaussianProcess(features),
         "averaged": Averaged(dish, process),
         # Two folds of three motifs would leave a dish one to learn from.
         "stacked": Stacked(dish, forest, max(settings.stacked_folds, 3 if known < 4 else 2)),
-        "stacked_untrained": Stacked(FrozenDish(settings.dish), forest, 0),
+        "stacked_untrained": Stacked(frozen, forest, 0),
     }
-    if isinstance(space, sigmoid_slope.SigmoidSlopeSpace):
-        return entries | {"slope_mlp": SlopeMlp()}
-    from spd_jax.surrogates.nao import NaoConfig, NaoPredictor  # brings flax
+    if problem.structure is not None:
+        entries |= {"random_forest_structure": forest, "gaussian_process_structure": process}
+    if problem.tokens is not None:
+        from spd_jax.surrogates.nao import NaoConfig, NaoPredictor  # brings flax
 
-    return entries | {
-        "random_forest_structure": forest,
-        "gaussian_process_structure": process,
-        "nao": NaoPredictor(space, NaoConfig(epochs=NAO_EPOCHS, held_out_share=0.0)),
-    }
+        config = NaoConfig(epochs=NAO_EPOCHS, held_out_share=0.0)
+        entries["nao"] = NaoPredictor(problem.tokens, config)
+    return entries | dict(problem.rivals)
+
+
+def _curves(
+    by_name: Mapping[str, tuple[float, ...]], problem: Problem, archs: Archs, units: int
+) -> list[tuple[float, ...]]:
+    """Look the learning curves of motifs up in a table."""
+    del units
+    return [by_name[problem.space.encode(arch)] for arch in batches.unstack(archs)]
 
 
 def match(
-    surrogate: Surrogate, problem: Problem, split: Split, *, known: int, key: jax.Array
+    surrogate: Surrogate, table: TruthTable, split: Split, *, known: int, key: jax.Array
 ) -> dict[str, Any]:
     """Fit on the first `known` motifs of a split, predict the held-out ones, and score that.
 
@@ -103,13 +291,13 @@ def match(
       JSON-ready: the `FIGURES` (None where not finite), seconds of fit and query without
       compiling, seconds of compiling, and the predictions.
     """
-    chosen = split.known[:known]
+    archs, chosen = table.cells.archs, split.known[:known]
     fitted, fit_seconds, fit_compile = _timed(
-        lambda: surrogate.fit(key, problem.take(chosen), problem.scores[chosen])
+        lambda: surrogate.fit(key, batches.take(archs, chosen), table.scores[chosen])
     )
-    held_out = problem.take(split.held_out)
+    held_out = batches.take(archs, split.held_out)
     predicted, query_seconds, query_compile = _timed(lambda: fitted.predict(held_out))
-    truth = problem.scores[split.held_out]
+    truth = table.scores[split.held_out]
     figures = {
         "kendall_tau": metrics.kendall_tau(predicted, truth),
         "spearman": metrics.spearman(predicted, truth),
@@ -125,48 +313,42 @@ def match(
     }
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One match: who plays it on which split, knowing how many ground truths."""
-
-    surrogate: str
-    known: int
-    split: int
-
-    @property
-    def file(self) -> str:
-        """Where the run folder keeps its result."""
-        return f"matches/{self.surrogate}-known{self.known}-split{self.split}.json"
-
-
-def play(
+def _play(
     folder: RunFolder,
-    problem: Problem,
+    table: TruthTable,
     splits: list[Split],
     everyone: Everyone,
     seed: int,
+    listen: events.Listener,
 ) -> dict[Entry, dict[str, Any]]:
     """Decide every match that the folder does not hold yet; return the results of all."""
     # Split by split: a run that is stopped early has compared everyone on the first ones.
     entries = [Entry(*place, split) for split in range(len(splits)) for place in everyone]
-    results = {entry: folder.read_json(entry.file) for entry in entries}
+    results = {entry: folder.read_json(entry.file, _result) for entry in entries}
     missing = [entry for entry in entries if results[entry] is None]
-    with Progress("matches", len(entries)) as progress:
-        progress.update(len(entries) - len(missing), "read from the folder")
-        for done, entry in enumerate(missing, len(entries) - len(missing) + 1):
-            surrogate = everyone[entry.surrogate, entry.known]
-            key = jax.random.fold_in(jax.random.key(seed), entry.split)
-            split = splits[entry.split]
-            result = match(surrogate, problem, split, known=entry.known, key=key)
-            results[entry] = dataclasses.asdict(entry) | result
-            folder.write_json(entry.file, results[entry])
-            tau = results[entry]["kendall_tau"]
-            shown = "-" if tau is None else f"{tau:.2f}"
-            progress.update(done, f"{entry.surrogate}, {entry.known} known: tau {shown}")
-    return results
+    already = len(entries) - len(missing)
+    listen(events.Stage("matches", len(entries), already, "" if already else "compiling"))
+    played = {entry: result for entry, result in results.items() if result is not None}
+    for done, entry in enumerate(missing, already + 1):
+        key = jax.random.fold_in(jax.random.key(seed), entry.split)
+        surrogate = everyone[entry.surrogate, entry.known]
+        result = match(surrogate, table, splits[entry.split], known=entry.known, key=key)
+        played[entry] = entry._asdict() | result
+        folder.write_json(entry.file, played[entry])
+        tau = result["kendall_tau"]
+        shown = "-" if tau is None else f"{tau:.2f}"
+        listen(events.Advanced(done, f"{entry.surrogate}, {entry.known} known: tau {shown}"))
+    return {entry: played[entry] for entry in entries}
 
 
-def rows_of(results: dict[Entry, dict[str, Any]]) -> list[dict[str, Any]]:
+def _result(content: Any) -> dict[str, Any]:
+    """Return what a match's file holds, once it has every figure."""
+    places = {name: content[name] for name in (*Entry._fields, "predicted")}
+    figures = (*spreads.MEASURES, "compile_seconds")
+    return places | {n: None if content[n] is None else float(content[n]) for n in figures}
+
+
+def rows_of(results: Mapping[Entry, Row]) -> list[dict[str, Any]]:
     """Return one row for each match; a figure that JSON could not hold is NaN, a regret infinite.
 
     The regret is infinite where the predicted best motif failed.
@@ -176,58 +358,64 @@ def rows_of(results: dict[Entry, dict[str, Any]]) -> list[dict[str, Any]]:
         row = {name: value for name, value in result.items() if name != "predicted"}
         for figure in FIGURES:
             if row[figure] is None:
-                row[figure] = np.inf if figure == "regret" else np.nan
+                row[figure] = math.inf if figure == "regret" else math.nan
         rows.append(row)
     return rows
 
 
 def summarise(
-    problem: Problem, rows: list[dict[str, Any]], everyone: Everyone, config: dict[str, Any]
+    problem: Problem, table: TruthTable, rows: Sequence[Row], everyone: Everyone
 ) -> dict[str, Any]:
     """Return summary.json: every figure of every surrogate with its mean and spread over splits.
 
     `cost_per_query` is what one prediction costs in full evaluations.
     """
     surrogates: dict[str, dict[str, Any]] = {}
-    for name, entries in league.aggregate(rows).items():
+    for name, entries in spreads.aggregate(rows).items():
         surrogates[name] = {str(known): dict(figures) for known, figures in entries.items()}
     for (name, known), surrogate in everyone.items():
-        cost = getattr(surrogate, "cost_per_query", 0.0)
+        cost = surrogate.cost_per_query if isinstance(surrogate, CostlySurrogate) else 0.0
         surrogates[name][str(known)]["cost_per_query"] = cost
     return {
-        **config,
-        "motifs": len(problem.names),
-        "failed": int(np.sum(~np.isfinite(problem.scores))),
-        "noise_ceiling": problem.noise_ceiling(),
+        "problem": problem.name,
+        "table": table.source.name,
+        "motifs": len(table),
+        "failed": int(np.sum(~np.isfinite(table.scores))),
+        "noise_ceiling": table.noise_ceiling(CEILING_SEEDS),
         "surrogates": surrogates,
     }
 
 
-def write_csv(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
-    """Write one line for each match."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    files.write_text(path, text.getvalue())
+def shipped_table(problem: Problem) -> TruthTable:
+    """Return the first table that ships for a problem, without the motifs settings saw.
+
+    Raises:
+      UserError: none ships.
+    """
+    for preset in problem.ground_truths.values():
+        if preset.table:
+            table = lookup.read(lookup.shipped(preset.table), problem.space)
+            return table.without(tuning_cells(problem, preset.tuning_table))
+    raise UserError(f"no table of {problem.name} comes with spd_jax: give one")
 
 
-def _curves(problem: Problem, archs: Archs, epochs: int) -> list[tuple[float, ...]]:
-    """Look the learning curves of cells up in the table."""
-    del epochs
-    place = {name: i for i, name in enumerate(problem.names)}
-    cells = rnn_cell.unstack(archs)
-    return [problem.curves[place[problem.space.canonical_text(cell)]] for cell in cells]
+def tuning_cells(problem: Problem, table: str) -> set[str]:
+    """Return the names of the motifs in a shipped tuning table; none where `table` is empty."""
+    return read_excluded(lookup.shipped(table), problem) if table else set()
 
 
 def _timed(call: Callable[[], Any]) -> tuple[Any, float, float]:
     """Return what a call returns, its seconds without compiling, and those of compiling."""
-    started, compiled = time.perf_counter(), COMPILE_CLOCK.seconds
+    started, compiled = time.perf_counter(), machine.COMPILE_CLOCK.seconds
     result = call()
     jax.block_until_ready(getattr(result, "__dict__", None))  # a fit may hand out work in progress
-    compiling = COMPILE_CLOCK.seconds - compiled
+    compiling = machine.COMPILE_CLOCK.seconds - compiled
     return result, time.perf_counter() - started - compiling, compiling
 
 
 def _json(values: Any) -> list[float | None]:
     return [float(value) if np.isfinite(value) else None for value in values]
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)

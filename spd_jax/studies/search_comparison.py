@@ -1,335 +1,317 @@
-"""One search of experiments.rnn_cell_search: its method, its saved fits, its record."""
+"""Algorithm 1 with every proposer and ranker, at equal ground truths (Rawal et al., figure 3).
 
-import csv
+The methods of one run share its warm start. A search is a function of its run's number and
+of what the ground truth answers; its choices and fits are saved, so that a killed comparison
+goes on with the same call, and a recorded one is replayed without training anything.
+"""
+
 import dataclasses
-import functools
-import hashlib
-import io
-import math
+import os
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from spd_jax import files, metrics
-from spd_jax.axes import Archs, Key
-from spd_jax.dish import DishState, OuterInfo
+from spd_jax import metrics, motif
+from spd_jax.archs import Cells
 from spd_jax.errors import UserError
+from spd_jax.ground_truth import lookup
 from spd_jax.ground_truth.purchase import GroundTruth
-from spd_jax.ledger import Evaluation
-from spd_jax.report.progress import Progress
-from spd_jax.report.search_table import SearchTable
-from spd_jax.search.genetic import Genetic
-from spd_jax.search.loop import Iteration, SearchConfig, search
-from spd_jax.search.nao import NaoProposer
-from spd_jax.search.protocol import Proposer
-from spd_jax.search.random_search import RandomSearch
-from spd_jax.spaces.rnn_cell import RnnCellSpace
-from spd_jax.studies.run_folder import RunFolder
-from spd_jax.surrogates.averaged import Averaged
-from spd_jax.surrogates.dish_surrogate import DishSurrogate, FittedDish
-from spd_jax.surrogates.nao import FittedNao, NaoConfig
-from spd_jax.surrogates.partial_training import PartialTraining, of_ground_truth
-from spd_jax.surrogates.protocol import Surrogate
-from spd_jax.surrogates.regressors import GaussianProcess
-
-METHODS = ("dish_nao", "dish_ga", "dish_random", "nao", "ga", "random", "partial")
-COLUMNS = (
-    "method", "run", "iteration", "cell", "predicted", "valid_nll", "test_nll",
-    "tau", "cost", "seconds", "nao_pairwise_accuracy",
-)  # fmt: skip
-
-Record = list[dict[str, Any]]  # one mapping of plain data for each iteration of a search
+from spd_jax.ledger import Ledger
+from spd_jax.problems import Problem
+from spd_jax.search.record import (
+    Record,
+    Records,
+    best_by_iteration,
+    read_history,
+    write_history,
+)
+from spd_jax.studies import events, machine, spreads
+from spd_jax.studies import settings as settings_lib
+from spd_jax.studies.run_folder import RunFolder, open_folder
+from spd_jax.studies.searches import METHODS, Searches, SearchSettings, methods_of, sizes
+from spd_jax.units import in_unit
 
 
 @dataclasses.dataclass(frozen=True)
-class Methods:
-    """What the methods of a comparison are made of.
+class Comparison:
+    """A finished comparison.
 
     Attributes:
-      space: of the cells.
-      dish: ranks the proposals of the three dish methods.
-      genetic: proposer of ga and dish_ga.
-      nao: settings of the network of nao and dish_nao.
-      partial_epochs: epochs after which method partial ranks its random proposals.
-      averaged: whether dish methods rank by the dish's mean with a Gaussian process instead.
+      problem: what was searched.
+      settings: how.
+      records: the searches, by method and run.
+      summary: what summary.json holds.
+      path: the run folder, with history.csv and summary.json.
     """
 
-    space: RnnCellSpace
-    dish: DishSurrogate
-    genetic: Genetic
-    nao: NaoConfig
-    partial_epochs: int
-    averaged: bool = False
-
-    def proposer(self, method: str, on_fit: Callable[[FittedNao], None]) -> Proposer:
-        """Return who proposes cells under a method."""
-        if method.endswith("nao"):
-            return NaoProposer(self.nao, on_fit=on_fit)
-        return self.genetic if method.endswith("ga") else RandomSearch()
-
-    def surrogate(self, method: str, ground_truth: GroundTruth) -> Surrogate | None:
-        """Return who ranks them; `None` where every proposal is evaluated."""
-        if method.startswith("dish_"):
-            if not self.averaged:
-                return self.dish
-            return Averaged(self.dish, GaussianProcess(self.space.structure))
-        if method == "partial":
-            lookup = of_ground_truth(ground_truth, self.space.canonical_text)
-            return PartialTraining(lookup, self.partial_epochs, ground_truth.task.budget)
-        return None
+    problem: Problem
+    settings: SearchSettings
+    records: Records
+    summary: dict[str, Any]
+    path: pathlib.Path
 
 
-@dataclasses.dataclass(frozen=True)
-class SavedFits:
-    """Keeps every dish of a search in the run folder, during its fit and after it."""
-
-    folder: RunFolder
-    name: str
-
-    def __call__(
-        self, index: int, surrogate: Surrogate, key: Key, archs: Archs, scores: np.ndarray
-    ) -> Any:
-        """Fit, or go on with a fit that was killed, or load one that was finished."""
-        if isinstance(surrogate, Averaged):
-            inner = functools.partial(self, index, surrogate.dish)
-            return surrogate.fit(key, archs, scores, fit_dish=inner)
-        if not isinstance(surrogate, DishSurrogate):
-            return surrogate.fit(key, archs, scores)
-        known = hashlib.sha256(np.asarray(scores).tobytes())
-        for leaf in jax.tree.leaves(archs):
-            known.update(np.ascontiguousarray(leaf).tobytes())
-        fingerprint = known.hexdigest()[:16]  # in the name: a cell that is bought anew refits
-        path = self.folder.path / "states" / f"{self.name}_{index}_{fingerprint[:8]}.npz"
-        going = path.with_name(f"{path.stem}_unfinished.npz")
-        start = surrogate.start(key)
-        if path.exists():
-            return FittedDish(surrogate, files.load_pytree(path, start, fingerprint), None)
-        state = files.load_pytree(going, start, fingerprint) if going.exists() else None
-        with Progress(
-            f"dish of {self.name}, iteration {index}", surrogate.config.outer_steps
-        ) as bar:
-
-            def on_step(state: DishState, info: OuterInfo) -> None:
-                files.save_pytree(going, state, fingerprint)
-                bar.update(int(state.step), f"outer loss {float(np.mean(info.loss)):.3f}")
-
-            fitted = surrogate.fit(key, archs, scores, state=state, on_step=on_step)
-        files.save_pytree(path, fitted.state, fingerprint)
-        going.unlink(missing_ok=True)
-        return fitted
-
-
-def finished(folder: RunFolder, method: str, run: int, config: SearchConfig) -> Record | None:
-    """Return the record of a search that the folder holds whole, or None."""
-    saved = folder.read_json(f"searches/{method}_{run}.json")
-    return saved if saved is not None and len(saved) == config.iterations + 1 else None
-
-
-def run_search(
-    folder: RunFolder,
-    methods: Methods,
-    ground_truth: GroundTruth,
-    config: SearchConfig,
+def run(
+    problem: Problem,
+    settings: SearchSettings,
+    workdir: str | os.PathLike[str],
     *,
-    method: str,
-    run: int,
-    on_iteration: Callable[[Iteration], Any],
-) -> Record:
-    """Return the record of one search; what is known of it is read from folder and ledger."""
-    name = f"{method}_{run}"
-    saved = folder.read_json(f"searches/{name}.json")
-    accuracies: list[float] = []
-    seconds = {entry["index"]: entry["seconds"] for entry in saved or []}
-    record: Record = []
+    data_dir: str | None = None,
+    workers: int = 0,
+    listen: events.Listener = events.ignore,
+) -> Comparison:
+    """Run every search, or go on with a comparison that was interrupted.
 
-    def keep(iteration: Iteration) -> None:
-        entry = {k: plain(v) for k, v in iteration._asdict().items()}
-        # A replay after a kill finds its fits on disk: the first time is the honest one.
-        entry["seconds"] = seconds.get(iteration.index, entry["seconds"])
-        entry["nao_pairwise_accuracy"] = plain(accuracies[-1]) if accuracies else None
-        record.append(entry)
-        if len(record) > len(saved or []):
-            folder.write_json(f"searches/{name}.json", record)
-        on_iteration(iteration)
-
-    search(
-        jax.random.key(run),
-        methods.space,
-        ground_truth,
-        methods.proposer(method, lambda fitted: accuracies.append(fitted.pairwise_accuracy)),
-        surrogate=methods.surrogate(method, ground_truth),
-        config=config,
-        fit=SavedFits(folder, name),
-        on_iteration=keep,
-    )
-    return record
-
-
-class Shower:
-    """Keeps the live table up to date while cells are bought and iterations end."""
-
-    def __init__(self, table: SearchTable, ground_truth: GroundTruth) -> None:
-        """Begin at nothing, and listen to what is bought."""
-        self.table, self.index, self.spent, self.best = table, 0, 0.0, math.nan
-        self.budget = ground_truth.task.budget
-        table.update(0, 0.0, best=math.nan)
-        ground_truth.on_result = self.result
-
-    def result(self, done: int, total: int, evaluation: Evaluation) -> None:
-        """Take note of a cell that was bought."""
-        del total
-        whole = evaluation.status == "failed" or len(evaluation.curve) >= self.budget
-        if evaluation.status == "ok" and whole:
-            self.best = float(np.fmax(self.best, evaluation.score))
-        share = 1.0 if whole else len(evaluation.curve) / self.budget
-        self.table.update(self.index, self.spent + share * done, best=self.best)
-
-    def iteration(self, iteration: Iteration) -> None:
-        """Take note of an iteration that is finished."""
-        finite = iteration.scores[np.isfinite(iteration.scores)]
-        self.best = float(np.fmax.reduce([self.best, *finite]))
-        self.table.update(
-            iteration.index, iteration.cost, best=self.best, tau=iteration.tau, finished=True
-        )
-        self.index, self.spent = iteration.index + 1, iteration.cost
-
-
-def plain(value: Any) -> Any:
-    """Return NumPy values as JSON-ready ones: not finite is None."""
-    if isinstance(value, np.ndarray | list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    return int(value) if isinstance(value, np.integer) else value
-
-
-def points(record: Record) -> list[dict[str, Any]]:
-    """Return, after each iteration, what had been spent and the cell best on validation."""
-    best: tuple[float, float | None, str] = (-math.inf, None, "")
-    result = []
-    for entry in record:
-        for cell, score, test in zip(
-            entry["cells"], entry["scores"], entry["test_scores"], strict=True
-        ):
-            if score is not None and score > best[0]:
-                best = (score, test, cell)
-        result.append(
-            {
-                "ground_truths": entry["cost"],
-                "valid_score": best[0],
-                "test_score": best[1],
-                "cell": best[2],
-            }
-        )
-    return result
-
-
-def write_history(
-    path: pathlib.Path, records: dict[tuple[str, int], Record], comments: dict[str, Any]
-) -> None:
-    """Write every evaluated cell of every search as CSV; `read_history` reads it back."""
-    text = io.StringIO()
-    text.writelines(f"# {name}: {value}\n" for name, value in comments.items())
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for (method, run), record in records.items():
-        for entry in record:
-            rows = zip(
-                entry["cells"], entry["predicted"], entry["scores"], entry["test_scores"],
-                strict=True,
-            )  # fmt: skip
-            for cell, predicted, score, test in rows:
-                writer.writerow(
-                    {
-                        "method": method,
-                        "run": run,
-                        "iteration": entry["index"],
-                        "cell": cell,
-                        "predicted": _text(predicted),
-                        "valid_nll": _text(score, -1),
-                        "test_nll": _text(test, -1),
-                        "tau": _text(entry["tau"]),
-                        "cost": _text(entry["cost"]),
-                        "seconds": _text(entry["seconds"]),
-                        "nao_pairwise_accuracy": _text(entry["nao_pairwise_accuracy"]),
-                    }
-                )
-    files.write_text(path, text.getvalue())
-
-
-def read_history(path: pathlib.Path) -> tuple[dict[tuple[str, int], Record], dict[str, str]]:
-    """Return the records of a history, and its comments.
+    Args:
+      problem: what is searched.
+      settings: how.
+      workdir: the run folder.
+      data_dir: folder of the data; None downloads them.
+      workers: processes that train cells; 0 trains in this one.
+      listen: told what happens.
 
     Raises:
-      UserError: the file is missing or is no such history.
+      UserError: settings or data with which nothing can be run, or a folder of another run.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): give a history.csv") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no text: give a history.csv") from error
-    comments = {
-        name.strip(): value.strip()
-        for name, _, value in (line[1:].partition(":") for line in lines if line.startswith("#"))
+    _check(problem, settings)
+    path = pathlib.Path(workdir)
+    task = problem.ground_truth(settings.preset).task(data_dir, str(path / "states"))
+    config = {
+        "study": "search_comparison",
+        "mode": "search",
+        "problem": problem.space.name,
+        "task": task.fingerprint,
+        **settings_lib.described(settings),
     }
-    rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
-    if not rows or set(rows[0]) != set(COLUMNS):
-        raise UserError(f"{path} is no history of searches: give one that rnn_cell_search wrote")
-    records: dict[tuple[str, int], Record] = {}
-    for number, row in enumerate(rows, 1):
-        try:
-            _add_row(records, row)
-        except (TypeError, ValueError, AttributeError) as error:
-            raise UserError(
-                f"{path} is damaged in row {number} ({error}): give it as rnn_cell_search wrote it"
-            ) from error
-    return records, comments
+    with open_folder(path, config, settings_lib.growing(settings)) as folder:
+        ceiling = noise_ceiling(problem, settings, task.fingerprint)
+        with Ledger(path / "ledger.sqlite") as ledger:
+            truth = GroundTruth(problem.space.name, task, ledger, workers)
+            searches = Searches(folder, problem, settings, truth, listen)
+            records = searches.all(None if ceiling is None else ceiling["kendall_tau"])
+        return _finish(folder, problem, settings, records, task.fingerprint, ceiling)
 
 
-def _add_row(records: dict[tuple[str, int], Record], row: dict[str, str]) -> None:
-    """Add one cell to its iteration, or begin the next one with it."""
-    if None in row or None in row.values():
-        raise ValueError(f"it has not {len(COLUMNS)} values")
-    record = records.setdefault((row["method"], int(row["run"])), [])
-    index = int(row["iteration"])
-    if index == len(record):
-        numbers = ("tau", "cost", "seconds", "nao_pairwise_accuracy")
-        record.append(
-            {"index": index, "cells": [], "predicted": [], "scores": [], "test_scores": []}
-            | {name: _number(row[name]) for name in numbers}
+def replay(
+    problem: Problem,
+    settings: SearchSettings,
+    workdir: str | os.PathLike[str],
+    *,
+    history: str | os.PathLike[str] | None = None,
+) -> Comparison:
+    """Return recorded searches, cut to the iterations that are asked for; nothing is trained.
+
+    Args:
+      problem: what was searched.
+      settings: as `run`.
+      workdir: the run folder.
+      history: a history.csv; None takes the shipped one.
+
+    Raises:
+      UserError: something is asked for that was not recorded.
+    """
+    _check(problem, settings)
+    shipped = problem.ground_truth(settings.preset).history
+    if history is None and not shipped:
+        raise UserError(
+            f"no searches of {problem.name} with preset {settings.preset} are recorded: search "
+            "anew, which takes the data"
         )
-    elif index != len(record) - 1:
-        raise ValueError(f"iteration {index} follows iteration {len(record) - 1}")
-    entry = record[-1]
-    entry["cells"].append(row["cell"])
-    entry["predicted"].append(_number(row["predicted"]))
-    entry["scores"].append(_number(row["valid_nll"], -1))
-    entry["test_scores"].append(_number(row["test_nll"], -1))
+    source = lookup.shipped(shipped) if history is None else pathlib.Path(history)
+    recorded, comments = read_history(source)
+    _check_recorded(source, problem, settings, recorded, comments)
+    records: Records = {}
+    for number in range(settings.seeds):
+        for method in methods_of(problem, settings):
+            record = recorded.get((method.name, number), [])
+            wanted = sizes(problem, settings, method).iterations + 1
+            if len(record) < wanted:
+                raise UserError(
+                    f"{method.name}, run {number + 1} with {wanted - 1} iterations is outside the "
+                    "recorded runs: search anew to evaluate its cells"
+                )
+            records[method.name, number] = record[:wanted]
+    fingerprint = comments.get("task", "")
+    config = {
+        "study": "search_comparison",
+        "mode": "replay",
+        "problem": problem.space.name,
+        "task": fingerprint,
+        **settings_lib.described(settings),
+    }
+    with open_folder(workdir, config, settings_lib.growing(settings)) as folder:
+        ceiling = noise_ceiling(problem, settings, fingerprint)
+        return _finish(folder, problem, settings, records, fingerprint, ceiling)
 
 
-def _text(value: float | None, sign: int = 1) -> str:
-    return "" if value is None else repr(sign * float(value))
+def identity(settings: SearchSettings) -> dict[str, Any]:
+    """Return the settings that decide what a search finds, however long it is."""
+    grows = settings_lib.growing(settings)
+    described = settings_lib.described(settings)
+    return {name: value for name, value in described.items() if name not in grows}
 
 
-def _number(text: str, sign: int = 1) -> float | None:
-    return sign * float(text) if text else None
+def _check_recorded(
+    source: pathlib.Path,
+    problem: Problem,
+    settings: SearchSettings,
+    recorded: Records,
+    comments: Mapping[str, str],
+) -> None:
+    """Refuse a history of other settings or of another space."""
+    names = {cell for record in recorded.values() for own in record for cell in own.cells}
+    try:
+        Cells.read(problem.space, sorted(names))
+    except UserError as error:
+        raise UserError(f"{source} is damaged, or of another space: {error}") from error
+    try:
+        before = settings_lib.from_json(comments.get("settings", ""))
+    except ValueError as error:
+        raise UserError(
+            f"{source} does not say with which settings it was made: give a history.csv as it "
+            "was written"
+        ) from error
+    differ = settings_lib.differing(before, identity(settings))
+    if differ:
+        raise UserError(
+            f"the recorded runs of {source} had other settings ({', '.join(differ)}), so their "
+            "cells do not answer: search anew"
+        )
 
 
-def taus(records: Iterable[Record]) -> dict[str, Any]:
-    """Return the tau of predicted and true scores by iteration, and how they spread."""
-    by_iteration: dict[str, list[float]] = {}
-    for record in records:
-        for entry in record:
-            if entry["tau"] is not None:
-                by_iteration.setdefault(str(entry["index"]), []).append(entry["tau"])
-    return {index: metrics.spread(values) for index, values in by_iteration.items()}
+def noise_ceiling(
+    problem: Problem, settings: SearchSettings, fingerprint: str
+) -> dict[str, Any] | None:
+    """Return the noise ceiling of a task in the shipped table, or None where it has none."""
+    name = problem.ground_truth(settings.preset).table
+    if not name:
+        return None
+    table = lookup.read(lookup.shipped(name), problem.space)
+    return table.noise_ceiling() if table.task == fingerprint else None
 
 
-def mean_of(records: Sequence[Record], name: str) -> float | None:
-    """Return the mean of a figure over all iterations that have it."""
-    values = [entry[name] for record in records for entry in record if entry[name] is not None]
-    return float(np.mean(values)) if values else None
+def _check(problem: Problem, settings: SearchSettings) -> None:
+    """Refuse settings with which nothing can be run, before anything is written."""
+    settings_lib.check(settings)
+    problem.ground_truth(settings.preset)
+    for method in methods_of(problem, settings):
+        sizes(problem, settings, method)
+
+
+def _finish(
+    folder: RunFolder,
+    problem: Problem,
+    settings: SearchSettings,
+    records: Records,
+    fingerprint: str,
+    ceiling: dict[str, Any] | None,
+) -> Comparison:
+    """Write history.csv and summary.json."""
+    summary = summarise(problem, settings, records, ceiling)
+    comments = {
+        "study": "search_comparison",
+        "commit": machine.commit(),
+        "task": fingerprint,
+        "settings": identity(settings),
+    }
+    write_history(folder.path / "history.csv", records, comments)
+    folder.write_json("summary.json", summary)
+    return Comparison(problem, settings, records, summary, folder.path)
+
+
+def summarise(
+    problem: Problem,
+    settings: SearchSettings,
+    records: Records,
+    ceiling: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Return summary.json: one row for every method.
+
+    Raises:
+      UserError: every evaluation failed.
+    """
+    unit = problem.ground_truth(settings.preset).unit
+    equal = float(settings.warm_start + settings.iterations * settings.evaluations)
+    costs = sorted({own.cost for record in records.values() for own in record} | {equal})
+    leaders = [best_by_iteration(record)[-1] for record in records.values()]
+    best = max(leaders, key=lambda leader: leader.score)
+    if not best.cell:
+        raise UserError("every evaluation failed, so there is no best cell: see why in the ledger")
+    failed = {
+        (number, cell)
+        for (_, number), record in records.items()
+        for own in record
+        for cell, score in zip(own.cells, own.scores, strict=True)
+        if not np.isfinite(score)
+    }
+    by_method = histories(records)
+    return {
+        "problem": problem.name,
+        "unit": unit,
+        "runs": settings.seeds,
+        "ground_truths": int(equal),
+        "noise_ceiling": ceiling,
+        "methods": {
+            name: _row(name, runs, [c for c in costs if c <= equal], equal, unit)
+            for name, runs in by_method.items()
+        },
+        "failed": len(failed),
+        "best_cell": {
+            "cell": best.cell,
+            "space": problem.space.name,
+            "valid": float(in_unit(best.score, unit)),
+            "test": _finite(in_unit(best.test_score, unit)),
+        },
+        "motif_network": {
+            "parameters": motif.num_parameters(problem.family(settings.hidden_size)),
+            "parameters_in_the_paper": problem.parameters_in_the_paper,
+        },
+    }
+
+
+def histories(records: Records) -> dict[str, list[Record]]:
+    """Return the runs of every method, in order."""
+    names = dict.fromkeys(method for method, _ in records)
+    return {
+        name: [record for (method, _), record in records.items() if method == name]
+        for name in names
+    }
+
+
+def _row(
+    name: str, runs: list[Record], costs: Sequence[float], equal: float, unit: str
+) -> dict[str, Any]:
+    """Return what summary.json says of one method."""
+    at = {f"{cost:g}": spreads.summary_at(runs, unit, cost) for cost in costs}
+    taus: dict[str, list[float]] = {}
+    for record in runs:
+        for own in record:
+            if np.isfinite(own.tau):
+                taus.setdefault(str(own.index), []).append(own.tau)
+    noted = [own.notes for record in runs for own in record]
+    return {
+        "label": METHODS[name].label if name in METHODS else name,
+        "runs": len(runs),
+        "at_equal_ground_truths": at[f"{equal:g}"],
+        "by_ground_truths": {
+            cost: {part: figures[part]["mean"] for part in figures} for cost, figures in at.items()
+        },
+        "spent": float(np.mean([record[-1].cost for record in runs])),
+        "tau_by_iteration": {index: metrics.spread(values) for index, values in taus.items()},
+        "seconds_by_iteration": _mean([own.seconds for record in runs for own in record]),
+        "notes": {
+            note: _mean([own[note] for own in noted if note in own])
+            for note in dict.fromkeys(note for own in noted for note in own)
+        },
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    finite = [value for value in values if np.isfinite(value)]
+    return float(np.mean(finite)) if finite else None
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None

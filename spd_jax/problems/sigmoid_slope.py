@@ -1,0 +1,60 @@
+"""Slopes of a sigmoid, evaluated by image classifiers (Rawal et al., section 4.1)."""
+
+import functools
+
+from spd_jax.dish import DishConfig
+from spd_jax.problems.problem import GroundTruthPreset, Problem
+from spd_jax.spaces import sigmoid_slope
+from spd_jax.surrogates.slope_mlp import SlopeMlp
+from spd_jax.trainers.mlp_classifier import MlpClassifierConfig, MlpClassifierTask
+
+DISH_PRESETS = {
+    # Many dishes, bold inner runs, no outer step: see BUILD_NOTES.md, "The peak".
+    "best": DishConfig(inner_steps=200, outer_steps=0, ensemble_size=96, inner_learning_rate=1.0),
+    # The same, with the inner rate left to A.1 too: what the training interval alone can choose.
+    "a1": DishConfig(inner_steps=200, outer_steps=0, ensemble_size=48, inner_learning_rate=0.1),
+    "paper": DishConfig(),  # table 2
+}
+# What A.1 chooses from on the known slopes of a seed, by preset of the dish: widths of the
+# motif-network, and inner rates.
+CANDIDATES: dict[str, tuple[tuple[int, ...], tuple[float, ...]]] = {
+    "best": ((1, 3), (1.0,)),
+    "a1": ((1, 3), (0.1, 0.3, 1.0)),
+    "paper": ((1,), (0.01,)),
+}
+TABLES = {
+    "mnist": "mnist_sigmoid_slope",
+    "fashion_mnist": "fashion_mnist_sigmoid_slope",
+    "digits": "",
+}
+
+
+def problem(use_bias: bool = True) -> Problem:
+    """Return the problem; `use_bias` gives the motif-network biases."""
+    space = sigmoid_slope.SigmoidSlopeSpace()
+    return Problem(
+        name=space.name,
+        space=space,
+        family=lambda hidden: sigmoid_slope.family(hidden=hidden, use_bias=use_bias),
+        dish_presets=DISH_PRESETS,
+        ground_truths={
+            dataset: GroundTruthPreset(
+                functools.partial(task, dataset), MlpClassifierConfig().epochs, "accuracy", table
+            )
+            for dataset, table in TABLES.items()
+        },
+        features=space,
+        drawing=space,
+        rivals={"slope_mlp": SlopeMlp()},
+        parameters_in_the_paper=22,
+    )
+
+
+def task(
+    dataset: str,
+    data_dir: str | None,
+    checkpoint_dir: str | None,
+    config: MlpClassifierConfig | None = None,
+) -> MlpClassifierTask:
+    """Return the training of slopes on a data set; arguments as `GroundTruthPreset.task`."""
+    return MlpClassifierTask(config or MlpClassifierConfig(), dataset, data_dir, checkpoint_dir)

@@ -1,0 +1,78 @@
+"""What a run ran on: versions, devices, and the time that compiling took."""
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+import jax
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]  # of the clone, where there is one
+PACKAGES = (
+    "spd_jax", "jax", "jaxlib", "flax", "optax", "numpy", "chex", "absl-py", "scipy",
+    "scikit-learn",
+)  # fmt: skip
+
+
+def commit() -> str:
+    """Return the commit of the clone, "-dirty" behind it when files differ, or "unknown"."""
+    if not (ROOT / ".git").exists():  # installed: a repository around it would be another one
+        return "unknown"
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:  # there is no git
+        return "unknown"
+    return described.stdout.strip() or "unknown"
+
+
+def versions() -> dict[str, Any]:
+    """Return packages, devices and commit, JSON-ready; a missing package is None."""
+    return {
+        "packages": {name: _version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
+        "commit": commit(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+class CompileClock:
+    """Counts the seconds that XLA spends compiling, so that they can be told from running."""
+
+    def __init__(self) -> None:
+        """Start to listen."""
+        self.seconds = 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event: str, duration_secs: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            self.seconds += duration_secs
+
+
+COMPILE_CLOCK = CompileClock()
+
+
+def motif_sharding() -> jax.sharding.Sharding | None:
+    """Return how a batch's motif axis is spread over all devices; `None` with one device."""
+    if jax.device_count() == 1:
+        return None
+    mesh = jax.make_mesh(
+        (jax.device_count(),), ("motif",), axis_types=(jax.sharding.AxisType.Auto,)
+    )
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("motif"))
