@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 import contextlib
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -27,7 +28,7 @@ JAX_SETTINGS = (
 LOOK_EVERY = 0.5  # seconds between two looks at which workers there are
 PATIENCE = 120.0  # seconds to wait for a worker when there is none, and for an answer
 GOES_ON = object()
-DASK_SETTINGS = {
+DASK_SETTINGS: dict[str, Any] = {
     # A death is answered here, where it is known which item it cost.
     "distributed.scheduler.allowed-failures": 0,
     "distributed.scheduler.work-stealing": False,
@@ -128,7 +129,7 @@ def _from_cluster(
 class _Run(NamedTuple):
     """An item that a worker has; `began` is in seconds of `time.monotonic`."""
 
-    index: int
+    place: int
     future: Any
     began: float
 
@@ -159,12 +160,12 @@ def _from_client(
                 continue
             del busy[address]
             if isinstance(outcome, WorkerDied):
-                deaths[run.index] += 1
-                if deaths[run.index] <= retries:
-                    pending.appendleft(run.index)
+                deaths[run.place] += 1
+                if deaths[run.place] <= retries:
+                    pending.appendleft(run.place)
                     continue
-                outcome = WorkerDied(f"its worker died {deaths[run.index]} times: {outcome}")
-            yield run.index, outcome
+                outcome = WorkerDied(f"its worker died {deaths[run.place]} times: {outcome}")
+            yield run.place, outcome
             if isinstance(outcome, TimeLimitExceeded):
                 client.restart_workers([address], raise_for_error=False)
 
@@ -252,6 +253,9 @@ def _local_client(workers: int) -> Iterator[Any]:
                 os.kill(self.pid, signal.SIGKILL)
             await super().kill(*args, **kwargs)
 
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        # This process is a worker that is about to import the user's program.
+        raise _cannot_start(RuntimeError("a worker ran the whole program anew"))
     flags = f"{os.environ.get('XLA_FLAGS', '')} {ONE_THREAD}".strip()
     environment = dict(os.environ)
     # Dask tells what happens to workers on the terminal; what matters of it is raised here.
