@@ -1,17 +1,22 @@
 """Files written to a temporary name and renamed, so that a killed run leaves none half-written."""
 
 import contextlib
+import csv
+import json
 import os
 import pathlib
+import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from spd_jax.errors import UserError
+
+Path = str | os.PathLike[str]
 
 
 @contextlib.contextmanager
@@ -48,6 +53,122 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write `text` (UTF-8) to `path` in one piece."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r"}
+ORIGINALS = {escaped: original for original, escaped in ESCAPES.items()}
+
+
+def write_csv(
+    path: Path,
+    comments: Mapping[str, object],
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+) -> None:
+    r"""Write a table with comments above its header, in one piece.
+
+    A comment is a line `# name: value`. Every row is one line: a line break in a text is
+    written as `\n` or `\r`, and a backslash as two of them. `read_csv` undoes this.
+
+    Args:
+      path: the file, CSV in UTF-8.
+      comments: where the table comes from. A text is written as it is, but on one line;
+        anything else as JSON.
+      columns: C names, the header.
+      rows: C values each, in the order of `columns`. Floats are written so that they are read
+        back to the bit.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as stream,
+    ):
+        for name, value in comments.items():
+            text = " ".join(value.split()) if isinstance(value, str) else json.dumps(value)
+            stream.write(f"# {name}: {text}\n")
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        for row in rows:
+            writer.writerow([_escape(x) if isinstance(x, str) else x for x in row])
+
+
+def read_csv(
+    path: Path, columns: Sequence[str] = ()
+) -> tuple[dict[str, str], list[tuple[int, dict[str, str]]]]:
+    """Read what `write_csv` wrote, or any CSV file with a header.
+
+    Args:
+      path: the file. Only the `#` lines above the header are comments: below it, a `#` belongs
+        to a value.
+      columns: columns that the table must have, in any order; there may be others.
+
+    Returns:
+      The comments, texts by name; and for each row its line number, which is 1 for the first
+      line of the file, and its values by column.
+
+    Raises:
+      UserError: the file is missing, is no CSV in UTF-8, lacks a column or has one twice, or a
+        row has too many or too few values.
+    """
+    lines = _lines(path)
+    above = next(
+        (i for i, line in enumerate(lines) if line.strip() and not line.startswith("#")),
+        len(lines),
+    )
+    heads = (line[1:].partition(":") for line in lines[:above] if line.startswith("#"))
+    comments = {name.strip(): value.strip() for name, _, value in heads}
+    reader = csv.reader(lines[above:], strict=True)
+    rows = []
+    try:
+        names = next(reader, [])
+        _check_columns(path, names, columns)
+        for values in reader:
+            line = above + reader.line_num
+            if values and len(values) != len(names):
+                raise UserError(
+                    f"{path}, line {line}: {len(values)} values for {len(names)} columns: give "
+                    "one value per column, separated by commas"
+                )
+            if values:
+                rows.append((line, dict(zip(names, map(_unescape, values), strict=True))))
+    except csv.Error as error:
+        raise UserError(
+            f"{path}, line {above + reader.line_num}: {error}: give plain comma-separated values"
+        ) from error
+    return comments, rows
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as stream:
+            return list(stream)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: give the path of a CSV file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): give a CSV file in UTF-8") from error
+
+
+def _check_columns(path: Path, names: Sequence[str], columns: Sequence[str]) -> None:
+    """Refuse a header that names a column twice or lacks one of `columns`."""
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UserError(f"{path} has two columns named {twice[0]!r}: drop one")
+    missing = [column for column in columns if column not in names]
+    if missing:
+        raise UserError(
+            f"{path} needs one column named {missing[0]!r}: give a table with the columns "
+            f"{', '.join(columns)}"
+        )
+
+
+def _escape(text: str) -> str:
+    return re.sub(r"[\\\n\r]", lambda found: ESCAPES[found[0]], text)
+
+
+def _unescape(text: str) -> str:
+    return re.sub(r"\\[\\nr]", lambda found: ORIGINALS[found[0]], text)
 
 
 def save_pytree(path: str | os.PathLike[str], tree: Any, fingerprint: str = "") -> None:
