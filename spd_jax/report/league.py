@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from spd_jax.report import style
 from spd_jax.report.style import INK, end_labels, label_axes
 from spd_jax.report.text import duration, table
-from spd_jax.studies.spreads import MEASURES, aggregate
+from spd_jax.studies.spreads import aggregate
 
 SOLID, DASHED, DASHDOT = "-", (0, (5, 1.5)), (0, (6, 1.5, 1.2, 1.5))
 Row = Mapping[str, Any]

@@ -39,9 +39,7 @@ def save(path: str | os.PathLike[str], figure: Figure) -> pathlib.Path:
     return path
 
 
-def save_all(
-    folder: str | os.PathLike[str], figures: Mapping[str, Figure]
-) -> list[pathlib.Path]:
+def save_all(folder: str | os.PathLike[str], figures: Mapping[str, Figure]) -> list[pathlib.Path]:
     """Write pictures, by file name, into a folder; arguments and errors are those of `save`."""
     return [save(pathlib.Path(folder) / name, figure) for name, figure in figures.items()]
 

@@ -52,9 +52,7 @@ def at_cost(costs: ArrayLike, values: ArrayLike, asked: ArrayLike) -> np.ndarray
     return np.append(math.nan, np.asarray(values, float)[order])[place]
 
 
-def result_at(
-    record: Sequence[Iteration], asked: ArrayLike, *, test: bool = True
-) -> np.ndarray:
+def result_at(record: Sequence[Iteration], asked: ArrayLike, *, test: bool = True) -> np.ndarray:
     """Return the score of a search's best cell for at most so many ground truths.
 
     Args:
