@@ -78,7 +78,8 @@ def results(summary: Mapping[str, Any]) -> str:
     first = max(14, 2 + max(map(len, summary["methods"])))
     heads = f"{'runs':>5}{'mean at ' + str(equal):>14}{'std':>9}{'spent':>8}"
     lines = [f"test {unit} of the cell best on validation"]
-    lines.append(f"{'method':{first}}{heads}  median tau by iteration")
+    taus = "median tau by iteration" if first < 20 else "median taus"
+    lines.append(f"{'method':{first}}{heads}  {taus}")
     for method, row in summary["methods"].items():
         lines += _row(f"{method:{first}}", row)
     ceiling = (summary["noise_ceiling"] or {}).get("noise_ceiling")
@@ -108,7 +109,7 @@ def _row(name: str, row: Mapping[str, Any]) -> list[str]:
     mean = "-" if test["mean"] is None else f"{test['mean']:.4f}"
     start = f"{name}{row['runs']:>5}{mean:>14}{std:>9}{row['spent']:>8.0f}  "
     taus = ", ".join(_fixed(tau["median"]) for tau in row["tau_by_iteration"].values()) or "-"
-    broken = textwrap.wrap(taus, max(WIDTH - len(start), 20))
+    broken = textwrap.wrap(taus, max(WIDTH - len(start), 12))
     return [start + broken[0], *(" " * len(start) + more for more in broken[1:])]
 
 
@@ -345,9 +346,7 @@ def scatter(
         panels[0].text(0.5, 0.5, words, ha="center", va="center", color=INK)
     vertical = f"validation {unit}" + ("\n(axis turned round: better is up)" if turned else "")
     for place, (axes, own) in enumerate(zip(panels, ranked, strict=False)):
-        tau = (
-            f"τ = {own.tau:.2f}".replace("-", "−") if math.isfinite(own.tau) else "τ is not defined"
-        )
+        tau = f"τ = {own.tau:.2f}" if math.isfinite(own.tau) else "τ is not defined"
         words = vertical if place % columns == 0 else ""
         label_axes(axes, f"iteration {own.index}: {tau}", "predicted (higher is better)", words)
         _cloud(axes, own.predicted, in_unit(own.scores, unit), colour)
