@@ -1,7 +1,12 @@
-"""The dish as a surrogate: fit, predict, save and load, like its rivals."""
+"""The dish as a surrogate: fit, predict, save and load, like its rivals.
+
+`dish.predict` standardises: its scores are in standard deviations over the known motifs. Here
+they are mapped to the unit of the scores that were fitted: times the standard deviation of
+these, plus their mean. So a dish and any other surrogate can be averaged or compared.
+"""
 
 import dataclasses
-import os
+import functools
 from collections.abc import Callable
 
 import jax
@@ -12,11 +17,14 @@ from spd_jax import archs as archs_lib
 from spd_jax import dish, files
 from spd_jax.axes import Archs, Key
 from spd_jax.motif import MotifFamily
+from spd_jax.surrogates import protocol
+
+_KIND = "DishSurrogate"
 
 
 @dataclasses.dataclass(frozen=True)
 class DishSurrogate:
-    """A Synthetic Petri Dish of one motif family.
+    """A Synthetic Petri Dish of one motif family, a `protocol.ResumableSurrogate`.
 
     Attributes:
       family: the motif-network.
@@ -42,46 +50,80 @@ class DishSurrogate:
         scores: ArrayLike,
         *,
         state: dish.DishState | None = None,
-        on_step: Callable[[dish.DishState, dish.OuterInfo], None] = lambda state, info: None,
+        on_step: Callable[[protocol.FitStep], None] = protocol.ignore,
     ) -> "FittedDish":
         """Learn the synthetic data from known motifs.
 
         Args:
           key: consumed: draws the dish, and the held-out motifs.
-          archs: pytree of arrays, motif axis `[M]` first.
-          scores: ground truth `[M]`, higher is better; one that is not finite is not used.
-          state: a state that an interrupted `fit` handed to `on_step`, to resume.
-          on_step: see `dish.fit`.
+          archs: batch `[M]` of archs in canonical form.
+          scores: ground truth `[M]`, higher is better; one that is not finite is left out.
+          state: a state that `on_step` was handed, to go on from; None begins anew.
+          on_step: called after every outer step; its losses are the outer losses `[E]`.
 
         Returns:
           The fitted dish.
 
         Raises:
-          UserError: too few finite scores, or shapes that disagree.
+          UserError: fewer than 2 finite scores (fewer than 2 on either side where motifs are
+            held out), shapes that disagree, a setting that cannot be run, or no motif whose
+            inner training is finite.
         """
         archs, truth = archs_lib.known(archs, scores)
-        split_key = jax.random.split(key)[1]
-        held_out = np.zeros(len(truth), bool)
-        if self.held_out_share:
-            count = min(max(round(self.held_out_share * len(truth)), 2), len(truth) - 2)
-            held_out[np.asarray(jax.random.permutation(split_key, len(truth)))[:count]] = True
+        held_out = self._held_out(jax.random.split(key)[1], len(truth))
+
+        def report(state: dish.DishState, info: dish.OuterInfo) -> None:
+            on_step(self._step(state, np.asarray(info.loss), early_stopping=bool(held_out.any())))
+
         state, info = dish.fit(
             self.start(key) if state is None else state,
             self.family,
             self.config,
-            jax.tree.map(lambda x: x[~held_out], archs),
+            archs_lib.take(archs, ~held_out),
             truth[~held_out],
-            valid_archs=jax.tree.map(lambda x: x[held_out], archs) if held_out.any() else None,
+            valid_archs=archs_lib.take(archs, held_out) if held_out.any() else None,
             valid_ground_truth=truth[held_out],
-            on_step=on_step,
+            on_step=report,
             sharding=self.sharding,
         )
-        return FittedDish(self, state, info)
+        return FittedDish(self, state, float(truth.mean()), float(truth.std()), info)
 
-    def load(self, path: str | os.PathLike[str]) -> "FittedDish":
-        """Read what `FittedDish.save` wrote with these settings."""
-        like = dish.init(jax.random.key(0), self.family, self.config)
-        return FittedDish(self, files.load_pytree(path, like), None)
+    def load(self, path: protocol.Path) -> "FittedDish":
+        """Read what `FittedDish.save` wrote with these settings.
+
+        Raises:
+          UserError: no such file, or not that of a dish of this family and these settings.
+        """
+
+        def build(arrays: dict[str, np.ndarray]) -> FittedDish:
+            like = dish.init(jax.random.key(0), self.family, self.config)
+            load = functools.partial(files.load_pytree, like=like)
+            state = protocol.from_bytes(arrays["state"], load, "its state")
+            return FittedDish(self, state, float(arrays["mean"]), float(arrays["std"]))
+
+        return protocol.restore(path, _KIND, build)
+
+    def _held_out(self, key: Key, count: int) -> np.ndarray:
+        """Return which of `count` known motifs early stopping holds out, bool `[count]`."""
+        held_out = np.zeros(count, bool)
+        if self.held_out_share:
+            size = min(max(round(self.held_out_share * count), 2), count - 2)
+            held_out[np.asarray(jax.random.permutation(key, count))[:size]] = True
+        return held_out
+
+    def _step(
+        self, state: dish.DishState, losses: np.ndarray, *, early_stopping: bool
+    ) -> protocol.FitStep:
+        """Return where a fit is after an outer step.
+
+        With early stopping a fit takes `outer_steps` steps to find the best number of them, and
+        then, from the start again, that number on everything known.
+        """
+        search = self.config.outer_steps if early_stopping else 0
+        step, stop_step = int(state.step), int(state.stop_step)
+        if stop_step < 0:  # the best number of steps is not known yet: at most as many again
+            return protocol.FitStep(state, step, 2 * search, losses, "early_stopping")
+        return protocol.FitStep(state, search + step, search + stop_step, losses)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,24 +133,41 @@ class FittedDish:
     Attributes:
       surrogate: what was fitted: family and settings.
       state: what was learned.
-      info: what the fit reported; `None` when loaded.
+      mean: mean of the known scores, in their unit; 0 for a dish that saw none.
+      std: their population standard deviation; 1 for a dish that saw none.
+      info: what the fit reported; None when it was loaded, or saw no score.
     """
 
     surrogate: DishSurrogate
     state: dish.DishState
-    info: dish.FitInfo | None
+    mean: float
+    std: float
+    info: dish.FitInfo | None = None
 
     def predict(self, archs: Archs, *, per_member: bool = False) -> np.ndarray:
-        """Return scores `[M]`, or `[E, M]`, in standard deviations over the known motifs."""
-        return dish.predict(
+        """Return scores in the unit of the known scores, higher is better.
+
+        Args:
+          archs: batch `[M]` of archs in canonical form.
+          per_member: return every member's scores `[E, M]`, not their median `[M]`.
+
+        Returns:
+          `mean + std * dish.predict(...)`, float64; NaN where the inner training diverged.
+        """
+        standardised = dish.predict(
             self.state,
             self.surrogate.family,
             self.surrogate.config,
             archs,
             per_member=per_member,
             sharding=self.surrogate.sharding,
-        )
+        ).astype(np.float64)
+        finite = np.isfinite(standardised)
+        return np.where(finite, self.mean + self.std * np.where(finite, standardised, 0), np.nan)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the state as one `.npz`."""
-        files.save_pytree(path, self.state)
+    def save(self, path: protocol.Path) -> None:
+        """Write the state and the unit of the scores as one `.npz`."""
+        # The state lies inside as a file of its own: it is read back as 32-bit JAX arrays, but
+        # the two numbers keep their 64 bits.
+        state = protocol.to_bytes(functools.partial(files.save_pytree, tree=self.state))
+        protocol.save_arrays(path, _KIND, {"state": state, "mean": self.mean, "std": self.std})

@@ -9,15 +9,16 @@ cells; `search/nao.py` does that.
 Where this differs from the released code: the decoder's illegal tokens are masked by -inf
 (there by 0, which still beats a negative logit); cells that measure the pairwise accuracy are
 not trained on (there they are); higher targets are better, so that "against the gradient of the
-perplexity" reads "along the gradient of the score". Ours besides: cells are spelled in their
-canonical form, so that equal cells are predicted equal; weights start as flax's defaults do.
-There is no data augmentation.
+perplexity" reads "along the gradient of the score". Ours besides: cells come in their canonical
+form, so that equal cells are predicted equal; weights start as flax's defaults do. There is no
+data augmentation.
 """
 
 import dataclasses
 import functools
 import json
-from typing import Any, Protocol, cast
+from collections.abc import Callable
+from typing import Any
 
 import flax.traverse_util
 import jax
@@ -27,8 +28,9 @@ import optax
 from jax.typing import ArrayLike
 
 from spd_jax import archs as archs_lib
-from spd_jax.axes import Arch, Archs, Array, Key, Params
+from spd_jax.axes import Archs, Array, Key, Params
 from spd_jax.errors import UserError
+from spd_jax.motif import Tokens
 from spd_jax.surrogates import protocol
 from spd_jax.surrogates.token_network import Network
 
@@ -36,26 +38,6 @@ _KIND = "NaoPredictor"
 _CHUNK = 256  # cells in one call of `predict`: other numbers are padded to it
 _ROWS = 20  # a batch is padded to a multiple of this,
 _CAPACITY = 100  # and the known cells to a multiple of that, so that most fits share a program
-
-
-class TokenSpace(Protocol):
-    """What the network needs of a search space; L tokens spell a cell, token 0 starts it."""
-
-    @property
-    def name(self) -> str:
-        """Name of the space: a saved network is refused by another."""
-
-    def to_tokens(self, archs: Archs) -> np.ndarray:
-        """Return cells `[M]` as int32 `[M, L]`, none of them 0."""
-
-    def from_tokens(self, tokens: np.ndarray) -> Archs:
-        """Undo `to_tokens`."""
-
-    def legal_tokens(self) -> np.ndarray:
-        """Return which tokens may stand at each place: bool `[L, V]`; any choice is a cell."""
-
-    def canonical(self, arch: Arch) -> Arch:
-        """Return the same arrays for all archs that are the same cell."""
 
 
 def _static(default: Any) -> Any:
@@ -124,11 +106,11 @@ class NaoPredictor:
     """NAO's network as a surrogate.
 
     Attributes:
-      space: of the cells.
+      space: the space of the cells; its tokens spell them for the network.
       config: settings.
     """
 
-    space: TokenSpace
+    space: Tokens
     config: NaoConfig = NaoConfig()
 
     def fit(self, key: Key, archs: Archs, scores: ArrayLike) -> "FittedNao":
@@ -139,8 +121,8 @@ class NaoPredictor:
 
         Args:
           key: consumed.
-          archs: cells, motif axis `[M]` first.
-          scores: ground truth `[M]`, higher is better; not finite = failed, left out.
+          archs: batch `[M]` of cells in canonical form: equal cells are then spelled equally.
+          scores: ground truth `[M]`, higher is better; one that is not finite is left out.
 
         Returns:
           The fitted network.
@@ -170,26 +152,27 @@ class NaoPredictor:
         Raises:
           UserError: no such file, not that of a network, or one of another space.
         """
-        arrays = protocol.load_arrays(path, _KIND)
-        name = str(arrays.pop("space"))
-        if name != self.space.name:
-            raise UserError(f"{path} was fitted on {name}, not {self.space.name}: use that space")
-        config = NaoConfig(**json.loads(str(arrays.pop("config"))))
-        low, high, accuracy = (float(arrays.pop(name)) for name in ("low", "high", "accuracy"))
-        leaves = {place: jnp.asarray(leaf) for place, leaf in arrays.items()}
-        params = flax.traverse_util.unflatten_dict(leaves, sep="/")
-        predictor = NaoPredictor(self.space, config)
-        return FittedNao(predictor, build(self.space, config), params, low, high, accuracy)
+
+        def make(arrays: dict[str, np.ndarray]) -> FittedNao:
+            name = str(arrays["space"])
+            if name != self.space.name:
+                raise UserError(f"it was fitted on {name}, not {self.space.name}: use that space")
+            config = NaoConfig(**json.loads(str(arrays["config"])))
+            config.check()
+            network = build(self.space, config)
+            first = jnp.ones((1, len(network.legal)), int)
+            like = jax.eval_shape(network.init, jax.random.key(0), first)["params"]
+            like = flax.traverse_util.flatten_dict(like, sep="/")
+            params = flax.traverse_util.unflatten_dict(protocol.weights(arrays, like), sep="/")
+            low, high, accuracy = (float(arrays[name]) for name in ("low", "high", "accuracy"))
+            predictor = NaoPredictor(self.space, config)
+            return FittedNao(predictor, network, params, low, high, accuracy)
+
+        return protocol.restore(path, _KIND, make)
 
     def _tokens(self, archs: Archs) -> np.ndarray:
-        """Return the canonical spellings `[M, L]`, once they are legal."""
-        leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, archs))
-        cells = [
-            self.space.canonical(jax.tree.unflatten(structure, row))
-            for row in zip(*leaves, strict=True)
-        ]
-        batch = jax.tree.map(lambda *rows: np.stack(rows), *cells)
-        tokens, legal = np.asarray(self.space.to_tokens(batch)), self.space.legal_tokens()
+        """Return how the cells are spelled, int32 `[M, L]`, once every token is legal."""
+        tokens, legal = np.asarray(self.space.to_tokens(archs)), self.space.legal_tokens()
         if not legal[np.arange(len(legal)), tokens].all():
             raise UserError("to_tokens gives tokens that legal_tokens forbids: correct the space")
         return tokens
@@ -222,11 +205,14 @@ class FittedNao:
         return self.low + (self.high - self.low) * share
 
     def improve(self, archs: Archs, step: float) -> Archs:
-        """Return cells `[M]` that lie `step` uphill of `archs` `[M]`; every one is a cell.
+        """Return cells `[M]` that lie `step` uphill of `archs` `[M]`.
 
         Args:
-          archs: cells to start from.
+          archs: cells to start from, in canonical form.
           step: lambda, the factor on the gradient of the prediction.
+
+        Returns:
+          Cells of the space, not in canonical form; some may be equal.
         """
         tokens, _, _ = move(self.network, self.params, self.predictor._tokens(archs), step=step)
         return self.predictor.space.from_tokens(np.asarray(tokens, np.int32))
@@ -263,7 +249,7 @@ def pairwise_accuracy(predicted: ArrayLike, true: ArrayLike) -> float:
     return float(agree.sum() / above.sum()) if above.any() else float("nan")
 
 
-def build(space: TokenSpace, config: NaoConfig) -> Network:
+def build(space: Tokens, config: NaoConfig) -> Network:
     """Return the network of a space; equal arguments give equal networks."""
     legal = tuple(tuple(bool(value) for value in row) for row in space.legal_tokens())
     widths = (config.predictor_width,) * config.predictor_layers
@@ -285,7 +271,12 @@ def _predict(network: Network, params: Params, tokens: ArrayLike) -> Array:
     def score(network: Network, tokens: Array) -> Array:
         return network.predict(network.encode(tokens)[0])
 
-    return cast(Array, network.apply({"params": params}, tokens, method=score))
+    return _call(network, params, score, tokens)
+
+
+def _call(network: Network, params: Params, method: Callable[..., Any], *args: ArrayLike) -> Any:
+    """Return what a method of the network returns under these weights."""
+    return network.apply({"params": params}, *args, method=method)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -293,8 +284,7 @@ def move(
     network: Network, params: Params, tokens: ArrayLike, *, step: ArrayLike
 ) -> tuple[Array, Array, Array]:
     """Apply `Network.move`."""
-    moved = network.apply({"params": params}, tokens, step, method=Network.move)
-    return cast(tuple[Array, Array, Array], moved)
+    return _call(network, params, Network.move, tokens, step)
 
 
 def train(
@@ -389,8 +379,8 @@ def loss(
       keep: see `Network`.
     """
     tokens, targets, weight = known
-    predicted, spelled = network.apply({"params": params}, tokens, keep)
-    spelling = -jnp.mean(cast(Array, spelled), axis=1)
+    predicted, log_probabilities = _call(network, params, Network.__call__, tokens, keep)
+    spelling = -jnp.mean(log_probabilities, axis=1)
     each = config.trade_off * (predicted - targets) ** 2 + (1 - config.trade_off) * spelling
     squares = optax.tree.norm(params, squared=True)
     return jnp.sum(weight * each) / jnp.sum(weight) + config.l2 * squares

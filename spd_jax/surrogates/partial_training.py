@@ -6,13 +6,13 @@ every prediction costs a share of a ground truth.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Protocol
 
-import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from spd_jax.axes import Archs
+from spd_jax import archs as archs_lib
+from spd_jax.axes import Arch, Archs, Key
 from spd_jax.errors import UserError
 from spd_jax.surrogates import protocol
 
@@ -20,9 +20,30 @@ from spd_jax.surrogates import protocol
 Lookup = Callable[[Archs, int], Sequence[Sequence[float]]]
 
 
+class Curve(Protocol):
+    """An evaluation of a motif."""
+
+    @property
+    def curve(self) -> Sequence[float]:
+        """Validation scores after every epoch, higher is better; none of a failed motif."""
+        ...
+
+
+class GroundTruth(Protocol):
+    """What evaluates motifs by name, such as `ground_truth.purchase.GroundTruth`."""
+
+    def evaluate(
+        self, cells: Sequence[str], seeds: Sequence[int], budget: int
+    ) -> Sequence[Sequence[Curve]]:
+        """Return the evaluations of M named motifs, by motif and then by seed."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class PartialTraining:
     """Scores after `epochs` of `budget` epochs of real training.
+
+    It is `protocol.ScoreFree` and a `protocol.CostlySurrogate`.
 
     Attributes:
       lookup: `lookup(archs, epochs)` trains, or reads from a ledger or table, and returns
@@ -41,18 +62,18 @@ class PartialTraining:
         """What one prediction costs, in full evaluations: p / budget."""
         return self.epochs / self.budget
 
-    def fit(self, key: jax.Array, archs: Archs, scores: ArrayLike) -> "FittedPartialTraining":
-        """Return the predictor; nothing is learned.
+    def fit(self, key: Key, archs: Archs, scores: ArrayLike) -> "FittedPartialTraining":
+        """Return `prepare(key)`: archs and scores are not looked at."""
+        del archs, scores
+        return self.prepare(key)
 
-        Args:
-          key: not used.
-          archs: not looked at.
-          scores: not looked at.
+    def prepare(self, key: Key) -> "FittedPartialTraining":
+        """Return the predictor; nothing is learned, and `key` is not used.
 
         Raises:
           UserError: epochs outside 1..budget.
         """
-        del key, archs, scores
+        del key
         if not 1 <= self.epochs <= self.budget:
             raise UserError(
                 f"partial training of {self.epochs} epochs: give 1 to {self.budget}, the epochs "
@@ -66,8 +87,11 @@ class PartialTraining:
         Raises:
           UserError: no such file, or not that of a partial training.
         """
-        epochs = int(protocol.load_arrays(path, type(self).__name__)["epochs"])
-        return FittedPartialTraining(dataclasses.replace(self, epochs=epochs))
+
+        def build(arrays: dict[str, np.ndarray]) -> FittedPartialTraining:
+            return FittedPartialTraining(dataclasses.replace(self, epochs=int(arrays["epochs"])))
+
+        return protocol.restore(path, type(self).__name__, build)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,17 +107,20 @@ class FittedPartialTraining:
     def predict(self, archs: Archs) -> np.ndarray:
         """Return the score after p epochs, `[M]` float64; NaN where the training failed.
 
+        This is where the training is bought.
+
         Raises:
           UserError: the lookup returned another number of curves.
         """
         epochs = self.surrogate.epochs
         curves = self.surrogate.lookup(archs, epochs)
-        count = len(jax.tree.leaves(archs)[0])
+        count = archs_lib.count(archs)
         if len(curves) != count:
             raise UserError(
                 f"{len(curves)} learning curves for {count} motifs: return one for each"
             )
-        return np.array([c[epochs - 1] if len(c) >= epochs else np.nan for c in curves], float)
+        scores = [curve[epochs - 1] if len(curve) >= epochs else np.nan for curve in curves]
+        return np.where(np.isfinite(scores), scores, np.nan)
 
     def save(self, path: protocol.Path) -> None:
         """Write the number of epochs."""
@@ -101,19 +128,19 @@ class FittedPartialTraining:
         protocol.save_arrays(path, kind, {"epochs": np.asarray(self.surrogate.epochs)})
 
 
-def of_ground_truth(ground_truth: Any, name: Callable[[Any], str], *, seed: int = 0) -> Lookup:
+def of_ground_truth(
+    ground_truth: GroundTruth, encode: Callable[[Arch], str], *, seed: int = 0
+) -> Lookup:
     """Return a lookup that buys the epochs, each of them once.
 
     Args:
-      ground_truth: a `ground_truth.purchase.GroundTruth`, or whatever has its
-        `evaluate(cells, seeds, budget) -> evaluations [M][seed]` with their `curve`.
-      name: names one motif in the ledger, for example `space.canonical_text`.
+      ground_truth: what evaluates, and remembers what it evaluated.
+      encode: `space.encode`, which names an arch in canonical form.
       seed: of the training.
     """
 
     def lookup(archs: Archs, epochs: int) -> list[Sequence[float]]:
-        count = len(jax.tree.leaves(archs)[0])
-        cells = [name(jax.tree.map(lambda x: x[i], archs)) for i in range(count)]  # noqa: B023
+        cells = [encode(arch) for arch in archs_lib.unstack(archs)]
         bought = ground_truth.evaluate(cells, (seed,), budget=epochs)
         return [evaluation.curve for (evaluation,) in bought]
 

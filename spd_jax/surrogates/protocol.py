@@ -10,8 +10,10 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -21,6 +23,7 @@ from spd_jax.errors import UserError
 
 Features = Callable[[Archs], np.ndarray]  # archs of M motifs -> vectors [M, F]
 Path = str | os.PathLike[str]
+Loaded = TypeVar("Loaded")
 
 
 class Fitted(Protocol):
@@ -34,8 +37,8 @@ class Fitted(Protocol):
 
         Returns:
           Scores `[M]` float64, higher is better, in the unit of the scores that the surrogate
-          was fitted on; NaN where a prediction failed. A surrogate that looks at no score
-          (`dish.predict` of an untrained dish, a proxy) has a unit of its own.
+          was fitted on; NaN where a prediction failed. A `ScoreFree` surrogate has a unit of
+          its own.
         """
         ...
 
@@ -129,6 +132,38 @@ class ResumableSurrogate(Surrogate, Protocol):
 
 
 @runtime_checkable
+class ScoreFree(Surrogate, Protocol):
+    """A surrogate whose `fit` looks at no motif and no score, such as a proxy.
+
+    So its predictions of motifs whose scores are known betray none of these scores.
+    """
+
+    def prepare(self, key: Key) -> Fitted:
+        """Return what `fit(key, archs, scores)` returns for any archs and scores.
+
+        Args:
+          key: consumed.
+
+        Raises:
+          UserError: a setting that is not allowed.
+        """
+        ...
+
+
+class VectorRegressor(Surrogate, Protocol):
+    """A surrogate that sees motifs as vectors only, and can be shown others."""
+
+    @property
+    def features(self) -> Features:
+        """What turns archs of M motifs into vectors `[M, F]`."""
+        ...
+
+    def with_features(self, features: Features) -> "VectorRegressor":
+        """Return the same surrogate that sees these vectors."""
+        ...
+
+
+@runtime_checkable
 class CostlySurrogate(Surrogate, Protocol):
     """A surrogate that trains motifs for real to predict them."""
 
@@ -172,6 +207,39 @@ def load_arrays(path: Path, kind: str) -> dict[str, np.ndarray]:
     return arrays
 
 
+def restore(path: Path, kind: str, build: Callable[[dict[str, np.ndarray]], Loaded]) -> Loaded:
+    """Return what `build` makes of the arrays that `save_arrays` wrote into a file.
+
+    Raises:
+      UserError: the file is missing, damaged, or belongs to another kind; or arrays that `build`
+        asks for are not there, or not what it expects.
+    """
+    arrays = load_arrays(path, kind)
+    try:
+        return build(arrays)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged, or was written by another version: fit this {kind} again"
+        ) from error
+
+
+def weights(
+    arrays: Mapping[str, np.ndarray], like: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, jax.Array]:
+    """Return the arrays that `like` names, with its data types.
+
+    Raises:
+      KeyError: one is missing.
+      ValueError: one has another shape.
+    """
+    for name, expected in like.items():
+        if arrays[name].shape != expected.shape:
+            raise ValueError(f"{name} has shape {arrays[name].shape}, not {expected.shape}")
+    return {name: jnp.asarray(arrays[name], leaf.dtype) for name, leaf in like.items()}
+
+
 def to_bytes(save: Callable[[Path], None]) -> np.ndarray:
     """Return what `save` writes as an array of bytes, to be kept inside another `.npz`."""
     with tempfile.TemporaryDirectory() as folder:
@@ -180,7 +248,7 @@ def to_bytes(save: Callable[[Path], None]) -> np.ndarray:
         return np.frombuffer(path.read_bytes(), np.uint8)
 
 
-def from_bytes(stored: np.ndarray, load: Callable[[Path], Any], name: str) -> Any:
+def from_bytes(stored: np.ndarray, load: Callable[[Path], Loaded], name: str) -> Loaded:
     """Return what `load` reads from a file with these bytes.
 
     Raises:

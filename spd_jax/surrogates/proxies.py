@@ -16,12 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from spd_jax.axes import Arch, Archs, Array, Params
+from spd_jax import archs as archs_lib
+from spd_jax import dish
+from spd_jax.axes import Arch, Archs, Array, Key, Params
 from spd_jax.dish import losses
-from spd_jax.dish import state as dish_state
-from spd_jax.dish.config import DishConfig
 from spd_jax.dish.inner_loop import SyntheticData
-from spd_jax.dish.known import padded
 from spd_jax.errors import UserError
 from spd_jax.motif import MotifFamily
 from spd_jax.surrogates import protocol
@@ -32,14 +31,32 @@ RIDGE = 1e-5  # k of the covariance scores, as in both sources
 
 
 @dataclasses.dataclass(frozen=True)
+class Network:
+    """What a measure looks at, beside weights and samples. Static under jit.
+
+    Nothing else decides which program is compiled: a change of the weights' scale, say, does not
+    compile anew, for it changes numbers only.
+
+    Attributes:
+      family: the motif-network.
+      states: what "hidden_covariance" looks at, see `Proxy`.
+      inner_loss: name in `losses.INNER_LOSSES`.
+    """
+
+    family: MotifFamily
+    states: States
+    inner_loss: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Proxy:
-    """One proxy of `MEASURES`, a `protocol.Surrogate` that ignores the scores.
+    """One proxy of `MEASURES`, a `protocol.ScoreFree` surrogate.
 
     Attributes:
       measure: name in `MEASURES`.
       family: the motif-network, as wide as wanted.
       states: `states(params, arch, inputs [N, ...]) -> [N, ...]`, what "hidden_covariance"
-        looks at (`readout_states` for recurrent cells); `None` takes the outputs.
+        looks at (`readout_states` for recurrent cells); None takes the outputs.
       draws: E, independent weights and samples that are averaged over.
       samples: N.
       init_scale: standard deviation of the weights; 0.25 is 1 / sqrt(H) at a width of 16.
@@ -56,25 +73,22 @@ class Proxy:
     inner_loss: str = "binary_cross_entropy"
     chunk: int = 64
 
-    def fit(self, key: jax.Array, archs: Archs, scores: ArrayLike) -> "FittedProxy":
-        """Draw weights and samples; nothing is learned.
+    def fit(self, key: Key, archs: Archs, scores: ArrayLike) -> "FittedProxy":
+        """Return `prepare(key)`: archs and scores are not looked at."""
+        del archs, scores
+        return self.prepare(key)
 
-        Args:
-          key: consumed.
-          archs: not looked at.
-          scores: not looked at.
-
-        Returns:
-          The proxy, ready to predict.
+    def prepare(self, key: Key) -> "FittedProxy":
+        """Return the proxy that draws weights and samples from `key`, which is consumed.
 
         Raises:
           UserError: an unknown measure, or settings that cannot be drawn.
         """
-        del archs, scores
         if self.measure not in MEASURES:
             raise UserError(f"unknown proxy {self.measure!r}: use one of {', '.join(MEASURES)}")
         if self.chunk < 1:
             raise UserError(f"chunk is {self.chunk}: give at least 1")
+        dish.check(self.drawing)
         return FittedProxy(self, np.asarray(jax.random.key_data(key)))
 
     def load(self, path: protocol.Path) -> "FittedProxy":
@@ -83,7 +97,26 @@ class Proxy:
         Raises:
           UserError: no such file, or not that of this proxy.
         """
-        return FittedProxy(self, protocol.load_arrays(path, self.measure)["key"])
+        return protocol.restore(
+            path, self.measure, lambda arrays: FittedProxy(self, _key_data(arrays["key"]))
+        )
+
+    @property
+    def drawing(self) -> dish.DishConfig:
+        """Settings of the dish whose weights and samples the proxy looks at."""
+        return dish.DishConfig(
+            train_samples=self.samples,
+            valid_samples=self.samples,
+            ensemble_size=self.draws,
+            init_scale=self.init_scale,
+            inner_loss=self.inner_loss,
+        )
+
+    @property
+    def network(self) -> Network:
+        """What the measure looks at."""
+        states = self.family.apply if self.states is None else self.states
+        return Network(self.family, states, self.inner_loss)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,8 +132,13 @@ class FittedProxy:
     key: np.ndarray
 
     def predict(self, archs: Archs) -> np.ndarray:
-        """Return `[M]` float64, the mean over draws; not finite where the network is dead."""
-        return self.by_draw(archs).mean(axis=0)
+        """Return `[M]` float64, the mean over draws; NaN where it is not finite.
+
+        It is not where the network of a draw is dead, whose gradient is zero, or its numbers
+        overflow.
+        """
+        values = self.by_draw(archs).mean(axis=0)
+        return np.where(np.isfinite(values), values, np.nan)
 
     def by_draw(self, archs: Archs) -> np.ndarray:
         """Return `[E, M]` float64, one row for each draw.
@@ -109,25 +147,19 @@ class FittedProxy:
           UserError: there are no archs.
         """
         proxy = self.proxy
-        config = DishConfig(
-            train_samples=proxy.samples,
-            valid_samples=proxy.samples,
-            ensemble_size=proxy.draws,
-            init_scale=proxy.init_scale,
-        )
-        state = dish_state.init(
-            jax.random.wrap_key_data(jnp.asarray(self.key)), proxy.family, config
-        )
-        archs = jax.tree.map(np.asarray, archs)
-        count = len(jax.tree.leaves(archs)[0])
+        key = jax.random.wrap_key_data(jnp.asarray(self.key))
+        drawn = dish.init(key, proxy.family, proxy.drawing)
+        count = archs_lib.count(archs)
         if count == 0:
             raise UserError("there are no motifs to measure: give at least one")
         size = min(proxy.chunk, 1 << (count - 1).bit_length())
-        parts, static = [], dataclasses.replace(proxy, init_scale=0.0)  # a scale compiles nothing
+        parts = []
         for start in range(0, count, size):
-            part = jax.tree.map(lambda x: x[start : start + size], archs)  # noqa: B023
-            parts.append(np.asarray(_values(static, state.params, state.data, padded(part, size))))
-        return np.concatenate(parts, axis=1)[:, :count].astype(float)
+            part = archs_lib.padded(archs_lib.take(archs, slice(start, start + size)), size)
+            parts.append(
+                np.asarray(_values(proxy.measure, proxy.network, drawn.params, drawn.data, part))
+            )
+        return np.concatenate(parts, axis=1)[:, :count].astype(np.float64)
 
     def save(self, path: protocol.Path) -> None:
         """Write the key."""
@@ -146,21 +178,31 @@ def readout_states(family: MotifFamily) -> States:
     return states
 
 
-@functools.partial(jax.jit, static_argnames="proxy")
-def _values(proxy: Proxy, params: Params, data: SyntheticData, archs: Archs) -> Array:
+def _key_data(stored: np.ndarray) -> np.ndarray:
+    """Return the data of a key, once it has the shape and the type of one."""
+    expected = jax.random.key_data(jax.random.key(0))
+    if stored.shape != expected.shape or stored.dtype != expected.dtype:
+        raise ValueError("no data of a key")
+    return stored
+
+
+@functools.partial(jax.jit, static_argnames=("measure", "network"))
+def _values(
+    measure: str, network: Network, params: Params, data: SyntheticData, archs: Archs
+) -> Array:
     """Return the measure `[E, M]` of weights and samples `[E, ...]` and archs `[M]`."""
 
     def one(params: Params, data: SyntheticData, arch: Arch) -> Array:
-        return MEASURES[proxy.measure](proxy, params, arch, data)
+        return MEASURES[measure](network, params, arch, data)
 
     by_arch = jax.vmap(one, in_axes=(None, None, 0))
     return jax.vmap(by_arch, in_axes=(0, 0, None))(params, data, archs)
 
 
-def _loss(proxy: Proxy, arch: Arch, data: SyntheticData) -> Loss:
+def _loss(network: Network, arch: Arch, data: SyntheticData) -> Loss:
     def loss(params: Params) -> Array:
-        outputs = proxy.family.apply(params, arch, data.train_inputs)
-        return losses.INNER_LOSSES[proxy.inner_loss](outputs, data.train_labels)
+        outputs = network.family.apply(params, arch, data.train_inputs)
+        return losses.INNER_LOSSES[network.inner_loss](outputs, data.train_labels)
 
     return loss
 
@@ -173,32 +215,32 @@ def _log_saliency(weights: Params, gradient: Params) -> Array:
     return jnp.log(_sum(jax.tree.map(lambda w, g: jnp.abs(w * g), weights, gradient)))
 
 
-def grad_norm(proxy: Proxy, params: Params, arch: Arch, data: SyntheticData) -> Array:
+def grad_norm(network: Network, params: Params, arch: Arch, data: SyntheticData) -> Array:
     """Return `log |dL/dtheta|_2` (Abdelfattah et al., 2021).
 
     The logarithms, here and below, are ours: no draw outweighs the others in the mean.
     """
-    gradient = jax.grad(_loss(proxy, arch, data))(params)
+    gradient = jax.grad(_loss(network, arch, data))(params)
     return 0.5 * jnp.log(_sum(jax.tree.map(jnp.square, gradient)))
 
 
-def snip(proxy: Proxy, params: Params, arch: Arch, data: SyntheticData) -> Array:
+def snip(network: Network, params: Params, arch: Arch, data: SyntheticData) -> Array:
     """Return `log sum |theta dL/dtheta|` (Lee et al., 2019)."""
-    return _log_saliency(params, jax.grad(_loss(proxy, arch, data))(params))
+    return _log_saliency(params, jax.grad(_loss(network, arch, data))(params))
 
 
-def grasp(proxy: Proxy, params: Params, arch: Arch, data: SyntheticData) -> Array:
+def grasp(network: Network, params: Params, arch: Arch, data: SyntheticData) -> Array:
     """Return `-sum theta (H g)`, H the Hessian, g the gradient (Wang et al., 2020).
 
     Summed over the network as by Abdelfattah et al. (2021). It has either sign: no logarithm.
     """
-    gradient = jax.grad(_loss(proxy, arch, data))
+    gradient = jax.grad(_loss(network, arch, data))
     step = gradient(params)
     _, product = jax.jvp(gradient, (params,), (step,))
     return -_sum(jax.tree.map(jnp.multiply, params, product))
 
 
-def synflow(proxy: Proxy, params: Params, arch: Arch, data: SyntheticData) -> Array:
+def synflow(network: Network, params: Params, arch: Arch, data: SyntheticData) -> Array:
     """Return `log sum | |theta| dR/d|theta| |` (Tanaka et al., 2020), which sees no data.
 
     R is the sum of outputs for inputs of ones, under the weights' magnitudes.
@@ -206,31 +248,32 @@ def synflow(proxy: Proxy, params: Params, arch: Arch, data: SyntheticData) -> Ar
     del data
 
     def flow(params: Params) -> Array:
-        return jnp.sum(proxy.family.apply(params, arch, jnp.ones((1, *proxy.family.input_shape))))
+        return jnp.sum(
+            network.family.apply(params, arch, jnp.ones((1, *network.family.input_shape)))
+        )
 
     magnitudes = jax.tree.map(jnp.abs, params)
     return _log_saliency(magnitudes, jax.grad(flow)(magnitudes))
 
 
-def jacobian_covariance(proxy: Proxy, params: Params, arch: Arch, data: SyntheticData) -> Array:
+def jacobian_covariance(network: Network, params: Params, arch: Arch, data: SyntheticData) -> Array:
     """Return `covariance_score` of `d(sum of outputs)/d(inputs)`.
 
     Mellor et al. (2020, first version), for recurrent cells Serianni & Kalita (2023).
     """
 
     def summed(inputs: Array) -> Array:
-        return jnp.sum(proxy.family.apply(params, arch, inputs))
+        return jnp.sum(network.family.apply(params, arch, inputs))
 
     return covariance_score(jax.grad(summed)(data.train_inputs))
 
 
-def hidden_covariance(proxy: Proxy, params: Params, arch: Arch, data: SyntheticData) -> Array:
+def hidden_covariance(network: Network, params: Params, arch: Arch, data: SyntheticData) -> Array:
     """Return `covariance_score` of the hidden states of all time steps.
 
     Serianni & Kalita (2023), the best of theirs for recurrent cells.
     """
-    states = proxy.family.apply if proxy.states is None else proxy.states
-    return covariance_score(states(params, arch, data.train_inputs))
+    return covariance_score(network.states(params, arch, data.train_inputs))
 
 
 def covariance_score(values: Array) -> Array:
@@ -255,7 +298,7 @@ def covariance_score(values: Array) -> Array:
     return jnp.where(jnp.all(norm > 0), score, jnp.nan)
 
 
-MEASURES: dict[str, Callable[[Proxy, Params, Arch, SyntheticData], Array]] = {
+MEASURES: dict[str, Callable[[Network, Params, Arch, SyntheticData], Array]] = {
     measure.__name__: measure
     for measure in (grad_norm, snip, grasp, synflow, jacobian_covariance, hidden_covariance)
 }

@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from spd_jax import archs as archs_lib
-from spd_jax.axes import Archs
+from spd_jax.axes import Archs, Key
 from spd_jax.errors import UserError
 from spd_jax.surrogates import protocol
 
@@ -36,13 +36,13 @@ class GaussianProcess:
     features: protocol.Features
     kernel: str = "rbf"
 
-    def fit(self, key: jax.Array, archs: Archs, scores: ArrayLike) -> "FittedRegressor":
+    def fit(self, key: Key, archs: Archs, scores: ArrayLike) -> "FittedRegressor":
         """Maximise the marginal likelihood on known scores.
 
         Args:
           key: consumed; draws the optimiser's starting points.
-          archs: pytree of arrays, motif axis `[M]` first.
-          scores: ground truth `[M]`, higher is better; not finite = failed, left out.
+          archs: batch `[M]` of archs in canonical form.
+          scores: ground truth `[M]`, higher is better; one that is not finite is left out.
 
         Returns:
           The fitted process; it predicts the posterior mean.
@@ -51,8 +51,7 @@ class GaussianProcess:
           UserError: fewer than 2 finite scores, shapes that disagree, an unknown
             kernel, or scikit-learn is missing.
         """
-        if self.kernel not in KERNELS:
-            raise UserError(f"unknown kernel {self.kernel!r}: use one of {', '.join(KERNELS)}")
+        self._check()
         vectors, scores = _known_vectors(self.features, archs, scores)
         convergence_warning = _sklearn("exceptions").ConvergenceWarning
         search = _sklearn("gaussian_process").GaussianProcessRegressor(
@@ -72,7 +71,15 @@ class GaussianProcess:
         Raises:
           UserError: no such file, not that of a process, or scikit-learn is missing.
         """
-        return self._restore(protocol.load_arrays(path, type(self).__name__))
+        return protocol.restore(path, type(self).__name__, self._restore)
+
+    def with_features(self, features: protocol.Features) -> "GaussianProcess":
+        """Return the same process on other vectors."""
+        return dataclasses.replace(self, features=features)
+
+    def _check(self) -> None:
+        if self.kernel not in KERNELS:
+            raise UserError(f"unknown kernel {self.kernel!r}: use one of {', '.join(KERNELS)}")
 
     def _kernel(self) -> Any:
         kernels = _sklearn("gaussian_process.kernels")
@@ -84,9 +91,10 @@ class GaussianProcess:
 
     def _restore(self, data: dict[str, np.ndarray]) -> "FittedRegressor":
         """Condition on the data with the hyper-parameters `exp(theta)`, as `fit` and `load` do."""
-        kernel = dataclasses.replace(self, kernel=str(data["kernel"]))._kernel()
+        fitted = dataclasses.replace(self, kernel=str(data["kernel"]))
+        fitted._check()
         model = _sklearn("gaussian_process").GaussianProcessRegressor(
-            kernel.clone_with_theta(data["theta"]), normalize_y=True, optimizer=None
+            fitted._kernel().clone_with_theta(data["theta"]), normalize_y=True, optimizer=None
         )
         return FittedRegressor.on(data, model, self.features, kind=type(self).__name__)
 
@@ -103,13 +111,13 @@ class RandomForest:
     features: protocol.Features
     trees: int = 200
 
-    def fit(self, key: jax.Array, archs: Archs, scores: ArrayLike) -> "FittedRegressor":
+    def fit(self, key: Key, archs: Archs, scores: ArrayLike) -> "FittedRegressor":
         """Grow the trees on known scores.
 
         Args:
           key: consumed.
-          archs: pytree of arrays, motif axis `[M]` first.
-          scores: ground truth `[M]`, higher is better; not finite = failed, left out.
+          archs: batch `[M]` of archs in canonical form.
+          scores: ground truth `[M]`, higher is better; one that is not finite is left out.
 
         Returns:
           The fitted forest.
@@ -132,7 +140,11 @@ class RandomForest:
         Raises:
           UserError: no such file, not that of a forest, or scikit-learn is missing.
         """
-        return self._restore(protocol.load_arrays(path, type(self).__name__))
+        return protocol.restore(path, type(self).__name__, self._restore)
+
+    def with_features(self, features: protocol.Features) -> "RandomForest":
+        """Return the same forest on other vectors."""
+        return dataclasses.replace(self, features=features)
 
     def _restore(self, data: dict[str, np.ndarray]) -> "FittedRegressor":
         model = _sklearn("ensemble").RandomForestRegressor(
@@ -143,7 +155,7 @@ class RandomForest:
 
 @dataclasses.dataclass(frozen=True)
 class FittedRegressor:
-    """A fitted scikit-learn model and all that it was fitted from.
+    """A fitted scikit-learn model and all that it was fitted on.
 
     Attributes:
       model: the scikit-learn regressor, on standardised vectors.
@@ -185,7 +197,7 @@ def _known_vectors(
 def _vectors(features: protocol.Features, archs: Archs) -> np.ndarray:
     """Return the archs' feature vectors `[M, F]` float64, checked."""
     vectors = np.asarray(features(archs), np.float64)
-    motifs = len(jax.tree.leaves(archs)[0])
+    motifs = archs_lib.count(archs)
     if vectors.ndim != 2 or len(vectors) != motifs or not np.isfinite(vectors).all():
         raise UserError(
             f"features of {motifs} motifs have shape {vectors.shape}: "
@@ -200,7 +212,7 @@ def _standardise(vectors: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return (vectors - reference.mean(axis=0)) / np.where(std > 0, std, 1.0)
 
 
-def _seed(key: jax.Array) -> int:
+def _seed(key: Key) -> int:
     return int(jax.random.randint(key, (), 0, np.iinfo(np.int32).max))
 
 

@@ -15,6 +15,7 @@ import optax
 from jax.typing import ArrayLike
 
 from spd_jax import archs as archs_lib
+from spd_jax.axes import Key
 from spd_jax.errors import UserError
 from spd_jax.surrogates import protocol
 
@@ -58,13 +59,13 @@ class SlopeMlp:
     batch_size: int = _static(15)
     init_scale: float = 1.0
 
-    def fit(self, key: jax.Array, archs: ArrayLike, scores: ArrayLike) -> "FittedSlopeMlp":
+    def fit(self, key: Key, archs: ArrayLike, scores: ArrayLike) -> "FittedSlopeMlp":
         """Train on known slopes: mean squared error against z-scored scores, plus L2.
 
         Args:
           key: consumed.
           archs: slopes `[M]`, unitless.
-          scores: ground truth `[M]`, higher is better; not finite = failed, left out.
+          scores: ground truth `[M]`, higher is better; one that is not finite is left out.
 
         Returns:
           The fitted control.
@@ -86,11 +87,15 @@ class SlopeMlp:
         Raises:
           UserError: no such file, or not that of a control.
         """
-        arrays = protocol.load_arrays(path, _KIND)
-        activation = str(arrays.pop("activation"))
-        mean, std = float(arrays.pop("mean")), float(arrays.pop("std"))
-        params = {name: jnp.asarray(array) for name, array in arrays.items()}
-        return FittedSlopeMlp(params, activation, mean, std)
+
+        def build(arrays: dict[str, np.ndarray]) -> FittedSlopeMlp:
+            config = SlopeMlp(len(arrays["w1"]), str(arrays["activation"]))
+            config._check()
+            like = jax.eval_shape(init, jax.random.key(0), config)
+            mean, std = float(arrays["mean"]), float(arrays["std"])
+            return FittedSlopeMlp(protocol.weights(arrays, like), config.activation, mean, std)
+
+        return protocol.restore(path, _KIND, build)
 
     def _check(self) -> None:
         if self.activation not in ACTIVATIONS:
@@ -129,7 +134,7 @@ class FittedSlopeMlp:
         protocol.save_arrays(path, _KIND, self.params | settings)
 
 
-def init(key: jax.Array, config: SlopeMlp) -> Params:
+def init(key: Key, config: SlopeMlp) -> Params:
     """Draw weights `w0 [1, H], w1 [H, H], w2 [H, 1]` and biases `b0, b1, b2`; key: consumed."""
     sizes = (1, config.hidden_size, config.hidden_size, 1)
     params = {}
@@ -151,7 +156,7 @@ def apply(params: Params, slopes: ArrayLike, activation: str) -> jax.Array:
 
 
 @jax.jit
-def _train(config: SlopeMlp, key: jax.Array, slopes: jax.Array, targets: jax.Array) -> Params:
+def _train(config: SlopeMlp, key: Key, slopes: jax.Array, targets: jax.Array) -> Params:
     """Run Adam with a staircase step size on slopes `[M]` and z-scored targets `[M]`."""
     init_key, batch_key = jax.random.split(key)
     adam = optax.scale_by_adam(eps=1e-8, eps_root=1e-16)
