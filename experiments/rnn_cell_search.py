@@ -14,7 +14,8 @@ from spd_jax.problems import rnn_cell
 from spd_jax.report import search as report
 from spd_jax.spaces.rnn_cell import VARIANTS
 from spd_jax.studies import search_comparison
-from spd_jax.studies.search_comparison import Comparison, SearchSettings
+from spd_jax.studies.search_comparison import Comparison
+from spd_jax.studies.searches import SearchSettings
 from spd_jax.studies.settings import setting
 
 

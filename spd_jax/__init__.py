@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from spd_jax.problems import Problem as Problem
     from spd_jax.search.genetic import Genetic as Genetic
     from spd_jax.search.loop import SearchConfig as SearchConfig
-    from spd_jax.search.loop import search as run_search
+    from spd_jax.search.loop import search as run_search  # noqa: F401
     from spd_jax.search.nao import NaoProposer as NaoProposer
     from spd_jax.search.protocol import Proposal as Proposal
     from spd_jax.search.protocol import Proposer as Proposer
@@ -69,7 +69,7 @@ _ROOMS = {
 }
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 _RENAMED = {"run_search": "search"}  # `spd_jax.search` is a room
-__all__ = ["__version__", "dish", "problems", *_HOMES]  # noqa: PLE0604
+__all__ = ["__version__", "dish", "problems", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,18 +1,36 @@
-"""README's examples run as they stand."""
+"""The examples of README and of docs/ run as they stand, and what they point to exists."""
 
 import pathlib
 import re
 
+import pytest
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def example(page):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
+    return code
+
+
+def run(code, page):
+    names: dict = {}
+    exec(compile(code, page, "exec"), names)
+    return names
+
+
+def test_readme_is_short():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 120
+    assert len(re.findall(r"^\|[-|]+\|$", text, re.M)) <= 1  # tables
 
 
 def test_the_example_of_an_own_motif_family_ranks_by_its_truth():
-    code = EXAMPLES[0]
-    assert len(code.strip().splitlines()) < 30
-    names: dict = {}
-    exec(compile(code, "README.md", "exec"), names)
-    scores = names["scores"]
+    code = example("README.md")
+    assert len([line for line in code.splitlines() if line]) <= 20
+    scores = run(code, "README.md")["scores"]
     assert scores.shape == (1000,)
     assert scores[200] > scores[900]  # the peak of its made-up truth is at 0.2
 
@@ -20,26 +38,25 @@ def test_the_example_of_an_own_motif_family_ranks_by_its_truth():
 def test_the_example_of_an_own_search_finds_good_cells_and_buys_nothing_twice(
     tmp_path, monkeypatch
 ):
-    code = EXAMPLES[1]
-    assert len(code.strip().splitlines()) < 40
+    code = example("docs/own_search.md")
     monkeypatch.chdir(tmp_path)
-    runs = []
-    for _ in range(2):
-        names: dict = {}
-        exec(compile(code, "README.md", "exec"), names)
-        runs.append(names)
-    assert [run["truth"].bought for run in runs] == [200, 0]
-    first, second = (run["history"] for run in runs)
+    runs = [run(code, "own_search.md") for _ in range(2)]
+    assert [names["truth"].bought for names in runs] == [200, 0]
+    first, second = (names["history"] for names in runs)
     assert [it.cells for it in first] == [it.cells for it in second]
     assert max(max(it.scores) for it in first) > max(first[0].scores) + 3
 
 
-def test_every_make_target_and_module_that_the_readme_names_exists():
-    text = (ROOT / "README.md").read_text()
+@each_page
+def test_every_make_target_module_and_file_that_a_page_names_exists(page):
+    text = page.read_text()
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"`make (\w+)", text)):
         assert re.search(rf"^{target}:", makefile, re.M), target
-    for module in set(re.findall(r"python -m (experiments[\w.]*)", text)):
-        assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module
-    for figure in re.findall(r"!\[.*?\]\((.*?)\)", text):
-        assert (ROOT / figure).exists(), figure
+    for module in set(re.findall(r"python -m ((?:experiments|spd_jax)[\w.]*\w)", text)):
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+    for target in re.findall(r"\[[^\]]*\]\(([^)#]+?)\)", text):
+        assert "://" in target or (page.parent / target).exists(), target
+    for path in set(re.findall(r"`((?:spd_jax|experiments|tests|docs)/[\w./]+\.\w+)`", text)):
+        assert (ROOT / path).exists(), path

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 from absl import flags
 
+from experiments import launch
 from experiments.benchmark import against_peers as benchmark_peers
 from experiments.benchmark import growth as benchmark_growth
 from experiments.benchmark import limit as benchmark_limit
@@ -21,9 +22,10 @@ from experiments.benchmark import report
 from experiments.benchmark import report_rnn_cell as rnn_cell_report
 from experiments.benchmark import rnn_cell as benchmark_rnn_cell
 from spd_jax.errors import UserError
-from spd_jax.report.progress import Progress
-from spd_jax.studies import run_folder
-from spd_jax.studies.run_folder import RunFolder
+from spd_jax.report.display import Display
+from spd_jax.studies import machine
+from spd_jax.studies.events import Advanced, Stage
+from spd_jax.studies.run_folder import RunFolder, open_folder
 
 
 def growth_plan(quick: bool) -> benchmark_growth.Plan:
@@ -90,21 +92,22 @@ def measure(folder: RunFolder, suite: Suite, parts: Sequence[str], quick: bool) 
         for stale in [folder.path / "summary.json", *folder.path.glob("parts/*.json")]:
             stale.unlink(missing_ok=True)
     results = {}
-    with Progress("benchmark parts", len(parts)) as progress:
+    with Display() as show:
+        show(Stage("benchmark parts", len(parts)))
         for done, part in enumerate(parts):
-            progress.update(done, part)
             name = f"parts/{part}.json"
-            results[part] = folder.read_json(name)
-            if results[part] is None:
-                results[part] = suite.parts[part](quick)
-                folder.write_json(name, results[part])
-        progress.update(len(parts))
+            found = folder.read_json(name, dict)
+            if found is None:
+                show(Advanced(done, part))
+                found = suite.parts[part](quick)
+                folder.write_json(name, found)
+            results[part] = found
+            show(Advanced(done + 1, part))
     return results
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Measure, write, draw and print."""
-    del argv
     quick, suite = _QUICK.value, SUITES[_SUITE.value]
     parts = list(dict.fromkeys(suite.parts if _PARTS.value is None else _PARTS.value))
     if parts == ["devices"]:  # a child of the growth part
@@ -114,10 +117,11 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--parts={','.join(parts)}: give some of {','.join(suite.parts)}")
     settings = {"suite": _SUITE.value, "quick": quick, "devices": jax.device_count()}
     settings |= suite.sizes(quick)
-    folder = RunFolder.open(run_folder.WORKDIR.value or suite.workdir, settings)
-    summary = settings | {"versions": run_folder.versions()}
-    summary |= measure(folder, suite, parts, quick)
-    folder.write_json("summary.json", summary)
+    config = {"study": "benchmark", **settings}
+    with open_folder(launch.workdir(suite.workdir), config) as folder:
+        summary = settings | {"versions": machine.versions()}
+        summary |= measure(folder, suite, parts, quick)
+        folder.write_json("summary.json", summary)
     if parts != ["ranking"]:  # a table alone
         report.draw(folder.path)
     print(suite.tables(summary))
@@ -125,4 +129,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_folder.run_main(main)
+    launch.run_main(main)

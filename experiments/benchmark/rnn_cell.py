@@ -24,7 +24,7 @@ from spd_jax.dish import inner_loop
 from spd_jax.dish.known import KnownMotifs
 from spd_jax.errors import UserError
 from spd_jax.spaces.rnn_cell import RnnCellSpace
-from spd_jax.studies import run_folder
+from spd_jax.studies import machine
 
 PEERS = {
     "onehot_rnn_cell": ("naive one-hot mixing", "jax"),
@@ -145,7 +145,7 @@ def measure_peers(plan: Plan) -> dict[str, Any]:
     rows: dict[str, dict[str, Any]] = {
         REFERENCE: {"label": "this dish, 1 device", "library": "jax"}
     }
-    sharding = run_folder.motif_sharding()
+    sharding = machine.motif_sharding()
     if sharding is not None:
         label = f"this dish, {jax.device_count()} devices"
         rows[SHARDED] = {"label": label, "library": "jax"}
@@ -219,7 +219,7 @@ def measure_ranking(plan: Plan) -> dict[str, Any]:
     cells = RnnCellSpace("nao").sample(jax.random.key(1), plan.ranked_cells)
     shardings: dict[str, jax.sharding.Sharding | None] = {REFERENCE: None}
     if jax.device_count() > 1:
-        shardings[SHARDED] = run_folder.motif_sharding()
+        shardings[SHARDED] = machine.motif_sharding()
 
     def predictor(sharding: jax.sharding.Sharding | None) -> Callable[[], np.ndarray]:
         return lambda: dish.predict(

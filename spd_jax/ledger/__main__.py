@@ -1,4 +1,4 @@
-"""The command line of ledgers: `python -m spd_jax.ledger list|export|merge|retry`."""
+"""The command line of ledgers: `python -m spd_jax.ledger list|export|merge|retry|upgrade`."""
 
 import argparse
 import contextlib
@@ -9,20 +9,19 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from spd_jax.errors import UserError
-from spd_jax.ledger import STATUSES, Ledger, Purchase
-from spd_jax.ledger import table as cell_table
+from spd_jax.ledger import STATUSES, EvaluationKey, Ledger, Purchase, table
+from spd_jax.ledger.upgrade import upgrade
 
 SQLITE = b"SQLite format 3"  # how every ledger's file begins
 
 
 def select(purchases: Iterable[Purchase], wanted: argparse.Namespace) -> list[Purchase]:
     """Return the rows that agree with the filters that are not `None`."""
-    names = ("space", "task", "cell", "seed", "budget")
     return [
         row
         for row in purchases
         if wanted.status in (None, row.evaluation.status)
-        and all(getattr(wanted, name) in (None, getattr(row.key, name)) for name in names)
+        and all(getattr(wanted, name) in (None, value) for name, value in row.key._asdict().items())
     ]
 
 
@@ -33,47 +32,64 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.run(options)
         sys.stdout.flush()
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(printable(f"error: {error}"))
     except BrokenPipeError:  # `list FILE | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def printable(text: str) -> str:
+    """Write characters that could steer a terminal as escapes: who wrote a ledger is unknown."""
+    return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in text)
+
+
+def counted(count: int, noun: str = "evaluation") -> str:
+    """Return a number and its noun, in the plural where it must be."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _list(options: argparse.Namespace) -> None:
     with Ledger(options.file, read_only=True) as ledger:
         rows = select(ledger.purchases(), options)
-    print("bought_at\tspace\ttask\tseed\tbudget\tstatus\tscore\tseconds\tcell\terror")
-    for (space, cell, task, seed, budget), evaluation, bought_at in rows:
+    print("bought_at\tspace\ttask\tseed\tbudget\tparent\tstatus\tscore\tunit\tseconds\tcell\terror")
+    for key, evaluation, bought_at in rows:
         why = evaluation.error.strip().splitlines()[-1:] or [""]
-        print(
-            f"{bought_at}\t{space}\t{task}\t{seed}\t{budget}\t{evaluation.status}\t"
-            f"{evaluation.score:.5f}\t{evaluation.seconds:.1f}\t{cell}\t{why[0]}"
+        fields = (
+            *(bought_at, key.space, key.task, str(key.seed), str(key.budget), key.parent),
+            *(evaluation.status, f"{evaluation.score:.5f}", evaluation.unit),
+            *(f"{evaluation.seconds:.1f}", key.cell, why[0]),
         )
+        print("\t".join(map(printable, fields)))
     failed = sum(row.evaluation.status == "failed" for row in rows)
     seconds = math.fsum(row.evaluation.seconds for row in rows)
-    print(f"# {len(rows)} evaluations, {failed} failed, {seconds:.1f} seconds")
+    print(f"# {counted(len(rows))}, {failed} failed, {seconds:.1f} seconds")
 
 
 def _export(options: argparse.Namespace) -> None:
-    if options.csv.exists() and not options.csv.is_file():
-        raise UserError(f"--csv={options.csv} is no file: give the file to write")
-    if options.csv.exists():
-        try:
-            with options.csv.open("rb") as stream:
-                begins = stream.read(len(SQLITE))
-        except OSError as error:
-            raise UserError(
-                f"--csv={options.csv} cannot be read ({error.strerror}): give another file"
-            ) from error
-        if begins == SQLITE:
-            raise UserError(f"--csv={options.csv} is a ledger, which stays: give another file")
+    _check_target(options.csv)
     with Ledger(options.file, read_only=True) as ledger:
         rows = select(ledger.purchases(), options)
-    cell_table.write(
+    table.write(
         options.csv,
         [(row.key, row.evaluation) for row in rows],
         {"command": f"python -m spd_jax.ledger export {options.file.name}"},
     )
-    print(f"{len(rows)} evaluations written to {options.csv}")
+    print(f"{counted(len(rows))} written to {options.csv}")
+
+
+def _check_target(path: pathlib.Path) -> None:
+    """Refuse to write a table over a ledger or a folder."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no file: give the file to write")
+    if path.exists():
+        try:
+            with path.open("rb") as stream:
+                begins = stream.read(len(SQLITE))
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be read ({error.strerror}): give another file"
+            ) from error
+        if begins == SQLITE:
+            raise UserError(f"{path} is a ledger, which stays: give another file")
 
 
 def _retry(options: argparse.Namespace) -> None:
@@ -83,8 +99,8 @@ def _retry(options: argparse.Namespace) -> None:
     with Ledger(options.file) as ledger:
         ledger.forget_failed(row.key for row in rows)
     print(
-        f"{len(rows)} failed evaluations forgotten: a search that has not ended buys them anew; "
-        "the record of one that has ended stays"
+        f"{counted(len(rows), 'failed evaluation')} forgotten: a search that has not ended buys "
+        f"{'it' if len(rows) == 1 else 'them'} anew; the record of one that has ended stays"
     )
 
 
@@ -95,28 +111,38 @@ def _merge(options: argparse.Namespace) -> None:
         into = stack.enter_context(Ledger(options.into))
         for source in sources:
             added, known, conflicts = into.merge(source)
-            print(f"{source.path}: {added} evaluations added, {known} were there")
+            were = "was" if known == 1 else "were"
+            print(printable(f"{source.path}: {counted(added)} added, {known} {were} there"))
             if conflicts:
-                space, cell, task, seed, budget = conflicts[0]
+                have = "has" if len(conflicts) == 1 else "have"
+                first = ", ".join(f"{name} {value!r}" for name, value in _named(conflicts[0]))
                 print(
-                    f"{source.path}: {len(conflicts)} evaluations have another score in "
-                    f"{into.path}, which stays (the first: {space} {cell!r}, task {task}, "
-                    f"seed {seed}, budget {budget})"
+                    printable(
+                        f"{source.path}: {counted(len(conflicts))} {have} another score in "
+                        f"{into.path}, which stays (the first: {first})"
+                    )
                 )
+
+
+def _named(key: EvaluationKey) -> list[tuple[str, str | int]]:
+    return [(name, value) for name, value in key._asdict().items() if value != ""]
+
+
+def _upgrade(options: argparse.Namespace) -> None:
+    _check_target(options.new)
+    names = ("space", "task", "unit", "budget")
+    values = {name: str(value) for name in names if (value := vars(options)[name]) is not None}
+    count = upgrade(options.old, options.new, values)
+    print(f"{counted(count)} written to {options.new}, equal to the bit to {options.old}")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m spd_jax.ledger", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="list|export|merge|retry")
+    commands = parser.add_subparsers(required=True, metavar="list|export|merge|retry|upgrade")
     filters = argparse.ArgumentParser(add_help=False)
     filters.add_argument("file", type=pathlib.Path, help="the ledger")
-    for name, kind in (
-        ("space", str),
-        ("task", str),
-        ("cell", str),
-        ("seed", int),
-        ("budget", int),
-    ):
+    for name in EvaluationKey._fields:
+        kind = int if name in ("seed", "budget") else str
         filters.add_argument(f"--{name}", type=kind, help=f"only of this {name}")
     status = argparse.ArgumentParser(add_help=False)
     status.add_argument("--status", choices=STATUSES, help="only of this status")
@@ -134,6 +160,12 @@ def _parser() -> argparse.ArgumentParser:
         "retry", parents=[filters], help="forget what failed, so that it is evaluated again"
     )
     retry.set_defaults(run=_retry)
+    older = commands.add_parser("upgrade", help="convert a CSV table of an older format")
+    older.add_argument("old", type=pathlib.Path, help="the table to read")
+    older.add_argument("new", type=pathlib.Path, help="the table to write")
+    for name, kind in (("space", str), ("task", str), ("unit", str), ("budget", int)):
+        older.add_argument(f"--{name}", type=kind, help=f"{name} of every evaluation in the table")
+    older.set_defaults(run=_upgrade)
     return parser
 
 

@@ -4,76 +4,20 @@
 """
 
 import contextlib
-import dataclasses
 import datetime
 import math
 import os
 import pathlib
 import sqlite3
-import struct
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Self
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple, Self
 
 from spd_jax.errors import UserError
+from spd_jax.ledger import rows, schema
+from spd_jax.ledger.evaluation import Evaluation, EvaluationKey, Purchase
 
-STATUSES = ("ok", "failed")
-APPLICATION_ID = 0x53504454  # marks our files among SQLite's: "SPDT"
-VERSION = 1
-# The three numbers have no declared type: SQLite then stores them to the bit (a REAL column
-# turns -0.0 into 0). It has no NaN: NULL stands for it. The curve is little-endian float64.
-SCHEMA = """
-CREATE TABLE evaluations (
-  purchase INTEGER PRIMARY KEY,
-  space TEXT NOT NULL, cell TEXT NOT NULL, task TEXT NOT NULL,
-  seed INTEGER NOT NULL, budget INTEGER NOT NULL,
-  status TEXT NOT NULL, score, test_score, seconds,
-  curve BLOB NOT NULL, error TEXT NOT NULL, bought_at TEXT NOT NULL,
-  UNIQUE (space, cell, task, seed, budget)
-)"""
-COLUMNS = (
-    "space, cell, task, seed, budget, status, score, test_score, seconds, curve, error, bought_at"
-)
-KEY_MATCHES = "space = ? AND cell = ? AND task = ? AND seed = ?"
-
-
-class EvaluationKey(NamedTuple):
-    """What an evaluation is of: two with equal keys are the same purchase."""
-
-    space: str  # name of the search space
-    cell: str  # canonical text of the arch
-    task: str  # fingerprint of settings and data
-    seed: int
-    budget: int  # units of training, such as epochs
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """What one training gave.
-
-    Attributes:
-      status: "ok" or "failed".
-      score: on validation data after `budget` units, higher is better; NaN when failed.
-      test_score: the same on test data; NaN when failed or not measured.
-      curve: validation score after each unit, at most `budget` of them; the last one
-        is `score` when ok.
-      seconds: spent.
-      error: why it failed: one line, or a traceback.
-    """
-
-    status: str
-    score: float = math.nan
-    test_score: float = math.nan
-    curve: tuple[float, ...] = ()
-    seconds: float = 0.0
-    error: str = ""
-
-
-class Purchase(NamedTuple):
-    """A row of a ledger; `bought_at` is UTC in ISO 8601."""
-
-    key: EvaluationKey
-    evaluation: Evaluation
-    bought_at: str
+# Equal keys but for the budget.
+MATCHES = "space = :space AND cell = :cell AND task = :task AND seed = :seed AND parent = :parent"
 
 
 class Merged(NamedTuple):
@@ -94,25 +38,38 @@ class Ledger:
     def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
         """Open a ledger; a writer makes the file and its folder when they are missing.
 
+        A ledger of version 1 is read as it is. A writer brings it to version 2 and leaves a
+        copy of the old one as `<path>.v1.backup`.
+
         Args:
           path: the file. A writer holds `<path>.lock` beside it, which may stay behind.
-          read_only: only look, also while another process writes.
+          read_only: only look, also while another process writes. What is seen of a ledger
+            that nobody writes is what it holds at this moment.
 
         Raises:
           UserError: the file is missing (`read_only`), damaged, no ledger, cannot be
-            written, or another process writes it.
+            written, holds more than a ledger's table, or another process writes it.
         """
         self.path = pathlib.Path(os.path.realpath(path))  # one lock, whatever link leads here
         self._read_only = read_only
         with contextlib.ExitStack() as stack, self._explained():
-            if self.path.is_dir() or (read_only and not self.path.exists()):
-                what = "a folder" if self.path.is_dir() else "missing"
+            if not self.path.is_file() and (read_only or self.path.exists()):
+                what = "a folder" if self.path.is_dir() else "no file"
+                what = what if self.path.exists() else "missing"
                 raise UserError(f"{self.path} is {what}: give the file of a ledger")
             if not read_only:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(contextlib.closing(self._lock()))
             self._database = stack.enter_context(contextlib.closing(self._open()))
-            self._check()
+            self._database.text_factory = rows.text
+            version = schema.check(self._database, self.path)
+            if read_only:
+                if version == 0:
+                    raise UserError(f"{self.path} is empty: give the file of a ledger")
+                self._database.execute("PRAGMA query_only = ON")
+            else:
+                version = self._prepare(version)
+            self._columns = f"purchase, {schema.columns(version)}"
             self._open_files = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -135,16 +92,17 @@ class Ledger:
 
     def get(self, key: EvaluationKey) -> Evaluation | None:
         """Return the evaluation of `key`, equal to the bit to what was put, or `None`."""
-        found = self._select(f"{KEY_MATCHES} AND budget = ?", key)
+        found = self._select(f"{MATCHES} AND budget = :budget", _values(key))
         return found[0].evaluation if found else None
 
     def get_longer(self, key: EvaluationKey) -> Purchase | None:
-        """Return the evaluation of the same cell, task and seed with the next larger budget.
+        """Return the evaluation of the same key but for the next larger budget.
 
         One that did not fail comes before any that did.
         """
         found = self._select(
-            f"{KEY_MATCHES} AND budget > ? ORDER BY status = 'failed', budget LIMIT 1", key
+            f"{MATCHES} AND budget > :budget ORDER BY status = 'failed', budget LIMIT 1",
+            _values(key),
         )
         return found[0] if found else None
 
@@ -155,7 +113,7 @@ class Ledger:
 
         Raises:
           UserError: the disk is full or fails.
-          ValueError: `evaluation.status` is neither "ok" nor "failed".
+          ValueError: no ledger may hold such an evaluation, see `evaluation.fault`.
         """
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         with self._explained():
@@ -177,10 +135,10 @@ class Ledger:
         with another score (two NaN are equal).
         """
         added, known, conflicts = 0, 0, []
-        rows = other.purchases()
+        bought = other.purchases()
         with self._explained(), self._database:
             self._database.execute("BEGIN IMMEDIATE")
-            for row in rows:
+            for row in bought:
                 mine = self.get(row.key)
                 if mine is None:
                     self._insert(row)
@@ -197,42 +155,38 @@ class Ledger:
         Raises:
           UserError: the disk is full or fails.
         """
-        rows = [(*key[:3], int(key.seed), int(key.budget)) for key in keys]
+        failed = [_values(key) for key in keys]
         with self._explained(), self._database:
             self._database.execute("BEGIN IMMEDIATE")
             self._database.executemany(
-                f"DELETE FROM evaluations WHERE status = 'failed' AND {KEY_MATCHES} AND budget = ?",
-                rows,
+                f"DELETE FROM evaluations WHERE status = 'failed' AND {MATCHES} "
+                "AND budget = :budget",
+                failed,
             )
 
     def _insert(self, purchase: Purchase) -> None:
-        key, evaluation, bought_at = purchase
-        if evaluation.status not in STATUSES:
-            raise ValueError(f"status {evaluation.status!r} must be one of {', '.join(STATUSES)}")
-        curve = [float(score) for score in evaluation.curve]
-        numbers = (evaluation.score, evaluation.test_score, evaluation.seconds)
-        # What cannot be encoded (half a surrogate in a message) must not lose an evaluation.
-        error = evaluation.error.encode("utf-8", "backslashreplace").decode()
+        places = ", ".join("?" * len(rows.COLUMNS))
         self._database.execute(
-            f"INSERT INTO evaluations ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?) "
-            "ON CONFLICT (space, cell, task, seed, budget) DO NOTHING",
-            (
-                *(key.space, key.cell, key.task, int(key.seed), int(key.budget)),
-                evaluation.status,
-                *map(float, numbers),
-                struct.pack(f"<{len(curve)}d", *curve),
-                error,
-                bought_at,
-            ),
+            f"INSERT INTO evaluations ({', '.join(rows.COLUMNS)}) VALUES ({places}) "
+            f"ON CONFLICT ({', '.join(rows.KEY_COLUMNS)}) DO NOTHING",
+            rows.encode(purchase),
         )
 
-    def _select(self, where: str, values: Sequence[str | int] = ()) -> list[Purchase]:
-        values = [value if isinstance(value, str) else int(value) for value in values]
+    def _select(self, where: str, values: Mapping[str, str | int] | None = None) -> list[Purchase]:
         with self._explained():
-            rows = self._database.execute(
-                f"SELECT {COLUMNS} FROM evaluations WHERE {where}", values
+            found = self._database.execute(
+                f"SELECT {self._columns} FROM evaluations WHERE {where}", values or {}
             ).fetchall()
-        return [_purchase(row) for row in rows]
+        return [self._purchase(number, row) for number, *row in found]
+
+    def _purchase(self, number: int, row: list[object]) -> Purchase:
+        try:
+            return rows.decode(row)
+        except ValueError as error:
+            raise UserError(
+                f"{self.path}, row {number}: {error} (another program changed this ledger: put a "
+                "copy in its place)"
+            ) from error
 
     def _lock(self) -> sqlite3.Connection:
         """Take the writer's lock: SQLite's own on an empty file, which ends with the process."""
@@ -253,33 +207,43 @@ class Ledger:
         return lock
 
     def _open(self) -> sqlite3.Connection:
+        snapshot = self._snapshot() if self._read_only else None
+        if snapshot is not None:
+            database = sqlite3.connect(":memory:", isolation_level=None)
+            database.deserialize(snapshot)
+            return database
         mode = "ro" if self._read_only else "rwc"
         # A reader may meet the moment in which a writer rewinds its log: it waits for that.
         return sqlite3.connect(
             f"{self.path.as_uri()}?mode={mode}", uri=True, timeout=30, isolation_level=None
         )
 
-    def _check(self) -> None:
-        """See that the file is a whole ledger of ours; make one of an empty file."""
-        run = self._database.execute
-        (identity,) = run("PRAGMA application_id").fetchone()
-        (version,) = run("PRAGMA user_version").fetchone()
-        (tables,) = run("SELECT count(*) FROM sqlite_master").fetchone()
-        empty = (identity, version, tables) == (0, 0, 0) and not self._read_only
-        if not empty and (identity, version) != (APPLICATION_ID, VERSION):
-            raise UserError(f"{self.path} is no ledger of this program: give another file")
-        (verdict,) = run("PRAGMA integrity_check(1)").fetchone()
-        if verdict != "ok":
-            raise sqlite3.DatabaseError(" ".join(verdict.split()))
-        if not self._read_only:
-            run("PRAGMA journal_mode = WAL")
-            run("PRAGMA synchronous = FULL")
-        if empty:
-            with self._database:
-                run("BEGIN IMMEDIATE")
-                run(SCHEMA)
-                run(f"PRAGMA application_id = {APPLICATION_ID}")
-                run(f"PRAGMA user_version = {VERSION}")
+    def _snapshot(self) -> bytes | None:
+        """Return the file's content, or `None` while somebody writes it.
+
+        A ledger that nobody writes is read from memory: SQLite itself would leave two files
+        beside it, which a folder that one may only read cannot even take.
+        """
+        before = self.path.stat()
+        content = self.path.read_bytes()
+        after = self.path.stat()
+        logs = [self.path.with_name(self.path.name + end) for end in ("-wal", "-journal")]
+        changed = (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size)
+        if changed or any(log.exists() for log in logs):
+            return None
+        if content[18:20] == b"\2\2":  # says that there is a log, which memory does not have
+            content = content[:18] + b"\1\1" + content[20:]
+        return content
+
+    def _prepare(self, version: int) -> int:
+        """Make a writer's file one of this version, and return that."""
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = FULL")
+        if version == 0:
+            schema.create(self._database)
+        elif version < schema.VERSION:
+            schema.upgrade(self._database, self.path)
+        return schema.VERSION
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -298,12 +262,8 @@ class Ledger:
             ) from error
 
 
-def _purchase(row: tuple[Any, ...]) -> Purchase:
-    key = EvaluationKey(*row[:5])
-    status, *numbers, curve, error, bought_at = row[5:]
-    score, test_score, seconds = (math.nan if x is None else x for x in numbers)
-    values = struct.unpack(f"<{len(curve) // 8}d", curve)
-    return Purchase(key, Evaluation(status, score, test_score, values, seconds, error), bought_at)
+def _values(key: EvaluationKey) -> dict[str, str | int]:
+    return {**key._asdict(), "seed": int(key.seed), "budget": int(key.budget)}
 
 
 def _same(first: float, second: float) -> bool:

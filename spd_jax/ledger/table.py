@@ -1,73 +1,48 @@
-"""Tables of evaluated cells: CSV for any program, equal to the bit when read back."""
+"""The CSV of a ledger: for any program, and equal to the bit when it is read back."""
 
-import collections
-import csv
+import json
 import math
-import os
-import pathlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
-import numpy as np
-
-from spd_jax import files, metrics
+from spd_jax import files
 from spd_jax.errors import UserError
-from spd_jax.ledger import STATUSES, Evaluation, EvaluationKey
+from spd_jax.ledger.evaluation import Evaluation, EvaluationKey, fault, info_of
 
 COLUMNS = (
-    "space", "cell", "task", "seed", "epochs", "valid_nll", "test_nll", "seconds", "status",
-    "curve", "error",
+    "space", "cell", "task", "seed", "budget", "parent", "status", "score", "test_score", "unit",
+    "curve", "seconds", "info", "error",
 )  # fmt: skip
-ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r"}  # so that each evaluation is one line
-Path = str | os.PathLike[str]
+REQUIRED = ("cell", "score")
+# Spreadsheets run a text that begins so as a formula. It is written with a quote in front, and
+# so is one that already has quotes there: one quote is taken away again from all that match.
+FORMULA = re.compile(r"'*\s*[=+\-@]")
 Items = Iterable[tuple[EvaluationKey, Evaluation]]
 
 
-def write(path: Path, items: Items, comments: Mapping[str, object]) -> None:
+def write(path: files.Path, items: Items, comments: Mapping[str, object]) -> None:
     """Write evaluations as a table, in one piece.
 
-    Above the header stand the comments, one `# key: value` a line. The columns
-    `valid_nll`, `test_nll` and `curve` (after each epoch, separated by spaces) are
-    minus the scores: in nats per token where scores are minus those. An empty
-    number is NaN. In texts, a line break is written as a backslash and an n.
+    `score`, `test_score` and `curve` (numbers separated by spaces) are higher-is-better, as in
+    the ledger; `info` is JSON; an empty number is NaN.
 
     Args:
       path: the file, CSV in UTF-8.
       items: keys and evaluations; rows keep their order.
-      comments: where the table comes from.
+      comments: where the table comes from: one `# name: value` a line above the header.
 
     Raises:
       UserError: the file cannot be written.
     """
-    with (
-        files.atomic_path(path) as temporary,
-        open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as stream,
-    ):
-        for name, value in comments.items():
-            stream.write(f"# {name}: {' '.join(str(value).split())}\n")
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for key, evaluation in items:
-            writer.writerow(
-                [
-                    *map(_escape, (key.space, key.cell, key.task)),
-                    key.seed,
-                    key.budget,
-                    _text(-evaluation.score),
-                    _text(-evaluation.test_score),
-                    _text(evaluation.seconds),
-                    evaluation.status,
-                    " ".join(repr(-float(score)) for score in evaluation.curve),
-                    _escape(evaluation.error),
-                ]
-            )
+    files.write_csv(path, comments, COLUMNS, (_row(*item) for item in items))
 
 
-def read(path: Path) -> list[tuple[EvaluationKey, Evaluation]]:
+def read(path: files.Path) -> list[tuple[EvaluationKey, Evaluation]]:
     """Read what `write` wrote: the same keys and evaluations, equal to the bit.
 
-    The columns may stand in any order, and there may be others.
+    A table from elsewhere needs the columns `cell` and `score` alone. Columns may stand in any
+    order; the others of `write` have defaults: empty texts, seed 0, budget 1, status "ok"; further
+    ones are ignored.
 
     Args:
       path: the file.
@@ -79,163 +54,99 @@ def read(path: Path) -> list[tuple[EvaluationKey, Evaluation]]:
       UserError: the file is missing or not such a table; the sentence names the
         line and what to do about it.
     """
+    _, rows = files.read_csv(path)
+    missing = [name for name in REQUIRED if rows and name not in rows[0][1]]
+    if missing:
+        raise UserError(
+            f"{path} needs one column named {missing[0]!r}: give a table with the columns "
+            f"{', '.join(REQUIRED)}, or convert an older one with `python -m spd_jax.ledger "
+            "upgrade`"
+        )
     items: dict[EvaluationKey, Evaluation] = {}
-    for where, row in _rows(pathlib.Path(path)):
-        key, evaluation = _item(where, row)
+    for line, row in rows:
+        try:
+            key, evaluation = _item(row)
+        except ValueError as error:
+            raise UserError(f"{path}, line {line}: {error}") from error
         if key in items:
-            raise UserError(f"{where}: this cell, task, seed and epochs are there twice: drop one")
+            raise UserError(
+                f"{path}, line {line}: this cell, task, seed and budget are there twice: drop one"
+            )
         items[key] = evaluation
     return list(items.items())
 
 
-def read_comments(path: Path) -> dict[str, str]:
-    """Return the comments above the header.
-
-    Raises:
-      UserError: the file is missing or cannot be read.
-    """
-    lines = _lines(pathlib.Path(path))
-    heads = (line[1:].partition(":") for line in lines[: _comment_count(lines)])
-    return {name.strip(): value.strip() for name, _, value in heads}
-
-
-def _lines(path: pathlib.Path) -> list[str]:
-    """Return the lines of a text file."""
-    try:
-        with open(path, encoding="utf-8-sig") as stream:
-            return list(stream)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: give the path of a table of cells") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): give a CSV file in UTF-8") from error
+def _row(key: EvaluationKey, evaluation: Evaluation) -> list[object]:
+    columns: dict[str, object] = {
+        "space": _guarded(key.space),
+        "cell": _guarded(key.cell),
+        "task": _guarded(key.task),
+        "seed": int(key.seed),
+        "budget": int(key.budget),
+        "parent": _guarded(key.parent),
+        "status": evaluation.status,
+        "score": _text(evaluation.score),
+        "test_score": _text(evaluation.test_score),
+        "unit": _guarded(evaluation.unit),
+        "curve": " ".join(repr(float(score)) for score in evaluation.curve),
+        "seconds": _text(evaluation.seconds),
+        "info": json.dumps(evaluation.info) if evaluation.info else "",
+        "error": _guarded(evaluation.error),
+    }
+    return [columns[name] for name in COLUMNS]
 
 
-def _comment_count(lines: list[str]) -> int:
-    """Return how many lines stand above the header: a `#` below it belongs to a value."""
-    for count, line in enumerate(lines):
-        if line.strip() and not line.startswith("#"):
-            return count
-    return len(lines)
+def _item(row: Mapping[str, str]) -> tuple[EvaluationKey, Evaluation]:
+    """Read one row; raises ValueError with what is wrong with it."""
 
+    def text(name: str) -> str:
+        return _unguarded(row.get(name, ""))
 
-def _rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield where a row stands (for messages) and its values by column."""
-    lines = _lines(path)
-    above = _comment_count(lines)
-    reader = csv.reader(lines[above:], strict=True)
-    try:
-        names = next(reader, [])
-        missing = [column for column in COLUMNS if names.count(column) != 1]
-        if missing:
-            raise UserError(
-                f"{path} needs one column named {missing[0]!r}: give a table with the columns "
-                f"{', '.join(COLUMNS)}"
-            )
-        for fields in reader:
-            where = f"{path}, line {above + reader.line_num}"
-            if fields and len(fields) != len(names):
-                raise UserError(
-                    f"{where}: {len(fields)} values for {len(names)} columns: "
-                    "give one value per column, separated by commas"
-                )
-            if fields:
-                yield where, dict(zip(names, fields, strict=True))
-    except csv.Error as error:
-        raise UserError(
-            f"{path}, line {above + reader.line_num}: {error}: give plain comma-separated values"
-        ) from error
-
-
-def _item(where: str, row: Mapping[str, str]) -> tuple[EvaluationKey, Evaluation]:
     key = EvaluationKey(
-        _unescape(row["space"]),
-        _unescape(row["cell"]),
-        _unescape(row["task"]),
-        _whole_number(row["seed"], f"{where}: seed"),
-        _whole_number(row["epochs"], f"{where}: epochs"),
+        text("space"),
+        text("cell"),
+        text("task"),
+        _whole_number("seed", row.get("seed", "0")),
+        _whole_number("budget", row.get("budget", "1")),
+        text("parent"),
     )
-    status = row["status"]
-    if status not in STATUSES:
-        raise UserError(f"{where}: status is {status!r}: give one of {', '.join(STATUSES)}")
-    score = _score(row["valid_nll"], f"{where}: valid_nll")
-    if status == "ok" and math.isnan(score):
-        raise UserError(f"{where}: valid_nll is missing, but the status is ok: give a number")
-    curve = tuple(_score(text, f"{where}: curve") for text in row["curve"].split())
-    if len(curve) > key.budget:
-        raise UserError(
-            f"{where}: the curve has {len(curve)} values for {key.budget} epochs: "
-            "give at most one per epoch"
-        )
-    return key, Evaluation(
-        status,
-        score,
-        _score(row["test_nll"], f"{where}: test_nll"),
-        curve,
-        _number(row["seconds"], f"{where}: seconds"),
-        _unescape(row["error"]),
+    evaluation = Evaluation(
+        row.get("status", "ok"),
+        _number("score", row["score"]),
+        _number("test_score", row.get("test_score", "")),
+        tuple(_number("curve", word) for word in row.get("curve", "").split()),
+        _number("seconds", row.get("seconds", "0")),
+        text("error"),
+        text("unit"),
+        info_of(row.get("info") or "{}"),
     )
+    wrong = fault(key, evaluation)
+    if wrong:
+        raise ValueError(wrong)
+    return key, evaluation
 
 
 def _text(number: float) -> str:
     return "" if math.isnan(number) else repr(float(number))
 
 
-def _score(text: str, what: str) -> float:
-    loss = _number(text, what)
-    return math.nan if math.isnan(loss) else -loss  # one NaN object: equal evaluations compare so
-
-
-def _number(text: str, what: str) -> float:
+def _number(name: str, text: str) -> float:
     try:
         return float(text) if text.strip() else math.nan
     except ValueError:
-        raise UserError(f"{what} is {text!r}: give a number, or nothing for NaN") from None
+        raise ValueError(f"{name} is {text[:40]!r}: give a number, or nothing for NaN") from None
 
 
-def _whole_number(text: str, what: str) -> int:
+def _whole_number(name: str, text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise UserError(f"{what} is {text!r}: give a whole number") from None
+        raise ValueError(f"{name} is {text[:40]!r}: give a whole number") from None
 
 
-def _escape(text: str) -> str:
-    return re.sub(r"[\\\n\r]", lambda found: ESCAPES[found[0]], text)
+def _guarded(text: str) -> str:
+    return f"'{text}" if FORMULA.match(text) else text
 
 
-def _unescape(text: str) -> str:
-    originals = {escaped: original for original, escaped in ESCAPES.items()}
-    return re.sub(r"\\[\\nr]", lambda found: originals[found[0]], text)
-
-
-def noise_ceiling(items: Items) -> dict[str, Any]:
-    """Return the mean tau between one seed and the mean of the others, and what it rests on.
-
-    Of the cells that have every seed that any cell has.
-    """
-    by_cell: dict[str, dict[int, float]] = collections.defaultdict(dict)
-    for key, evaluation in items:
-        by_cell[key.cell][key.seed] = evaluation.score
-    most = max(map(len, by_cell.values()))
-    rows = np.array([list(v.values()) for v in by_cell.values() if len(v) == most])
-    return {"noise_ceiling": metrics.noise_ceiling(rows), "cells": len(rows), "seeds": most}
-
-
-def agreement(items: Items, others: Items) -> dict[str, Any]:
-    """Return how two tables order the cells that both have (means over seeds)."""
-    first, second = map(_means, (items, others))
-    shared = [cell for cell in first if cell in second]
-    pair = [[table[cell] for cell in shared] for table in (second, first)]
-    return {
-        "cells": len(shared),
-        "kendall_tau": metrics.kendall_tau(*pair),
-        "spearman": metrics.spearman(*pair),
-        "precision_at_10": metrics.precision_at(10, *pair),
-    }
-
-
-def _means(items: Items) -> dict[str, float]:
-    scores: dict[str, list[float]] = collections.defaultdict(list)
-    for key, evaluation in items:
-        scores[key.cell].append(evaluation.score)
-    return {cell: float(np.mean(values)) for cell, values in scores.items()}
+def _unguarded(text: str) -> str:
+    return text[1:] if text.startswith("'") and FORMULA.match(text) else text

@@ -54,7 +54,7 @@ def task(
     dataset: str,
     data_dir: str | None,
     checkpoint_dir: str | None,
-    config: MlpClassifierConfig = MlpClassifierConfig(),
+    config: MlpClassifierConfig | None = None,
 ) -> MlpClassifierTask:
     """Return the training of slopes on a data set; arguments as `GroundTruthPreset.task`."""
-    return MlpClassifierTask(config, dataset, data_dir, checkpoint_dir)
+    return MlpClassifierTask(config or MlpClassifierConfig(), dataset, data_dir, checkpoint_dir)

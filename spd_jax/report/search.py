@@ -1,37 +1,50 @@
-"""Searches as pictures: figure 3 of Rawal et al., and predicted against true scores."""
+"""A finished comparison of searches: its table, figure 3 of Rawal et al., and scatters."""
 
 import math
-import os
-import pathlib
+import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
 
-from spd_jax import metrics
 from spd_jax.errors import UserError
-from spd_jax.files import atomic_path
-from spd_jax.report.search_table import in_unit
+from spd_jax.report import style
 from spd_jax.report.style import INK, end_labels, label_axes
+from spd_jax.report.text import WIDTH, wrapped
+from spd_jax.search.record import Iteration
+from spd_jax.studies.spreads import result_at
+from spd_jax.units import in_unit, named
 
-FAILED = "#D55E00"
 BANDS = {"std": "± one standard deviation", "range": "lowest to highest"}
-# Words, colour (Okabe and Ito, 2008) and marker: solid with a dish, dashed without.
-METHODS = {
-    "dish_nao": ("dish + NAO", "#009E73", "o"),
-    "dish_ga": ("dish + GA", "#0072B2", "s"),
-    "dish_random": ("dish + random", "#56B4E9", "^"),
-    "nao": ("NAO", "#D55E00", "o"),
-    "ga": ("GA", "#E69F00", "s"),
-    "random": ("random", "#777777", "^"),
-    "partial": ("partial training", "#B0508A", "D"),
+# Colour and marker of the methods of the paper and their rivals; others take what is left.
+LOOKS = {
+    "dish_nao": (style.GREEN, "o"),
+    "dish_ga": (style.BLUE, "s"),
+    "dish_random": (style.SKY, "^"),
+    "nao": (style.VERMILION, "o"),
+    "ga": (style.ORANGE, "s"),
+    "random": (style.GREY, "^"),
+    "partial": (style.PURPLE, "D"),
 }
-Point = Mapping[str, Any]
-Histories = Mapping[str, Sequence[Sequence[Point]]]
+MARKERS = "vPX*hd"
+Records = Mapping[tuple[str, int], Sequence[Iteration]]  # by name of the method and run
+
+
+class MethodLabel(Protocol):
+    """What the report needs to know of a method that searched."""
+
+    @property
+    def label(self) -> str:
+        """What it is called in pictures, such as "dish + NAO"."""
+        ...
+
+    @property
+    def uses_dish(self) -> bool:
+        """Whether a dish ranks its proposals: its line is solid then, and else dashed."""
+        ...
 
 
 class Curve(NamedTuple):
@@ -52,141 +65,171 @@ class Curve(NamedTuple):
     runs: int
 
 
-def with_mean(values: ArrayLike) -> dict[str, Any]:
-    """Return `metrics.spread` with `mean` and `std` (n - 1) beside it.
-
-    A value that is not finite makes every summary None; one value alone has no `std`.
-
-    >>> with_mean([1.0, 3.0])["mean"]
-    2.0
-    """
-    summary, array = metrics.spread(values), np.asarray(values, float)
-    known = summary["median"] is not None
-    summary["mean"] = float(array.mean()) if known else None
-    summary["std"] = float(array.std(ddof=1)) if known and array.size > 1 else None
-    return summary
-
-
-def at_cost(
-    runs: Sequence[Sequence[Point]], ground_truths: ArrayLike, name: str = "test_score"
-) -> np.ndarray:
-    """Return what every run had found for at most so many ground truths.
+def results(summary: Mapping[str, Any]) -> str:
+    """Return a finished comparison as text of at most 80 columns: one row for every method.
 
     Args:
-      runs: points with `ground_truths` and `name`; None and absent values are NaN.
-      ground_truths: costs `[G]`, in full evaluations.
-      name: of the value.
-
-    Returns:
-      float64 `[R, G]`: NaN before a run's first point; after its last, what that one says.
+      summary: of a comparison of searches, as its summary.json holds it: `unit`,
+        `ground_truths`, `methods`, `noise_ceiling`, `failed`, `best_cell`, and where a method
+        uses a dish `motif_network` with its `parameters` and, where the paper has one,
+        `parameters_in_the_paper`.
     """
-    rows = []
-    for run in runs:
-        costs = np.array([_number(point, "ground_truths") for point in run])
-        # A sum of many partial evaluations may miss a round number by an ulp or two.
-        order = np.argsort(costs, kind="stable")
-        values = np.array([math.nan, *(_number(run[i], name) for i in order)])
-        place = np.searchsorted(costs[order], np.asarray(ground_truths) + 1e-6, side="right")
-        rows.append(values[place])
-    return np.array(rows)
+    equal, unit = summary["ground_truths"], summary["unit"]
+    first = max(14, 2 + max(map(len, summary["methods"])))
+    heads = f"{'runs':>5}{'mean at ' + str(equal):>14}{'std':>9}{'spent':>8}"
+    lines = [f"test {unit} of the cell best on validation"]
+    lines.append(f"{'method':{first}}{heads}  median tau by iteration")
+    for method, row in summary["methods"].items():
+        lines += _row(f"{method:{first}}", row)
+    ceiling = (summary["noise_ceiling"] or {}).get("noise_ceiling")
+    known = "not known" if ceiling is None else f"{ceiling:.2f}, over random cells"
+    lines.append(f"noise ceiling of tau: {known}")
+    if ceiling is not None and any(row["tau_by_iteration"] for row in summary["methods"].values()):
+        lines.append(
+            "(A method's tau is over the cells that it chose itself: they are much alike, and\n"
+            "harder to rank than the random cells of the ceiling.)"
+        )
+    if summary["failed"]:
+        lines.append(f"{summary['failed']} cells failed; the ledger of their run says why")
+    best = summary["best_cell"]
+    lines += [f"best cell (test {best['test']:.4f} {unit}):", wrapped(best["cell"], "  ")]
+    network = summary.get("motif_network")
+    if network:
+        paper = network.get("parameters_in_the_paper")
+        words = "" if paper is None else f", {paper} in the paper"
+        lines.append(f"motif-network: {network['parameters']} parameters{words}")
+    return "\n".join(lines)
 
 
-def curve(runs: Sequence[Sequence[Point]], unit: str, band: str = "std") -> Curve:
-    """Return mean and band over the runs of one method.
+def _row(name: str, row: Mapping[str, Any]) -> list[str]:
+    """Return a method's row, and more lines where it has many iterations."""
+    test = row["at_equal_ground_truths"]["test"]
+    std = "-" if test["std"] is None else f"{test['std']:.4f}"
+    mean = "-" if test["mean"] is None else f"{test['mean']:.4f}"
+    start = f"{name}{row['runs']:>5}{mean:>14}{std:>9}{row['spent']:>8.0f}  "
+    taus = ", ".join(_fixed(tau["median"]) for tau in row["tau_by_iteration"].values()) or "-"
+    broken = textwrap.wrap(taus, max(WIDTH - len(start), 20))
+    return [start + broken[0], *(" " * len(start) + more for more in broken[1:])]
+
+
+def _fixed(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def pictures(
+    records: Records,
+    methods: Mapping[str, MethodLabel],
+    unit: str,
+    *,
+    data: str = "",
+    warm_start: float | None = None,
+    ceiling: float | None = None,
+) -> dict[str, Figure]:
+    """Return a comparison's pictures by file name: figure 3, and one scatter for each method.
 
     Args:
-      runs: points with `ground_truths` and `test_score`, at least one run with one point.
-      unit: one of `UNITS`.
+      records: of all searches; a method's scatter shows its first run.
+      methods: every method of `records`, by name.
+      unit: name in `units.UNITS`.
+      data: on what they searched, in words, such as "Penn Treebank, tiny language model".
+      warm_start: ground truths that all methods share.
+      ceiling: noise ceiling of Kendall's tau over random cells; None where not known.
+
+    Raises:
+      UserError: no records, a search without iterations, or an unknown unit.
+    """
+    start = f"{data}: test" if data else "Test"
+    title = f"{start} result of the cell that is best on validation"
+    drawn = {"figure3.png": figure3(records, methods, unit, warm_start=warm_start, title=title)}
+    names = list(dict.fromkeys(name for name, _ in records))
+    for name, (colour, _) in looks(names).items():
+        runs = [record for (own, _), record in records.items() if own == name]
+        if any(math.isfinite(iteration.tau) for iteration in runs[0]):
+            whose = f"{methods[name].label}, run 1 of {len(runs)}"
+            title = f"{data}: {whose}" if data else whose
+            file = "scatter.png" if name == names[0] else f"scatter_{name}.png"
+            options: dict[str, Any] = {"ceiling": ceiling, "title": title, "colour": colour}
+            drawn[file] = scatter(runs[0], unit, **options)
+    return drawn
+
+
+def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return colour and marker of each method; unknown ones take what is left, in order."""
+    taken = {LOOKS[name][0] for name in names if name in LOOKS}
+    free = [colour for colour in style.COLOURS if colour not in taken] or list(style.COLOURS)
+    others = [name for name in names if name not in LOOKS]
+    found = {
+        name: (free[k % len(free)], MARKERS[k % len(MARKERS)]) for k, name in enumerate(others)
+    }
+    return {name: LOOKS.get(name) or found[name] for name in names}
+
+
+def curve(records: Sequence[Sequence[Iteration]], unit: str, band: str = "std") -> Curve:
+    """Return mean and band of the test result over the runs of one method.
+
+    Args:
+      records: at least one run with one iteration.
+      unit: name in `units.UNITS`.
       band: one of `BANDS`.
 
     Raises:
-      UserError: no points, an unknown unit or band.
+      UserError: no iterations, an unknown unit or band.
     """
     if band not in BANDS:
         raise UserError(f"unknown band {band!r}: use one of {', '.join(BANDS)}")
-    if not runs or not all(runs):
+    if not records or not all(records):
         raise UserError("a method has no run, or a run has no points: give finished searches")
-    costs = np.unique([_number(point, "ground_truths") for run in runs for point in run])
-    values = in_unit(at_cost(runs, costs), unit)
+    costs = np.unique([iteration.cost for record in records for iteration in record])
+    values = in_unit(np.array([result_at(record, costs) for record in records]), unit)
     mean = values.mean(axis=0)
     low, high = values.min(axis=0), values.max(axis=0)
     if band == "std":
-        half = values.std(axis=0, ddof=1) if len(runs) > 1 else 0 * mean
+        half = values.std(axis=0, ddof=1) if len(records) > 1 else 0 * mean
         low, high = mean - half, mean + half
-    return Curve(costs, mean, low, high, len(runs))
-
-
-def summary_at(
-    histories: Histories, unit: str, ground_truths: float = math.inf
-) -> dict[str, dict[str, Any]]:
-    """Return each method's test and validation result for at most so many ground truths.
-
-    Returns:
-      By method `{"test": ..., "valid": ...}`, each as `with_mean` over its runs, in `unit`.
-    """
-    return {
-        method: {
-            name: with_mean(in_unit(at_cost(runs, [ground_truths], f"{name}_score")[:, 0], unit))
-            for name in ("test", "valid")
-        }
-        for method, runs in histories.items()
-    }
+    return Curve(costs, mean, low, high, len(records))
 
 
 def figure3(
-    path: str | os.PathLike[str],
-    histories: Histories,
+    records: Records,
+    methods: Mapping[str, MethodLabel],
     unit: str,
-    *,
     band: str = "std",
+    *,
     warm_start: float | None = None,
     title: str = "Test result of the cell that is best on validation",
-) -> pathlib.Path:
-    """Draw figure 3 as a PNG: test result against ground truths spent, every method.
+) -> Figure:
+    """Return figure 3 of the paper: test result against ground truths spent, every method.
 
     Args:
-      path: the picture.
-      histories: for each method its runs, each a list of points with `ground_truths` (full
-        evaluations spent so far) and `test_score` (of the cell best on validation so far; nats,
-        higher is better). A run that ends keeps its last value.
-      unit: one of `UNITS`.
+      records: of all searches. A run that ends keeps its last value.
+      methods: every method of `records`, by name.
+      unit: name in `units.UNITS`.
       band: one of `BANDS`; the picture says which.
       warm_start: ground truths that all methods share; what lies before is shaded, and
         does not stretch the vertical axis.
       title: of the picture.
 
-    Returns:
-      The picture's path.
-
     Raises:
-      UserError: no method, a method without points, an unknown unit or band.
+      UserError: no method, a method without iterations, an unknown unit or band.
     """
-    figure = comparison(histories, unit, band, warm_start=warm_start, title=title)
-    return _save(path, figure)
-
-
-def comparison(
-    histories: Histories,
-    unit: str,
-    band: str = "std",
-    *,
-    warm_start: float | None = None,
-    title: str = "",
-) -> Figure:
-    """Return the picture of `figure3`, whose arguments and errors these are."""
-    if not histories:
-        raise UserError("no method to draw: give the histories of at least one search")
+    if not records:
+        raise UserError("no method to draw: give the records of at least one search")
     figure = Figure(figsize=(9.5, 5.2))
-    axes = figure.add_axes((0.085, 0.17, 0.68, 0.75))
-    curves = {method: curve(runs, unit, band) for method, runs in histories.items()}
+    title = textwrap.fill(title, 88)
+    axes = figure.add_axes((0.085, 0.17, 0.68, 0.75 - 0.04 * title.count("\n")))
+    names = list(dict.fromkeys(name for name, _ in records))
+    curves = {
+        name: curve([record for (own, _), record in records.items() if own == name], unit, band)
+        for name in names
+    }
     first = min(found.ground_truths[0] for found in curves.values())
     last = max(found.ground_truths[-1] for found in curves.values())
     width, ends = max(last - first, 1.0), []
-    for place, (method, found) in enumerate(curves.items()):
-        words, colour, marker = METHODS.get(method, (method, f"C{place}", "v"))
+    for place, (name, (colour, marker)) in enumerate(looks(names).items()):
+        found, words = curves[name], methods[name].label
+        line = {"color": colour, "ls": "-" if methods[name].uses_dish else (0, (4, 1.5))}
+        _treads(axes, found, words, tail=0.009 * width * (len(curves) + 2), **line)
         shift = 0.009 * width * (place + 1)
-        style = {"color": colour, "ls": "-" if words.startswith("dish") else (0, (4, 1.5))}
-        _treads(axes, found, words, tail=0.009 * width * (len(curves) + 2), **style)
         _whiskers(axes, found, shift, max(first, warm_start or first), colour, marker)
         known = found.mean[np.isfinite(found.mean)]
         words += f"  {known[-1]:#.4g}" if known.size else ": no result"
@@ -194,27 +237,23 @@ def comparison(
     axes.set_xlim(first - 0.02 * width, last + 0.009 * width * (len(curves) + 2))
     axes.set_ylim(*_limits(curves, warm_start or first))
     if warm_start is not None and warm_start > first:
-        axes.axvspan(axes.get_xlim()[0], warm_start, color="#F0F0F0", lw=0, zorder=0)
-        note: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "center"}
-        axes.text((first + warm_start) / 2, 0.02, "warm start, shared", color=INK, **note)
+        _shade(axes, first, warm_start)
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.xaxis.set_major_locator(
         ticker.MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
     )
-    direction = "higher" if unit == "score" else "lower"
-    label_axes(
-        axes, title, "ground truths spent (full evaluations)", f"{unit}, {direction} is better"
-    )
+    better = "higher" if named(unit).higher_is_better else "lower"
+    label_axes(axes, title, "ground truths spent (full evaluations)", f"{unit}, {better} is better")
     end_labels(axes, ends)
     figure.text(0.085, 0.03, _caption(curves, band), fontsize=8.5, color=INK)
     return figure
 
 
-def _treads(axes: Axes, found: Curve, words: str, *, tail: float, **style: Any) -> None:
+def _treads(axes: Axes, found: Curve, words: str, *, tail: float, **line: Any) -> None:
     """Draw the mean as steps; the last value goes on for `tail`, so that it is seen."""
     x, mean = (np.append(a, a[-1]) for a in (found.ground_truths, found.mean))
     x[-1] += tail
-    axes.step(x, mean, where="post", lw=1.9, label=words, zorder=3, **style)
+    axes.step(x, mean, where="post", lw=1.9, label=words, zorder=3, **line)
 
 
 def _whiskers(
@@ -227,10 +266,16 @@ def _whiskers(
     costs = found.ground_truths[found.ground_truths >= first - 1e-6]
     if costs.size > 15:
         costs = np.linspace(costs[0], costs[-1], 4)
-    x, style = costs + shift, dict[str, Any](color=colour, zorder=4)
+    x, line = costs + shift, dict[str, Any](color=colour, zorder=4)
     place = np.searchsorted(found.ground_truths, x + 1e-6, side="right") - 1
-    axes.vlines(x, found.low[place], found.high[place], lw=1.3, alpha=0.75, **style)
-    axes.plot(x, found.mean[place], ls="", marker=marker, ms=6.5, mec="white", mew=0.8, **style)
+    axes.vlines(x, found.low[place], found.high[place], lw=1.3, alpha=0.75, **line)
+    axes.plot(x, found.mean[place], ls="", marker=marker, ms=6.5, mec="white", mew=0.8, **line)
+
+
+def _shade(axes: Axes, first: float, warm_start: float) -> None:
+    axes.axvspan(axes.get_xlim()[0], warm_start, color="#F0F0F0", lw=0, zorder=0)
+    note: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "center"}
+    axes.text((first + warm_start) / 2, 0.02, "warm start, shared", color=INK, **note)
 
 
 def _caption(curves: Mapping[str, Curve], band: str) -> str:
@@ -257,93 +302,76 @@ def _limits(curves: Mapping[str, Curve], first: float) -> tuple[float, float]:
 
 
 def scatter(
-    path: str | os.PathLike[str],
-    iterations: Sequence[Mapping[str, Any]],
-    *,
+    record: Sequence[Iteration],
     unit: str = "score",
+    *,
     ceiling: float | None = None,
     title: str = "",
-) -> pathlib.Path:
-    """Draw predicted against true scores as a PNG, one panel for each iteration.
+    colour: str = style.GREEN,
+) -> Figure:
+    """Return predicted against true scores of one search, one panel for each iteration.
 
     Args:
-      path: the picture.
-      iterations: mappings with `index`, `predicted` `[K]` (the surrogate's unit), `scores` `[K]`
-        (higher is better; NaN for a cell that failed) and `tau`: `Iteration._asdict()` of
-        `search.loop`. One in which nothing was predicted, such as the warm start, has no panel.
-      unit: one of `UNITS`, of the true scores; better is up in all of them.
-      ceiling: Kendall's tau that noise in the ground truth allows over random cells; in the title.
+      record: of the search. An iteration in which nothing was predicted, such as the warm
+        start, has no panel.
+      unit: name in `units.UNITS`, of the true scores; better is up in all of them.
+      ceiling: Kendall's tau that noise in the ground truth allows over random cells.
       title: whose predictions they are.
-
-    Returns:
-      The picture's path.
+      colour: of the points.
 
     Raises:
       UserError: an unknown unit.
     """
-    return _save(path, predictions(iterations, unit, ceiling, title))
-
-
-def predictions(
-    iterations: Sequence[Mapping[str, Any]],
-    unit: str = "score",
-    ceiling: float | None = None,
-    title: str = "",
-) -> Figure:
-    """Return the picture of `scatter`, whose arguments and errors these are."""
-    ranked = [own for own in iterations if np.isfinite(np.asarray(own["predicted"], float)).any()]
+    turned = not named(unit).higher_is_better
+    ranked = [own for own in record if np.isfinite(own.predicted).any()]
     columns = max(1, min(len(ranked), 3))
     rows = max(1, math.ceil(len(ranked) / columns))
-    figure = Figure(figsize=(max(3.3 * columns, 5), 3.3 * rows + 0.7), layout="constrained")
-    noise = "" if ceiling is None else f"\nnoise ceiling over random cells: τ = {ceiling:.2f}"
-    whose = f"{title}: p" if title else "P"
-    style: dict[str, Any] = {"fontsize": 11, "fontweight": "bold", "color": INK, "ha": "left"}
-    figure.suptitle(f"{whose}redicted and true scores{noise}", x=0.02, **style)
+    size = (max(3.3 * columns, 7.2), 3.3 * rows + 0.8)
+    figure = Figure(figsize=size, layout="constrained")
+    shown: dict[str, Any] = {"fontsize": 11, "fontweight": "bold", "color": INK, "ha": "left"}
+    title = title or "Predicted and true scores"
+    figure.suptitle(textwrap.fill(title, int(9.5 * size[0])), x=0.02, **shown)
+    note = "Points: cells that the method itself chose, which are alike and so harder to rank."
+    if ceiling is not None:
+        note += f"\nNoise ceiling over random cells: τ = {ceiling:.2f}."
+    figure.supxlabel(note, fontsize=8.5, color=INK, x=0.02, ha="left")
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     for axes in panels[len(ranked) :]:
         axes.set_axis_off()
     if not ranked:
-        note = "nothing was predicted:\nthis search has no surrogate, or bought its warm start only"
-        panels[0].text(0.5, 0.5, note, ha="center", va="center", color=INK)
-    for place, (axes, own) in enumerate(zip(panels, ranked, strict=False)):
-        tau = f"τ = {own['tau']:.2f}" if np.isfinite(own["tau"]) else "τ is not defined"
-        vertical = f"validation {unit}" if place % columns == 0 else ""
-        label_axes(
-            axes, f"iteration {own['index']}: {tau}", "predicted (higher is better)", vertical
+        words = (
+            "nothing was predicted:\nthis search has no surrogate, or bought its warm start only"
         )
-        _cloud(axes, np.asarray(own["predicted"], float), in_unit(own["scores"], unit))
-    if ranked and unit != "score":
+        panels[0].text(0.5, 0.5, words, ha="center", va="center", color=INK)
+    vertical = f"validation {unit}" + ("\n(axis turned round: better is up)" if turned else "")
+    for place, (axes, own) in enumerate(zip(panels, ranked, strict=False)):
+        tau = (
+            f"τ = {own.tau:.2f}".replace("-", "−") if math.isfinite(own.tau) else "τ is not defined"
+        )
+        words = vertical if place % columns == 0 else ""
+        label_axes(axes, f"iteration {own.index}: {tau}", "predicted (higher is better)", words)
+        _cloud(axes, own.predicted, in_unit(own.scores, unit), colour)
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(5, steps=[1, 2, 5, 10]))
+    if ranked and turned:
         panels[0].invert_yaxis()
     return figure
 
 
-def _cloud(axes: Axes, predicted: np.ndarray, true: np.ndarray) -> None:
+def _cloud(axes: Axes, predicted: np.ndarray, true: np.ndarray, colour: str) -> None:
     """Draw one iteration; what failed is a cross at the edge."""
     has_prediction, has_truth = np.isfinite(predicted), np.isfinite(true)
     both = has_prediction & has_truth
-    style: dict[str, Any] = {"color": "#009E73", "alpha": 0.8, "s": 28, "lw": 0}
-    axes.scatter(predicted[both], true[both], **style)
-    style = {"color": FAILED, "ms": 6, "ls": "", "marker": "x", "clip_on": False}
+    axes.scatter(predicted[both], true[both], color=colour, alpha=0.8, s=28, lw=0)
+    line: dict[str, Any] = {"color": INK, "ms": 6, "ls": "", "marker": "x", "clip_on": False}
     failed = predicted[has_prediction & ~has_truth]
     if not has_truth.all():
         count = np.sum(~has_truth)
-        style |= {"transform": axes.get_xaxis_transform(), "label": f"{count} failed"}
-        axes.plot(failed, np.full(failed.size, 0.02), **style)
+        line |= {"transform": axes.get_xaxis_transform(), "label": f"{count} failed"}
+        axes.plot(failed, np.full(failed.size, 0.02), **line)
     unranked = true[has_truth & ~has_prediction]
     if unranked.size:
-        style |= {"transform": axes.get_yaxis_transform(), "marker": "+"}
-        style["label"] = f"{unranked.size} without a prediction"
-        axes.plot(np.full(unranked.size, 0.02), unranked, **style)
+        line |= {"transform": axes.get_yaxis_transform(), "marker": "+"}
+        line["label"] = f"{unranked.size} without a prediction"
+        axes.plot(np.full(unranked.size, 0.02), unranked, **line)
     if not both.all():
         axes.legend(frameon=False, fontsize=8, loc="upper left", handletextpad=0.2)
-
-
-def _save(path: str | os.PathLike[str], figure: Figure) -> pathlib.Path:
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150)
-    return pathlib.Path(path)
-
-
-def _number(point: Point, name: str) -> float:
-    value = point.get(name)
-    return math.nan if value is None else float(value)

@@ -1,13 +1,47 @@
-"""What all pictures share: colour of the ink, a panel's labels, names at the ends of lines."""
+"""What all pictures share: colours, a panel's labels, names at the ends of lines, the file."""
 
-from collections.abc import Sequence
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from spd_jax.errors import UserError
+from spd_jax.files import atomic_path
+
 INK = "#333333"
+# Okabe and Ito (2008), told apart under every common colour blindness; yellow is too pale here.
+GREEN, BLUE, SKY = "#009E73", "#0072B2", "#56B4E9"
+VERMILION, ORANGE, PURPLE, GREY = "#D55E00", "#E69F00", "#B0508A", "#777777"
+COLOURS = (GREEN, BLUE, SKY, VERMILION, ORANGE, PURPLE, GREY)
+DPI = 150
+
+
+def save(path: str | os.PathLike[str], figure: Figure) -> pathlib.Path:
+    """Write a picture as PNG in one piece and return its path.
+
+    Raises:
+      UserError: the folder cannot be written, or the disk is full.
+    """
+    path = pathlib.Path(path)
+    with atomic_path(path) as temporary:
+        try:
+            figure.savefig(temporary, dpi=DPI)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UserError(
+                f"{path} cannot be written ({reason}): make room or give another folder"
+            ) from error
+    return path
+
+
+def save_all(folder: str | os.PathLike[str], figures: Mapping[str, Figure]) -> list[pathlib.Path]:
+    """Write pictures, by file name, into a folder; arguments and errors are those of `save`."""
+    return [save(pathlib.Path(folder) / name, figure) for name, figure in figures.items()]
 
 
 def label_axes(axes: Axes, title: str, horizontal: str, vertical: str) -> None:

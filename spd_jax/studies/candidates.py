@@ -44,7 +44,7 @@ class CandidateSettings:
     """Settings of a comparison of candidates."""
 
     preset: str = setting("tiny", "whose tuning motifs are used")
-    dish_preset: str = setting("best", "settings that candidates change", flag="dish")
+    dish_preset: str = setting("best", "settings that candidates change", flag="dish", free=True)
     dish: DishConfig = setting(DishConfig(), "", by_preset=True)
     candidates: tuple[str, ...] = setting(
         ("init_scale=0.2",), "settings to compare: name=value, several joined by +", free=True

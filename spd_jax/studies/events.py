@@ -57,7 +57,6 @@ class SearchAdvanced:
       best: best validation score so far, higher is better; NaN while there is none.
       tau: Kendall's tau of predicted and true scores of this iteration's cells; NaN unknown.
       finished: whether the iteration is.
-      note: what is going on, in a few words.
     """
 
     iteration: int
@@ -65,7 +64,6 @@ class SearchAdvanced:
     best: float
     tau: float = math.nan
     finished: bool = False
-    note: str = ""
 
 
 Event = Stage | Advanced | SearchStage | SearchAdvanced

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import math
 import os
-import pathlib
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,7 +17,7 @@ import jax
 import numpy as np
 
 from spd_jax import archs as batches
-from spd_jax import dish, files, metrics
+from spd_jax import dish, metrics
 from spd_jax.dish import DishConfig, DishState
 from spd_jax.errors import UserError
 from spd_jax.ground_truth import lookup
@@ -490,53 +489,6 @@ def noise_ceiling(table: TruthTable) -> float | None:
     if len({len(seeds) for seeds in table.seeds}) != 1 or len(table.seeds[0]) < 2:
         return None
     return metrics.noise_ceiling(np.stack(table.seeds))
-
-
-def write_predictions(
-    folder: RunFolder, table: TruthTable, results: Mapping[int, Mapping[str, Any]]
-) -> None:
-    """Write predictions.csv, one row for each seed and slope."""
-    columns = list(next(iter(results.values()))["predictions"])
-    slopes, errors = slopes_of(table), table.standard_error
-    rows = []
-    for seed, result in results.items():
-        known = set(result["train"])
-        for i, slope in enumerate(slopes):
-            values = [result["predictions"][name][i] for name in columns]
-            rows.append(
-                [
-                    seed,
-                    slope,
-                    f"{table.scores[i]:.9g}",
-                    f"{errors[i]:.6g}" if np.isfinite(errors[i]) else "",
-                    "train" if i in known else "test",
-                    *("-inf" if value is None else f"{value:.6g}" for value in values),
-                ]
-            )
-    header = ["seed", "slope", "true", "true_standard_error", "split", *columns]
-    files.write_csv(folder.path / "predictions.csv", {}, header, rows)
-
-
-def _write_synthetic_data(
-    folder: RunFolder, table: TruthTable, split: Split, surrogate: DishSurrogate, seed: int
-) -> pathlib.Path:
-    """Write synthetic_data.npz: the first member's samples, before and after."""
-    key = jax.random.key(seed)
-    known = batches.take(table.cells.archs, split.train)
-    name = f"{table.identity[:8]}/dish_seed{seed}"
-    fitted: Any = saved_fits.fit(folder, name, surrogate, key, known, table.scores[split.train])
-    start, learned = surrogate.start(key).data, fitted.state.data
-    arrays = {
-        "train_inputs_start": start.train_inputs,
-        "train_inputs": learned.train_inputs,
-        "valid_inputs": learned.valid_inputs,
-        "train_labels": learned.train_labels,
-        "valid_labels": learned.valid_labels,
-    }
-    path = folder.path / "synthetic_data.npz"
-    first = {name: np.asarray(array[0]) for name, array in arrays.items()}
-    files.save_arrays(path, first, kind="synthetic data")
-    return path
 
 
 def _finite(values: np.ndarray) -> list[float | None]:

@@ -26,7 +26,7 @@ from spd_jax.errors import UserError
 from spd_jax.ground_truth import lookup
 from spd_jax.ground_truth.lookup import TruthTable
 from spd_jax.problems import Problem
-from spd_jax.studies import events, machine
+from spd_jax.studies import events, machine, spreads
 from spd_jax.studies import settings as settings_lib
 from spd_jax.studies.run_folder import RunFolder, open_folder
 from spd_jax.studies.settings import setting
@@ -41,7 +41,6 @@ from spd_jax.surrogates.regressors import GaussianProcess, RandomForest
 TOP = 10  # of precision@10: at least so many motifs are held out
 CEILING_SEEDS = 3
 FIGURES = ("kendall_tau", "spearman", "precision_at_10", "regret")
-MEASURES = (*FIGURES, "fit_seconds", "query_seconds")
 NAO_EPOCHS = 300  # of 1,000 published: a quarter of the time, the same tau on the tuning cells
 EARLY_STOPPING_FROM = 8  # known motifs: half of fewer decides nothing about when to stop
 Everyone = dict[tuple[str, int], Surrogate]  # by name and number of known ground truths
@@ -59,7 +58,9 @@ class LeagueSettings:
     held_out: int = setting(200, "most motifs that a split predicts", at_least=TOP)
     seed: int = setting(0, "of splits and fits", at_least=0)
     surrogates: tuple[str, ...] = setting((), "who takes part; empty: everyone", free=True)
-    dish_preset: str = setting("best", "settings of the dish, which flags change", flag="preset")
+    dish_preset: str = setting(
+        "best", "settings of the dish, which flags change", flag="preset", free=True
+    )
     dish: DishConfig = setting(DishConfig(), "", by_preset=True)
     hidden_size: int = setting(3, "width of the dish's network", at_least=1)
     held_out_share: float = setting(
@@ -98,7 +99,7 @@ class League:
     """A finished league.
 
     Attributes:
-      rows: one mapping for each match: `surrogate`, `known`, `split` and `MEASURES`.
+      rows: one mapping for each match: `surrogate`, `known`, `split` and `spreads.MEASURES`.
       summary: what summary.json holds.
       path: the run folder, with league.csv, splits.json and summary.json.
     """
@@ -142,7 +143,9 @@ def run(
         ]
         folder.write_json("splits.json", drawn)
         rows = rows_of(_play(folder, table, splits, everyone, settings.seed, listen))
-        files.write_csv(folder.path / "league.csv", {}, list(rows[0]), [r.values() for r in rows])
+        files.write_csv(
+            folder.path / "league.csv", {}, list(rows[0]), [list(row.values()) for row in rows]
+        )
         summary = summarise(problem, table, rows, everyone) | described
         folder.write_json("summary.json", summary)
         return League(rows, summary, folder.path)
@@ -229,12 +232,11 @@ def without_truth(
 ) -> dict[str, Surrogate]:
     """Return the surrogates that use no ground truth, by name."""
     entries: dict[str, Surrogate] = {"dish_untrained": FrozenDish(dish)}
+    by_name = dict(zip(table.cells.names, table.curves, strict=True))
     has_curves = table.budget >= 2 and all(table.curves)
     for units in (1, 2) if has_curves else ():
-        curves = functools.partial(_curves, dict(zip(table.cells.names, table.curves, strict=True)))
-        entries[f"partial_{units}"] = PartialTraining(
-            lambda archs, units, curves=curves: curves(problem, archs), units, table.budget
-        )
+        curves = functools.partial(_curves, by_name, problem)
+        entries[f"partial_{units}"] = PartialTraining(curves, units, table.budget)
     wide = problem.family(settings.proxy_hidden_size)
     states = None if problem.hidden_states is None else problem.hidden_states(wide)
     for name in proxies.MEASURES:
@@ -273,9 +275,10 @@ def learners(
 
 
 def _curves(
-    by_name: Mapping[str, tuple[float, ...]], problem: Problem, archs: Archs
+    by_name: Mapping[str, tuple[float, ...]], problem: Problem, archs: Archs, units: int
 ) -> list[tuple[float, ...]]:
     """Look the learning curves of motifs up in a table."""
+    del units
     return [by_name[problem.space.encode(arch)] for arch in batches.unstack(archs)]
 
 
@@ -341,7 +344,7 @@ def _play(
 def _result(content: Any) -> dict[str, Any]:
     """Return what a match's file holds, once it has every figure."""
     places = {name: content[name] for name in (*Entry._fields, "predicted")}
-    figures = (*MEASURES, "compile_seconds")
+    figures = (*spreads.MEASURES, "compile_seconds")
     return places | {n: None if content[n] is None else float(content[n]) for n in figures}
 
 
@@ -360,39 +363,6 @@ def rows_of(results: Mapping[Entry, Row]) -> list[dict[str, Any]]:
     return rows
 
 
-def aggregate(rows: Sequence[Row]) -> dict[str, dict[int, dict[str, dict[str, Any]]]]:
-    """Return every figure's mean and spread over splits.
-
-    Args:
-      rows: one for each match: `surrogate`, `known` (ground truths it learned from), `split`
-        and `MEASURES`; None and absent figures are NaN.
-
-    Returns:
-      `[surrogate][known][measure]`, each as `metrics.spread_with_mean`: surrogates in order of
-      appearance, `known` ascending. A figure that is not finite in some split has no mean.
-
-    Raises:
-      UserError: no rows, or two rows of one match.
-    """
-    if not rows:
-        raise UserError("the league has no rows: give the results of at least one match")
-    matches = [Entry(str(row["surrogate"]), int(row["known"]), row["split"]) for row in rows]
-    if len(set(matches)) < len(matches):
-        twice = next(match for match in matches if matches.count(match) > 1)
-        raise UserError(
-            f"{twice.surrogate} met split {twice.split} twice with {twice.known} known: give one "
-            "row for it"
-        )
-    found: dict[str, dict[int, dict[str, dict[str, Any]]]] = {own.surrogate: {} for own in matches}
-    for name, known in sorted({own[:2] for own in matches}, key=lambda place: place[1]):
-        mine = [row for row, own in zip(rows, matches, strict=True) if own[:2] == (name, known)]
-        found[name][known] = {
-            measure: metrics.spread_with_mean([_number(row.get(measure)) for row in mine])
-            for measure in MEASURES
-        }
-    return found
-
-
 def summarise(
     problem: Problem, table: TruthTable, rows: Sequence[Row], everyone: Everyone
 ) -> dict[str, Any]:
@@ -401,7 +371,7 @@ def summarise(
     `cost_per_query` is what one prediction costs in full evaluations.
     """
     surrogates: dict[str, dict[str, Any]] = {}
-    for name, entries in aggregate(rows).items():
+    for name, entries in spreads.aggregate(rows).items():
         surrogates[name] = {str(known): dict(figures) for known, figures in entries.items()}
     for (name, known), surrogate in everyone.items():
         cost = surrogate.cost_per_query if isinstance(surrogate, CostlySurrogate) else 0.0

@@ -6,111 +6,32 @@ goes on with the same call, and a recorded one is replayed without training anyt
 """
 
 import dataclasses
-import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
-from numpy.typing import ArrayLike
 
 from spd_jax import metrics, motif
 from spd_jax.archs import Cells
-from spd_jax.axes import Archs, Key
-from spd_jax.dish import DishConfig
 from spd_jax.errors import UserError
 from spd_jax.ground_truth import lookup
 from spd_jax.ground_truth.purchase import GroundTruth
-from spd_jax.ledger import Evaluation, Ledger
+from spd_jax.ledger import Ledger
 from spd_jax.problems import Problem
-from spd_jax.search import loop
-from spd_jax.search.genetic import Genetic
-from spd_jax.search.loop import SearchConfig
-from spd_jax.search.protocol import Proposer
-from spd_jax.search.random_search import RandomSearch
 from spd_jax.search.record import (
-    Choice,
-    Iteration,
     Record,
     Records,
     best_by_iteration,
     read_history,
     write_history,
 )
-from spd_jax.studies import events, machine, saved_fits
+from spd_jax.studies import events, machine, spreads
 from spd_jax.studies import settings as settings_lib
 from spd_jax.studies.run_folder import RunFolder, open_folder
-from spd_jax.studies.settings import setting
-from spd_jax.surrogates.compose import Averaged
-from spd_jax.surrogates.dish_surrogate import DishSurrogate
-from spd_jax.surrogates.partial_training import PartialTraining, of_ground_truth
-from spd_jax.surrogates.protocol import FitStep, Fitted, Surrogate
-from spd_jax.surrogates.regressors import GaussianProcess
+from spd_jax.studies.searches import METHODS, Searches, SearchSettings, methods_of, sizes
 from spd_jax.units import in_unit
-
-
-class Method(NamedTuple):
-    """A row of the comparison: who proposes cells, and who ranks them.
-
-    Attributes:
-      name: in records and on the command line.
-      label: for people.
-      proposer: "nao", "genetic" or "random".
-      ranker: "dish", "partial" (training for a few units), or empty: every proposal is bought.
-    """
-
-    name: str
-    label: str
-    proposer: str
-    ranker: str = ""
-
-
-METHODS = {
-    method.name: method
-    for method in (
-        Method("dish_nao", "dish + NAO", "nao", "dish"),
-        Method("dish_ga", "dish + GA", "genetic", "dish"),
-        Method("dish_random", "dish + random", "random", "dish"),
-        Method("nao", "NAO", "nao"),
-        Method("ga", "GA", "genetic"),
-        Method("random", "random", "random"),
-        Method("partial", "partial training", "random", "partial"),
-    )
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class SearchSettings:
-    """Settings of a comparison of searches."""
-
-    method: str = setting("all", "who searches", choices=("all", *METHODS), free=True)
-    iterations: int = setting(3, "iterations after the warm start", at_least=0, grows=True)
-    seeds: int = setting(5, "runs of every method", at_least=1, grows=True)
-    warm_start: int = setting(40, "random cells to begin with", at_least=4)
-    proposals: int = setting(100, "cells ranked each iteration", at_least=1)
-    evaluations: int = setting(20, "cells trained of them", at_least=1)
-    preset: str = setting("tiny", "how cells are trained at full size")
-    dish_preset: str = setting("best", "settings of the dish, which flags change", flag="dish")
-    dish: DishConfig = setting(DishConfig(), "", by_preset=True)
-    rank_with: str = setting(
-        "dish",
-        "what dish methods rank proposals by: the dish, or its mean with a Gaussian process",
-        choices=("dish", "averaged"),
-    )
-    hidden_size: int = setting(3, "width of the dish's network", at_least=1)
-    held_out_share: float = setting(
-        0.0, "share of the known cells that early stopping holds out", at_least=0, at_most=0.9
-    )
-    crossover_rate: float = setting(
-        0.5, "probability that a child has two parents (the paper's is lost)",
-        at_least=0, at_most=1,
-    )  # fmt: skip
-    nao_epochs: int = setting(300, "epochs of NAO's network; published: 1000", at_least=1)
-    partial_epochs: int = setting(
-        1, "units of training after which partial training ranks", at_least=1
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,53 +51,6 @@ class Comparison:
     records: Records
     summary: dict[str, Any]
     path: pathlib.Path
-
-
-def methods_of(problem: Problem, settings: SearchSettings) -> list[Method]:
-    """Return the methods that the settings ask for and the problem allows.
-
-    Raises:
-      UserError: one was asked for by name that the problem does not allow.
-    """
-    budget = problem.ground_truth(settings.preset).budget
-    allowed = [
-        method
-        for method in METHODS.values()
-        if not (method.proposer == "nao" and problem.tokens is None)
-        and not (method.ranker == "partial" and budget < 2)
-    ]
-    asked = [method for method in allowed if settings.method in ("all", method.name)]
-    if not asked:
-        raise UserError(
-            f"method={settings.method} cannot search {problem.name}: use one of "
-            f"{', '.join(method.name for method in allowed)}"
-        )
-    return asked
-
-
-def sizes(problem: Problem, settings: SearchSettings, method: Method) -> SearchConfig:
-    """Return the sizes of a method's search.
-
-    Partial training pays for what it ranks: it takes as many iterations as the ground
-    truths of the others pay for.
-
-    Raises:
-      UserError: sizes that cannot be.
-    """
-    config = SearchConfig(
-        settings.warm_start, settings.iterations, settings.proposals, settings.evaluations
-    )
-    loop.check(config, ranked=bool(method.ranker))
-    if method.ranker != "partial":
-        return config
-    budget = problem.ground_truth(settings.preset).budget
-    if settings.partial_epochs >= budget:
-        raise UserError(
-            f"partial_epochs={settings.partial_epochs} must be below the {budget} of a training"
-        )
-    each = config.proposals * settings.partial_epochs / budget + config.evaluations
-    affordable = max(int(config.iterations * config.evaluations / each), 1)
-    return dataclasses.replace(config, iterations=min(affordable, config.iterations))
 
 
 def run(
@@ -215,7 +89,7 @@ def run(
         ceiling = noise_ceiling(problem, settings, task.fingerprint)
         with Ledger(path / "ledger.sqlite") as ledger:
             truth = GroundTruth(problem.space.name, task, ledger, workers)
-            searches = _Searches(folder, problem, settings, truth, listen)
+            searches = Searches(folder, problem, settings, truth, listen)
             records = searches.all(None if ceiling is None else ceiling["kendall_tau"])
         return _finish(folder, problem, settings, records, task.fingerprint, ceiling)
 
@@ -318,160 +192,6 @@ def noise_ceiling(
     return table.noise_ceiling() if table.task == fingerprint else None
 
 
-class _Searches:
-    """All searches of a comparison: what they are made of, and how one is run."""
-
-    def __init__(
-        self,
-        folder: RunFolder,
-        problem: Problem,
-        settings: SearchSettings,
-        truth: GroundTruth,
-        listen: events.Listener,
-    ) -> None:
-        self.folder, self.problem, self.settings = folder, problem, settings
-        self.truth, self.listen = truth, listen
-        self.dish = DishSurrogate(
-            problem.family(settings.hidden_size),
-            settings.dish,
-            settings.held_out_share,
-            machine.motif_sharding(),
-        )
-
-    def all(self, ceiling: float | None) -> Records:
-        """Run, resume or read every search, run by run."""
-        records: Records = {}
-        for number in range(self.settings.seeds):
-            for method in methods_of(self.problem, self.settings):
-                config = sizes(self.problem, self.settings, method)
-                saved = _Saved(self.folder, f"searches/{method.name}_{number}.json")
-                if len(saved.record) == config.iterations + 1:
-                    records[method.name, number] = saved.record
-                    continue
-                total = config.warm_start + config.iterations * config.evaluations
-                title = f"{method.label}, run {number + 1} of {self.settings.seeds}"
-                unit = self.problem.ground_truth(self.settings.preset).unit
-                self.listen(events.SearchStage(title, total, unit, ceiling))
-                records[method.name, number] = self.one(method, number, config, saved)
-        return records
-
-    def one(self, method: Method, number: int, config: SearchConfig, saved: "_Saved") -> Record:
-        """Run one search; what is known of it is read from folder and ledger."""
-        teller = _Teller(self.listen, self.truth)
-
-        def fit(
-            index: int, surrogate: Surrogate, key: Key, archs: Archs, scores: np.ndarray
-        ) -> Fitted:
-            return saved_fits.fit(
-                self.folder, f"{method.name}_{number}_{index}", surrogate, key, archs, scores,
-                on_step=teller.fitting,
-            )  # fmt: skip
-
-        def keep(iteration: Iteration) -> None:
-            saved.add(iteration)
-            teller.iteration(iteration)
-
-        return loop.search(
-            jax.random.key(number),
-            self.problem.space,
-            self.truth,
-            self.proposer(method),
-            surrogate=self.surrogate(method),
-            config=config,
-            fit=fit,
-            recall=saved.choices.get,
-            on_choice=saved.choose,
-            on_iteration=keep,
-        )
-
-    def proposer(self, method: Method) -> Proposer:
-        """Return who proposes cells."""
-        if method.proposer == "genetic":
-            return Genetic(parents=20, crossover_rate=self.settings.crossover_rate)
-        if method.proposer == "random" or self.problem.tokens is None:
-            return RandomSearch()
-        from spd_jax.search.nao import NaoProposer  # brings flax
-        from spd_jax.surrogates.nao import NaoConfig
-
-        return NaoProposer(self.problem.tokens, NaoConfig(epochs=self.settings.nao_epochs))
-
-    def surrogate(self, method: Method) -> Surrogate | None:
-        """Return who ranks them; `None` where every proposal is bought."""
-        if method.ranker == "partial":
-            lookup = of_ground_truth(self.truth, self.problem.space.encode)
-            return PartialTraining(lookup, self.settings.partial_epochs, self.truth.task.budget)
-        if method.ranker == "dish" and self.settings.rank_with == "averaged":
-            return Averaged(self.dish, GaussianProcess(self.problem.strongest_vectors))
-        return self.dish if method.ranker == "dish" else None
-
-
-class _Saved:
-    """What the folder holds of one search: its choices, and the iterations that are done."""
-
-    def __init__(self, folder: RunFolder, name: str) -> None:
-        self.folder, self.name = folder, name
-        self.choices, self.record = folder.read_json(name, _read_saved) or ({}, [])
-        self.seen = 0
-
-    def choose(self, index: int, choice: Choice) -> None:
-        """Keep a choice before anything is bought; what was recorded after it is void."""
-        self.choices = {i: own for i, own in self.choices.items() if i < index} | {index: choice}
-        self.record = self.record[:index]
-        self._write()
-
-    def add(self, iteration: Iteration) -> None:
-        """Keep an iteration, unless it is there already."""
-        if iteration.index >= len(self.record):
-            self.record.append(iteration)
-            self._write()
-
-    def _write(self) -> None:
-        content = {
-            "choices": {str(index): own.to_json() for index, own in self.choices.items()},
-            "iterations": [own.to_json() for own in self.record],
-        }
-        self.folder.write_json(self.name, content)
-
-
-def _read_saved(content: Any) -> tuple[dict[int, Choice], Record]:
-    choices = {int(i): Choice.from_json(own) for i, own in content["choices"].items()}
-    return choices, [Iteration.from_json(own) for own in content["iterations"]]
-
-
-class _Teller:
-    """Tells the listener how far one search is."""
-
-    def __init__(self, listen: events.Listener, truth: GroundTruth) -> None:
-        self.listen, self.budget = listen, truth.task.budget
-        self.index, self.spent, self.best, self.now = 0, 0.0, math.nan, 0.0
-        listen(events.SearchAdvanced(0, 0.0, math.nan))
-        truth.on_result = self.result
-
-    def result(self, done: int, total: int, evaluation: Evaluation) -> None:
-        """Take note of a cell that was bought."""
-        del total
-        whole = evaluation.status == "failed" or len(evaluation.curve) >= self.budget
-        whole = whole or not evaluation.curve
-        if evaluation.status == "ok" and whole:
-            self.best = float(np.fmax(self.best, evaluation.score))
-        share = 1.0 if whole else len(evaluation.curve) / self.budget
-        self.now = self.spent + share * done
-        self.listen(events.SearchAdvanced(self.index, self.now, self.best))
-
-    def fitting(self, step: FitStep) -> None:
-        """Take note of a step of the dish's fit."""
-        note = f"dish: step {step.done}/{step.total}, loss {float(np.mean(step.losses)):.3f}"
-        self.listen(events.SearchAdvanced(self.index, self.spent, self.best, note=note))
-
-    def iteration(self, iteration: Iteration) -> None:
-        """Take note of an iteration that is finished."""
-        finite = iteration.scores[np.isfinite(iteration.scores)]
-        self.best = float(np.fmax.reduce([self.best, *finite]))
-        index, cost, tau = iteration.index, iteration.cost, iteration.tau
-        self.listen(events.SearchAdvanced(index, cost, self.best, tau, finished=True))
-        self.index, self.spent = index + 1, cost
-
-
 def _check(problem: Problem, settings: SearchSettings) -> None:
     """Refuse settings with which nothing can be run, before anything is written."""
     settings_lib.check(settings)
@@ -564,7 +284,7 @@ def _row(
     name: str, runs: list[Record], costs: Sequence[float], equal: float, unit: str
 ) -> dict[str, Any]:
     """Return what summary.json says of one method."""
-    at = {f"{cost:g}": summary_at(runs, cost, unit) for cost in costs}
+    at = {f"{cost:g}": spreads.summary_at(runs, unit, cost) for cost in costs}
     taus: dict[str, list[float]] = {}
     for record in runs:
         for own in record:
@@ -585,41 +305,6 @@ def _row(
             note: _mean([own[note] for own in noted if note in own])
             for note in dict.fromkeys(note for own in noted for note in own)
         },
-    }
-
-
-def at_cost(runs: Sequence[Record], costs: ArrayLike, part: str = "test") -> np.ndarray:
-    """Return what the best cell of every run had reached for at most so many ground truths.
-
-    Args:
-      runs: of one method.
-      costs: `[G]`, in full evaluations.
-      part: "test" or "valid" scores of the cell that is best on validation.
-
-    Returns:
-      float64 `[R, G]`, higher is better: NaN before a run's first iteration; after its last,
-      what that one says.
-    """
-    rows = []
-    for record in runs:
-        spent = np.array([own.cost for own in record])
-        leaders = best_by_iteration(record)
-        scores = [own.test_score if part == "test" else own.score for own in leaders]
-        # A sum of many partial evaluations may miss a round number by an ulp or two.
-        place = np.searchsorted(spent, np.asarray(costs, float) + 1e-6, side="right")
-        rows.append(np.array([math.nan, *scores])[place])
-    return np.array(rows)
-
-
-def summary_at(runs: Sequence[Record], cost: float, unit: str) -> dict[str, dict[str, Any]]:
-    """Return test and validation results for at most so many ground truths, in `unit`.
-
-    Returns:
-      `{"test": ..., "valid": ...}`, each as `metrics.spread` with mean and standard deviation.
-    """
-    return {
-        part: metrics.spread_with_mean(in_unit(at_cost(runs, [cost], part)[:, 0], unit))
-        for part in ("test", "valid")
     }
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from spd_jax import dish
 from spd_jax.dish import DishConfig, DishState
 from spd_jax.motif import MotifFamily
-from spd_jax.problems.rnn_cell import PRESETS
+from spd_jax.problems.rnn_cell import DISH_PRESETS
 from spd_jax.spaces.rnn_cell import RnnCell, RnnCellSpace
 from spd_jax.spaces.rnn_cell import network as rnn_cell_network
 
@@ -90,7 +90,7 @@ def make(
     cells_key, dish_key = jax.random.split(jax.random.key(seed))
     family = rnn_cell_network.family("nao", inputs, hidden, outputs, length)
     config = dataclasses.replace(
-        PRESETS["paper"], inner_steps=inner_steps, train_samples=samples, valid_samples=samples
+        DISH_PRESETS["paper"], inner_steps=inner_steps, train_samples=samples, valid_samples=samples
     )
     truth = np.random.default_rng(seed).standard_normal(cells, dtype=np.float32)
     state = dish.init(dish_key, family, config)

@@ -6,8 +6,6 @@ node to the new state takes part as one more, narrow, child that reaches the bot
 line crosses another, and none runs through a node.
 """
 
-import os
-import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +15,6 @@ from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.path import Path
 
 from spd_jax.errors import UserError
-from spd_jax.files import atomic_path
 from spd_jax.spaces.rnn_cell.cells import ACTIVATIONS, NODES, RnnCell, check_variant
 from spd_jax.spaces.rnn_cell.network import output_weights
 
@@ -60,31 +57,20 @@ class _Part(NamedTuple):
         return _Part(self.root + by, nodes, lanes, self.left + by, self.right + by)
 
 
-def draw_cell(
-    path: str | os.PathLike[str], cell: RnnCell, variant: str = "nao", *, title: str = ""
-) -> pathlib.Path:
-    """Draw one cell as a PNG.
+def draw(cell: RnnCell, variant: str = "nao", title: str = "") -> Figure:
+    """Draw one cell.
 
     Args:
-      path: the picture.
       cell: one arch, predecessors `[11]` and activations `[12]`.
       variant: one of `spaces.rnn_cell.VARIANTS`; it decides which nodes are averaged.
       title: stands above the picture.
 
     Returns:
-      The picture's path.
+      The picture, as wide and as high as the cell needs.
 
     Raises:
       UserError: an unknown variant, a batch of cells, or a node that reads none before it.
     """
-    figure = picture(cell, variant, title)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150)
-    return pathlib.Path(path)
-
-
-def picture(cell: RnnCell, variant: str = "nao", title: str = "") -> Figure:
-    """Return the drawing; arguments and errors are those of `draw_cell`."""
     places = layout(cell, variant)
     depth, bar = places.depth, -LEVEL * (places.depth.max() + 1)
     words = _mean_of(sorted(places.lanes))
@@ -121,7 +107,7 @@ def averaged(cell: RnnCell, variant: str) -> list[int]:
 
 
 def layout(cell: RnnCell, variant: str = "nao") -> Layout:
-    """Return where everything stands; arguments and errors are those of `draw_cell`."""
+    """Return where everything stands; arguments and errors are those of `draw`."""
     check_variant(variant)
     predecessor, activation = np.asarray(cell.predecessor), np.asarray(cell.activation)
     one = predecessor.shape == (NODES - 1,) and activation.shape == (NODES,)

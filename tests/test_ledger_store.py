@@ -14,13 +14,13 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spd_jax import ledger as ledger_module
 from spd_jax.errors import UserError
-from spd_jax.ledger import Evaluation, EvaluationKey, Ledger
+from spd_jax.ledger import Evaluation, EvaluationKey, Ledger, Purchase
 
 KEY = EvaluationKey("nao", "0 1 0 1", "f00d", 0, 3)
 GOOD = Evaluation("ok", -1.25, -1.5, (-3.0, -2.0, -1.25), 2.5)
@@ -29,7 +29,7 @@ FLOATS = st.floats(allow_nan=True, allow_infinity=True)
 # A process that buys for ever and says what is bought, for tests that kill it.
 BUYER = """
 import sys
-from spd_jax.ledger import Evaluation, EvaluationKey, Ledger
+from spd_jax.ledger import Evaluation, EvaluationKey, Ledger, Purchase
 print("up", flush=True)
 with Ledger(sys.argv[1]) as ledger:
     print("open", flush=True)
@@ -45,7 +45,8 @@ with Ledger(sys.argv[1]) as ledger:
 def bits(evaluation):
     """Return an evaluation with floats as bytes, so that NaN and -0.0 compare."""
     numbers = (evaluation.score, evaluation.test_score, evaluation.seconds, *evaluation.curve)
-    return evaluation.status, evaluation.error, struct.pack(f"{len(numbers)}d", *numbers)
+    texts = (evaluation.status, evaluation.error, evaluation.unit, repr(evaluation.info))
+    return *texts, struct.pack(f"{len(numbers)}d", *numbers)
 
 
 def raw(path, query):
@@ -84,20 +85,33 @@ def test_each_commit_waits_for_the_disk(tmp_path):
         assert not ledger._database.in_transaction
 
 
-EVALUATIONS = st.builds(
-    Evaluation,
-    st.sampled_from(["ok", "failed"]),
-    FLOATS,
+REST = (
     FLOATS,
     st.lists(FLOATS, max_size=4).map(tuple),
     FLOATS,
     st.text(max_size=20),
+    st.text(max_size=8),
+    st.dictionaries(
+        st.text(max_size=4),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+            lambda inner: (
+                st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2)
+            ),
+            max_leaves=4,
+        ),
+        max_size=3,
+    ),
+)
+EVALUATIONS = st.builds(Evaluation, st.just("failed"), FLOATS, *REST) | st.builds(
+    Evaluation, st.just("ok"), st.floats(allow_nan=False, allow_infinity=False), *REST
 )
 ALL_KEYS = st.builds(
     EvaluationKey,
     *[st.text(max_size=8)] * 3,
     st.integers(-(2**63), 2**63 - 1),
-    st.integers(0, 99),
+    st.integers(4, 99),
+    st.text(max_size=8),
 )
 
 
@@ -127,7 +141,7 @@ def test_numbers_that_sqlite_would_change(tmp_path):
     numbers = (-0.0, 0.0, math.inf, -math.inf, 5e-324, 0.1 + 0.2, 1e308, 3.0, math.nan)
     with Ledger(tmp_path / "l") as ledger:
         for seed, number in enumerate(numbers):
-            evaluation = Evaluation("ok", number, number, (number,) * 2, number)
+            evaluation = Evaluation("failed", number, number, (number,) * 2, number)
             ledger.put(KEY._replace(seed=seed), evaluation)
             assert bits(ledger.get(KEY._replace(seed=seed))) == bits(evaluation)
 
@@ -157,10 +171,24 @@ def test_each_part_of_the_key_counts(field, tmp_path):
         assert ledger.get(other).error == BAD.error
 
 
-def test_another_status_is_refused_and_nothing_is_written(tmp_path):
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        (KEY, {"status": "done"}, "status is 'done': give one of ok, failed"),
+        (KEY, {"score": math.nan}, "score is nan, but the status is ok: give a finite number"),
+        (KEY, {"score": math.inf}, "score is inf, but the status is ok"),
+        (KEY._replace(budget=2), {}, "the curve has 3 values for a budget of 2: give at most one"),
+        (KEY._replace(budget=-1), {}, "budget is -1: give a whole number from 0 on"),
+        (KEY._replace(budget=2**63), {}, "budget is 9223372036854775808"),
+        (KEY._replace(seed=-(2**63) - 1), {}, "seed is -9223372036854775809: give .* 64 bits"),
+    ],
+)
+def test_what_no_ledger_may_hold_is_refused_and_nothing_is_written(key, change, message, tmp_path):
     with Ledger(tmp_path / "l") as ledger:
-        with pytest.raises(ValueError, match="status 'done' must be one of ok, failed"):
-            ledger.put(KEY, dataclasses.replace(GOOD, status="done"))
+        with pytest.raises(ValueError, match=message):
+            ledger.put(key, dataclasses.replace(GOOD, **change))
+        with pytest.raises(TypeError):
+            ledger.put(KEY._replace(seed=0.5), GOOD)
         assert len(ledger) == 0
 
 
@@ -174,6 +202,33 @@ def test_the_next_larger_budget_is_found(tmp_path):
             budgets.append(longer and longer.key.budget)
         assert budgets == [3, 6, 6, 9, None]  # 6 before the failed 4
         assert ledger.get_longer(KEY._replace(seed=1, budget=1)) is None
+
+
+def test_info_comes_back_as_json_knows_it(tmp_path):
+    info = {"loss": 0.1 + 0.2, "adds": 10**20, "bad": math.nan, "all": [-math.inf, {"a": None}]}
+    evaluation = dataclasses.replace(GOOD, info=info, unit="accuracy")
+    plain = info | {"bad": None, "all": [None, {"a": None}]}
+    with Ledger(tmp_path / "l") as ledger:
+        ledger.put(KEY, evaluation)
+        assert ledger.get(KEY).info == evaluation.info == plain
+        assert ledger.get(KEY) == evaluation
+    for wrong in ({"a": np.float32(1)}, {"a": object()}):
+        with pytest.raises(TypeError, match="not JSON serializable"):
+            Evaluation("ok", 1.0, info=wrong)
+
+
+def test_equal_evaluations_are_equal_whatever_nan_they_hold():
+    first = Evaluation("failed", float("nan"), float("nan"), (float("nan"), 1), float("nan"))
+    second = Evaluation("failed", math.nan, -math.nan, (math.nan, 1.0), math.nan)
+    assert first == second
+    assert hash(first) == hash(second)
+    for field in ("status", "error", "unit"):
+        assert first != dataclasses.replace(first, **{field: "other"})
+    for field in ("score", "test_score", "seconds"):
+        assert first != dataclasses.replace(first, **{field: 0.5})
+    assert first != dataclasses.replace(first, curve=(math.nan,))
+    assert first != dataclasses.replace(first, info={"a": 1})
+    assert first != "failed"
 
 
 def test_the_time_of_purchase_is_kept(tmp_path):
@@ -206,7 +261,7 @@ def test_a_kill_at_any_moment_loses_nothing(tmp_path):
         assert least <= len(rows) <= least + 1  # one may be written and not reported
         bought = len(rows)
         for i, (key, evaluation) in enumerate(rows):
-            assert key == ("s", f"cell {i}", "t", i, 2)
+            assert key == ("s", f"cell {i}", "t", i, 2, "")
             assert evaluation == Evaluation("ok", i / 7, -i / 3, (0.5, i / 7), 1.0)
     assert bought >= 6
     assert raw(path, "PRAGMA integrity_check") == [("ok",)]
@@ -276,7 +331,7 @@ def damaged(path, kind):
         path.unlink()
         raw(path, "CREATE TABLE evaluations (a)")
     elif kind == "later":
-        raw(path, "PRAGMA user_version = 2")
+        raw(path, "PRAGMA user_version = 3")
 
 
 @pytest.mark.parametrize("read_only", [False, True])
@@ -287,7 +342,7 @@ def damaged(path, kind):
         ("short", r"l is damaged or no ledger \(.*\): put a copy .* move it away"),
         ("holed", r"l is damaged or no ledger \(.*\): put a copy"),
         ("foreign", "l is no ledger of this program: give another file"),
-        ("later", "l is no ledger of this program: give another file"),
+        ("later", "l was written by a later version of spd_jax: update spd_jax"),
     ],
 )
 def test_a_damaged_or_foreign_file_is_refused_and_left_alone(kind, message, read_only, tmp_path):
@@ -300,6 +355,19 @@ def test_a_damaged_or_foreign_file_is_refused_and_left_alone(kind, message, read
     assert path.read_bytes() == content
     shutil.move(path, tmp_path / "away")  # the refusal holds no lock
     Ledger(path).close()
+
+
+def test_a_reader_leaves_nothing_behind_and_needs_no_writable_folder(tmp_path):
+    path = tmp_path / "l"
+    with Ledger(path) as ledger:
+        ledger.put(KEY, GOOD)
+    before = sorted(os.listdir(tmp_path))
+    with Ledger(path, read_only=True) as reader:
+        assert reader.get(KEY) == GOOD
+        assert sorted(os.listdir(tmp_path)) == before
+        with pytest.raises(UserError, match="readonly"):
+            reader.put(KEY._replace(seed=1), GOOD)
+    assert sorted(os.listdir(tmp_path)) == before == ["l", "l.lock"]
 
 
 def test_places_where_no_ledger_can_be(tmp_path):
@@ -328,7 +396,7 @@ def test_merging_is_a_union_that_keeps_the_first(tmp_path_factory, first, second
     for name, scores in (("a", first), ("b", second)):
         with Ledger(folder / name) as ledger:
             for key, score in scores.items():
-                ledger.put(key, Evaluation("ok", score, 0.0, (), 1.0))
+                ledger.put(key, Evaluation("failed", score, 0.0, (), 1.0))
     with Ledger(folder / "a") as a, Ledger(folder / "b", read_only=True) as b:
         merged = a.merge(b)
         assert a.merge(b) == (0, len(second), merged.conflicts)  # again: nothing new
@@ -343,9 +411,7 @@ def test_merging_is_a_union_that_keeps_the_first(tmp_path_factory, first, second
 def test_a_merge_is_whole_or_not_at_all_and_keeps_times(tmp_path, monkeypatch):
     with Ledger(tmp_path / "b") as b:
         for seed in range(3):
-            b._insert(
-                ledger_module.Purchase(KEY._replace(seed=seed), GOOD, "2020-02-02T02:02:02+00:00")
-            )
+            b._insert(Purchase(KEY._replace(seed=seed), GOOD, "2020-02-02T02:02:02+00:00"))
         with Ledger(tmp_path / "a") as a:
             insert, calls = a._insert, []
 
