@@ -143,8 +143,8 @@ class RunFolder:
 
         Args:
           name: of the file.
-          parse: takes the plain data; what it raises (one of `DAMAGE`, such as a UserError) means that
-            they are not what was written.
+          parse: takes the plain data; one of `DAMAGE` that it raises, such as a UserError, means
+            that they are not what was written.
         """
         path = self.path / name
         try:

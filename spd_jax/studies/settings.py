@@ -67,11 +67,15 @@ def largest(name: str, known: Setting) -> float | None:
     return LARGEST_SEED if name == "seed" else LARGEST_COUNT
 
 
-def plain(hint: Any) -> Any:
-    """Return the class behind a type hint: `int` of `int | None`, `tuple` of `tuple[int, ...]`."""
+def kinds(hint: Any) -> tuple[Any, Any]:
+    """Return the class behind a type hint and, of a tuple, that of its items.
+
+    >>> kinds(tuple[int, ...] | None)
+    (<class 'tuple'>, <class 'int'>)
+    """
     if isinstance(hint, types.UnionType):
         hint = next(part for part in typing.get_args(hint) if part is not types.NoneType)
-    return typing.get_origin(hint) or hint
+    return typing.get_origin(hint) or hint, next(iter(typing.get_args(hint)), None)
 
 
 def check(settings: Any) -> None:
@@ -85,15 +89,16 @@ def check(settings: Any) -> None:
         value, hint = getattr(settings, name), hints[name]
         if value is None and types.NoneType in typing.get_args(hint):
             continue
-        if plain(hint) is DishConfig:
+        kind, item_kind = kinds(hint)
+        if kind is DishConfig:
             _check_dish(value)
-        elif plain(hint) is tuple:
-            if not isinstance(value, tuple):
-                raise UserError(f"{name}={value!r} must be a tuple")
-            for item in value:
-                _check_one(name, item, typing.get_args(hint)[0], known)
+        elif kind is not tuple:
+            _check_one(name, value, kind, known)
+        elif not isinstance(value, tuple):
+            raise UserError(f"{name}={value!r} must be a tuple")
         else:
-            _check_one(name, value, plain(hint), known)
+            for item in value:
+                _check_one(name, item, item_kind, known)
 
 
 def _check_dish(config: Any) -> None:
@@ -108,15 +113,17 @@ def _check_dish(config: Any) -> None:
                     raise UserError(f"{field.name}={number} must be at most {LARGEST_COUNT}")
 
 
-KINDS = {  # what a setting may hold: by type hint, the classes and their name in a sentence
+KINDS: dict[
+    Any, tuple[Any, str]
+] = {  # what a setting may hold: by type hint, the classes and their name in a sentence
     bool: ((bool, np.bool_), "True or False"),
-    int: ((numbers.Integral,), "a whole number"),
-    float: ((numbers.Real,), "a number"),
-    str: ((str,), "a text"),
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a number"),
+    str: (str, "a text"),
 }
 
 
-def _check_one(name: str, value: Any, kind: type, known: Setting) -> None:
+def _check_one(name: str, value: Any, kind: Any, known: Setting) -> None:
     """Refuse one value, or one item of a tuple."""
     classes, words = KINDS[kind]
     if not isinstance(value, classes) or (isinstance(value, bool) and kind is not bool):
@@ -190,13 +197,14 @@ def differing(
             continue
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             found |= differing(old, new)
-        elif not (name in may_grow and _is_number(old) and _is_number(new) and new >= old):
+        elif not (name in may_grow and _is_larger(new, old)):
             found[name] = old, new
     return found
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_larger(new: Any, old: Any) -> bool:
+    are_numbers = type(new) in (int, float) and type(old) in (int, float)
+    return bool(are_numbers and new > old)
 
 
 def attribute_help(kind: type) -> dict[str, str]:
