@@ -134,7 +134,10 @@ def define(
         if hints[field.name] is DishConfig:
             _define_dish(presets, flag_values)
             continue
-        words = known.help + _of_presets(presets, field.name)
+        values = {
+            name: preset[field.name] for name, preset in presets.items() if field.name in preset
+        }
+        words = known.help + _of_presets(values)
         given = None if known.by_preset else field.default
         _define(field.name, hints[field.name], given, words, known, flag_values)
     _flag_of.update(_flags_of(kind))
@@ -158,7 +161,7 @@ def _define_dish(presets: Presets, flag_values: flags.FlagValues) -> None:
             for name, preset in presets.items()
         }
         known = Setting(
-            f"of the dish: {words[field.name]} ({_listed(values)})",
+            f"of the dish: {words[field.name]}{_of_presets(values)}",
             choices=CHOICES.get(field.name, ()),
             flag=RENAMED.get(field.name, ""),
         )
@@ -190,17 +193,14 @@ def _define(
         flags.DEFINE_string(flag, default, words, **options)
 
 
-def _of_presets(presets: Presets, field: str) -> str:
-    values = {name: preset[field] for name, preset in presets.items() if field in preset}
-    return f" ({_listed(values)})" if values else ""
-
-
-def _listed(values: Mapping[str, Any]) -> str:
-    """Return `best: 6, paper: 200`, or one value where all presets agree."""
+def _of_presets(values: Mapping[str, Any]) -> str:
+    """Return ` (best: 6, paper: 200)` for a help text, or one value where all presets agree."""
     texts = {name: str(value) for name, value in values.items()}
-    if len(set(texts.values())) == 1:
-        return f"all presets: {next(iter(texts.values()))}"
-    return ", ".join(f"{name}: {text}" for name, text in texts.items())
+    if not texts:
+        return ""
+    if len(texts) > 1 and len(set(texts.values())) == 1:
+        return f" (all presets: {next(iter(texts.values()))})"
+    return f" ({', '.join(f'{name}: {text}' for name, text in texts.items())})"
 
 
 def read(

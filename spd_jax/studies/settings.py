@@ -7,9 +7,8 @@ goes on. Flags, help, config.json and the sentence about what differs all come f
 import dataclasses
 import inspect
 import json
-import math
-import numbers
 import re
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -117,8 +116,8 @@ KINDS: dict[
     Any, tuple[Any, str]
 ] = {  # what a setting may hold: by type hint, the classes and their name in a sentence
     bool: ((bool, np.bool_), "True or False"),
-    int: (numbers.Integral, "a whole number"),
-    float: (numbers.Real, "a number"),
+    int: ((int, np.integer), "a whole number"),
+    float: ((int, float, np.integer, np.floating), "a number"),
     str: (str, "a text"),
 }
 
@@ -132,7 +131,8 @@ def _check_one(name: str, value: Any, kind: Any, known: Setting) -> None:
         raise UserError(f"{name}={value!r} is unknown: use one of {', '.join(known.choices)}")
     if kind not in (int, float):
         return
-    if not math.isfinite(value):
+    value = value.item() if isinstance(value, np.generic) else value
+    if not abs(value) <= sys.float_info.max:  # NaN is refused, too
         raise UserError(f"{name}={value} must be finite")
     if known.at_least is not None and value < known.at_least:
         raise UserError(f"{name}={value} must be at least {known.at_least:g}")
