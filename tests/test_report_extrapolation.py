@@ -16,7 +16,7 @@ from matplotlib._pylab_helpers import Gcf
 from spd_jax.errors import UserError
 from spd_jax.report import extrapolation as report
 from spd_jax.report import style
-from spd_jax.studies.extrapolation_files import METHODS, SAMPLES, quartiles, read
+from spd_jax.studies.predictions import METHODS, SAMPLES, quartiles, read
 
 PICTURES = ["figure1.png", "figure4.png", "convergence.png", "synthetic_data.png"]
 ENDS = ("", "_low", "_high")

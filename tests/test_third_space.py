@@ -74,9 +74,7 @@ def test_its_ledger_holds_what_was_bought_and_the_same_call_buys_nothing(compari
 
 
 def test_its_search_is_replayed_from_its_history(comparison, tmp_path):
-    again = search_comparison.replay(
-        TOY, SEARCH, tmp_path, history=comparison.path / "history.csv"
-    )
+    again = search_comparison.replay(TOY, SEARCH, tmp_path, history=comparison.path / "history.csv")
     before = {**comparison.summary, "noise_ceiling": None}
     assert again.summary == before
 

@@ -1,5 +1,7 @@
 """The sigmoid-slope experiment: its table, and figures 1 and 4 of Rawal et al. and the fit."""
 
+import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +13,7 @@ from matplotlib.figure import Figure
 from spd_jax.report import style
 from spd_jax.report.style import INK, label_axes
 from spd_jax.report.text import table, wrapped
-from spd_jax.studies.extrapolation_files import METHODS, SAMPLES, Band, Run, quartiles
+from spd_jax.studies.predictions import METHODS, SAMPLES, Band, Run, quartiles, read
 
 # Hues as in the paper.
 TRUTH, DISH, MLP, GAUSSIAN = style.BLUE, style.GREEN, style.VERMILION, style.PURPLE
@@ -50,6 +52,15 @@ def results(summary: Mapping[str, Any]) -> str:
         f"tau between one seed of the ground truth and the others: {words}",
     ]
     return table(title, ["", *METHODS], rows) + "\n".join(map(wrapped, notes))
+
+
+def draw(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
+    """Draw a finished run folder and return the pictures' paths.
+
+    Raises:
+      UserError: a file is missing or is not what the experiment writes.
+    """
+    return style.save_all(workdir, pictures(read(workdir)))
 
 
 def pictures(run: Run) -> dict[str, Figure]:

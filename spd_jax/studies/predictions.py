@@ -1,4 +1,4 @@
-"""Read a finished run folder of the sigmoid-slope experiment: the numbers of its pictures."""
+"""The files of the sigmoid-slope experiment: written by the study, read for its pictures."""
 
 import contextlib
 import csv
@@ -8,16 +8,70 @@ import os
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from spd_jax import files
+from spd_jax.dish.inner_loop import SyntheticData
 from spd_jax.errors import UserError
+from spd_jax.ground_truth.lookup import TruthTable
+from spd_jax.studies.run_folder import RunFolder
 
+FIGURES = (
+    "kendall_tau",
+    "kendall_tau_test",
+    "kendall_tau_left",
+    "predicted_peak_slope",
+    "peak_error",
+)
 METHODS = ("dish", "dish_untrained", "slope_mlp", "gaussian_process")
 SAMPLES = ("train_inputs_start", "train_inputs", "valid_inputs", "train_labels", "valid_labels")
 _REMEDY = "draw the folder of a finished run"
+
+
+def slopes_of(table: TruthTable) -> np.ndarray:
+    """Return the slopes of a table `[M]` float64, with the digits of their names."""
+    return np.array([float(name) for name in table.cells.names])
+
+
+def write_curves(
+    folder: RunFolder, table: TruthTable, results: Mapping[int, Mapping[str, Any]]
+) -> None:
+    """Write predictions.csv, one row for each seed and slope."""
+    columns = list(next(iter(results.values()))["predictions"])
+    slopes, errors = slopes_of(table), table.standard_error
+    rows = []
+    for seed, result in results.items():
+        known = set(result["train"])
+        for i, slope in enumerate(slopes):
+            values = [result["predictions"][name][i] for name in columns]
+            rows.append(
+                [
+                    seed,
+                    slope,
+                    f"{table.scores[i]:.9g}",
+                    f"{errors[i]:.6g}" if np.isfinite(errors[i]) else "",
+                    "train" if i in known else "test",
+                    *("-inf" if value is None else f"{value:.6g}" for value in values),
+                ]
+            )
+    header = ["seed", "slope", "true", "true_standard_error", "split", *columns]
+    files.write_csv(folder.path / "predictions.csv", {}, header, rows)
+
+
+def write_samples(folder: RunFolder, start: SyntheticData, learned: SyntheticData) -> None:
+    """Write synthetic_data.npz: the samples of a dish's first member, before and after."""
+    arrays = {
+        "train_inputs_start": start.train_inputs,
+        "train_inputs": learned.train_inputs,
+        "valid_inputs": learned.valid_inputs,
+        "train_labels": learned.train_labels,
+        "valid_labels": learned.valid_labels,
+    }
+    first = {name: np.asarray(array[0]) for name, array in arrays.items()}
+    files.save_arrays(folder.path / "synthetic_data.npz", first, kind="synthetic data")
 
 
 class Band(NamedTuple):

@@ -1,10 +1,10 @@
-"""spaces.slope_drawing: the curve of one sigmoid."""
+"""spaces.sigmoid_slope.drawing: the curve of one sigmoid."""
 
 import numpy as np
 import pytest
 
 from spd_jax.errors import UserError
-from spd_jax.spaces.slope_drawing import draw
+from spd_jax.spaces.sigmoid_slope.drawing import draw
 
 
 @pytest.mark.parametrize("slope", [0.17, 1.0, -2.0, 1e6])
