@@ -214,7 +214,8 @@ def test_values_that_are_not_allowed_are_refused_by_their_flags(words, message):
         "--seed=-1", "--seed=99999999999999999999", "--seed=2147483648", "--seed=1.5", "--seed=x",
         "--seed=" + "9" * 5000, "--warm_start=3", "--warm_start=1000000000", "--limit=0",
         "--share=0.91", "--share=half", "--order=left", "--exact=perhaps", "--schedule=steep",
-        "--inner_steps=many", "--inner_steps=99999999999999999999", "--inner_steps=2.5", "--shared_data=perhaps", "--num_dishes=two",
+        "--inner_steps=many", "--inner_steps=99999999999999999999", "--inner_steps=2.5",
+        "--shared_data=perhaps", "--num_dishes=two",
     ],
 )  # fmt: skip
 def test_values_of_the_wrong_kind_or_size_are_refused_by_the_parser(word):

@@ -72,15 +72,15 @@ def table_summary(summary: Mapping[str, Any]) -> str:
     Args:
       summary: of `studies.table_purchase.run`.
     """
-    ceiling, bought = summary["noise_ceiling"], summary["evaluations"]
-    tau = ceiling["kendall_tau"]
+    ceiling, each = summary["noise_ceiling"], duration(summary["seconds"]["median"])
     lines = [
-        f"{bought} evaluations, {summary['failed']} failed, {duration(summary['seconds']['median'])} "
-        "each (median)",
-        "noise ceiling of tau: not measured, which takes 2 seeds of 3 cells or more"
-        if tau is None
-        else f"noise ceiling of tau: {tau:.3f} ({ceiling['motifs']} cells, {ceiling['seeds']} seeds)",
+        f"{summary['evaluations']} evaluations, {summary['failed']} failed, {each} each (median)"
     ]
+    if ceiling["kendall_tau"] is None:
+        lines.append("noise ceiling of tau: not measured, which takes 2 seeds of 3 cells or more")
+    else:
+        over = f"{ceiling['motifs']} cells, {ceiling['seeds']} seeds"
+        lines.append(f"noise ceiling of tau: {ceiling['kendall_tau']:.3f} ({over})")
     if "agreement" in summary:
         own = summary["agreement"]
         lines.append(
