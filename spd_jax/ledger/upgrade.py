@@ -75,7 +75,9 @@ def upgrade(old: files.Path, new: files.Path, given: Mapping[str, str]) -> int:
         table.write(temporary, items.items(), comments)
         written = table.read(temporary)
         new_numbers = [_bits(kind.new(*item)) for item in written]
-        if written != list(items.items()) or new_numbers != [_bits(kind.old(row)) for _, row in rows]:
+        if written != list(items.items()) or new_numbers != [
+            _bits(kind.old(row)) for _, row in rows
+        ]:
             raise RuntimeError(f"{new} would not equal {old}, and is not written")
     return len(items)
 
