@@ -27,6 +27,7 @@ JAX_SETTINGS = (
 )
 LOOK_EVERY = 0.5  # seconds between two looks at which workers there are
 PATIENCE = 120.0  # seconds to wait for a worker when there is none, and for an answer
+MOST_STARTS = 5  # tries to start a worker that takes another's place
 GOES_ON = object()
 DASK_SETTINGS: dict[str, Any] = {
     # A death is answered here, where it is known which item it cost.
@@ -246,7 +247,20 @@ def _local_client(workers: int) -> Iterator[Any]:
         ) from error
 
     class Nanny(distributed.Nanny):
-        """Watches one worker; ends it at once, whatever it is doing."""
+        """Watches one worker: replaces it, but not for ever, and ends it at once."""
+
+        starts = 0  # since the last one that succeeded
+        most = 1
+
+        async def instantiate(self) -> Any:
+            # Else some versions of Dask try for ever to start what cannot start.
+            self.starts += 1
+            if self.starts > self.most:
+                return distributed.Status.failed
+            status = await super().instantiate()
+            if status == distributed.Status.running:
+                self.starts, self.most = 0, MOST_STARTS
+            return status
 
         async def kill(self, *args: Any, **kwargs: Any) -> None:
             if self.pid:
