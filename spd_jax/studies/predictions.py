@@ -28,6 +28,7 @@ FIGURES = (
 )
 METHODS = ("dish", "dish_untrained", "slope_mlp", "gaussian_process")
 SAMPLES = ("train_inputs_start", "train_inputs", "valid_inputs", "train_labels", "valid_labels")
+HUGE = 1e30  # what is larger has diverged
 _REMEDY = "draw the folder of a finished run"
 
 
@@ -176,18 +177,23 @@ def _reading(path: pathlib.Path) -> Iterator[pathlib.Path]:
 def _summary(summary: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of `Run` that summary.json holds; a figure without a median is None."""
 
+    def number(value: Any) -> float:
+        if not abs(float(value)) < HUGE:
+            raise ValueError(f"{value} is no slope and no tau")
+        return float(value)
+
     def figure(spread: dict[str, Any]) -> Band | None:
         if spread["median"] is None:
             return None
-        return Band(*(float(spread[key]) for key in ("median", "q25", "q75")))
+        return Band(*(number(spread[key]) for key in ("median", "q25", "q75")))
 
-    low, high = map(float, summary["train_interval"])
+    low, high = map(number, summary["train_interval"])
     true = summary["true_peak_slope"]
     return {
         "dataset": str(summary.get("dataset", "")),
         "preset": str(summary.get("preset", "")),
         "train_interval": (low, high),
-        "true_peak": None if true is None else Band(*[float(true)] * 3),
+        "true_peak": None if true is None else Band(*[number(true)] * 3),
         "dish_peak": figure(summary["dish"]["predicted_peak_slope"]),
         "tau": {name: figure(summary[name]["kendall_tau"]) for name in METHODS[:2]},
     }
@@ -203,11 +209,13 @@ def _curves(text: str, low: float, high: float) -> dict[str, Any]:
     if not rows:
         raise ValueError("no rows")
     values = np.array(rows).T
-    columns = dict(zip(names, np.where(np.abs(values) < 1e100, values, np.nan), strict=True))
+    columns = dict(zip(names, _plausible(values), strict=True))
     slopes, motif = np.unique(columns["slope"], return_inverse=True)
     seeds, seed = np.unique(columns["seed"], return_inverse=True)
     if not np.isfinite([*slopes, *seeds]).all():
         raise ValueError("a seed or a slope is missing")
+    if (columns["true_standard_error"] < 0).any():
+        raise ValueError("a standard error is negative")
     tables = {name: np.full((len(seeds), len(slopes)), np.nan) for name in columns}
     for name, table in tables.items():
         table[seed, motif] = columns[name]
@@ -247,6 +255,11 @@ def _losses(lines: list[str]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     if not found:
         raise ValueError("no lines")
     return {
-        seed: (np.array(list(own), np.int64), np.array(list(own.values()), np.float64))
+        seed: (np.array(list(own), np.int64), _plausible(np.array(list(own.values()), float)))
         for seed, own in found.items()
     }
+
+
+def _plausible(values: np.ndarray) -> np.ndarray:
+    """Return values with NaN for what is not finite, or so large that no axis can show it."""
+    return np.where(np.abs(values) < HUGE, values, np.nan)
