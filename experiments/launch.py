@@ -1,9 +1,14 @@
 """From flags to one settings dataclass, and how a main begins and ends."""
 
+import _thread
 import dataclasses
+import errno
 import os
 import pathlib
+import re
+import signal
 import sys
+import threading
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -12,49 +17,89 @@ from typing import Any, TypeVar
 import jax
 from absl import app, flags, logging
 
-from spd_jax.dish import DishConfig, check
-from spd_jax.dish.config import CHOICES
+import experiments
+from spd_jax.dish import DishConfig
+from spd_jax.dish.config import CHOICES, RATES
 from spd_jax.errors import UserError
 from spd_jax.studies import machine
 from spd_jax.studies import settings as settings_lib
 from spd_jax.studies.settings import Setting
 
+MOST_DEVICES = 1024
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of this run; default runs/<experiment>")
 DEVICES = flags.DEFINE_integer(
     "cpu_devices",
-    os.cpu_count(),
+    min(os.cpu_count() or 1, MOST_DEVICES),
     "host devices that motifs are spread over on CPU",
     lower_bound=1,
-    upper_bound=1024,
+    upper_bound=MOST_DEVICES,
 )
 T = TypeVar("T")
 Presets = Mapping[str, Mapping[str, Any]]  # by name: values of the fields that a preset decides
 RENAMED = {"ensemble_size": "num_dishes"}  # fields of DishConfig whose flag has another name
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, a quota, a limit of file sizes
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM; `args[0]` is the signal's number."""
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run an absl main; a user's mistake becomes one sentence and exit status 1."""
+    """Run an absl main and end the process as a command should.
+
+    The exit status is 0 when all went well; 1 after a user's mistake or on a full disk, which
+    is one sentence; 130 after Ctrl-C and 143 after SIGTERM, which are one sentence, too. A
+    defect of ours keeps its traceback.
+    """
 
     def guarded(argv: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)
         if len(argv) > 1:
-            sys.exit(f"error: {argv[1]!r} is no flag: write --name=value")
+            raise UserError(f"{argv[1]!r} is no flag: write --name=value")
         jax.config.update("jax_num_cpu_devices", DEVICES.value)
         if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the next run need not compile
             jax.config.update("jax_compilation_cache_dir", str(machine.ROOT / ".jax_cache"))
-        try:
-            main()
-        except UserError as error:
-            sys.exit(f"error: {error}")
-        except KeyboardInterrupt:
-            print("interrupted: the same command goes on from here", file=sys.stderr)
-            sys.exit(130)
+        main()
 
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
         if module.startswith("experiments."):  # so that --help shows these, too
             for flag in defined:
                 flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-    app.run(guarded)
+    sys.unraisablehook = _interrupt_again
+    try:
+        experiments.handle(_interrupt)
+        app.run(guarded, flags_parser=_parse)
+    except UserError as error:
+        sys.exit(f"error: {_with_flags(str(error), _flag_of)}")
+    except KeyboardInterrupt as error:
+        print(experiments.INTERRUPTED, file=sys.stderr)
+        sys.exit(128 + (error.args[0] if isinstance(error, Interrupted) else signal.SIGINT))
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        sys.exit(f"error: {error}: free some space and run the same command again")
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise Interrupted(number)
+
+
+def _interrupt_again(unraisable: Any) -> None:
+    """Interrupt again, a moment later, where a callback of the interpreter swallowed it."""
+    if isinstance(unraisable.exc_value, Interrupted):
+        again = threading.Timer(0.01, _thread.interrupt_main, unraisable.exc_value.args)
+        again.daemon = True
+        again.start()
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Parse the flags; one that is unknown or not allowed is a user's mistake."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        raise UserError(" ".join(str(error).split())) from error
 
 
 def workdir(default: str) -> pathlib.Path:
@@ -79,7 +124,7 @@ def define(
     """Define one flag for every field of a settings dataclass, and of its dish.
 
     Args:
-      kind: a dataclass whose fields were made by `studies.settings.setting`.
+      kind: a dataclass whose fields all have defaults and were made by `studies.settings.setting`.
       presets: what each preset decides; its values stand in the help.
       flag_values: where to define them.
     """
@@ -89,9 +134,22 @@ def define(
         if hints[field.name] is DishConfig:
             _define_dish(presets, flag_values)
             continue
-        words = known.help + _of_presets(presets, field.name)
+        values = {
+            name: preset[field.name] for name, preset in presets.items() if field.name in preset
+        }
+        words = known.help + _of_presets(values)
         given = None if known.by_preset else field.default
-        _define(known.flag or field.name, hints[field.name], given, words, known, flag_values)
+        _define(field.name, hints[field.name], given, words, known, flag_values)
+    _flag_of.update(_flags_of(kind))
+
+
+def _flags_of(kind: type) -> dict[str, str]:
+    """Return the flag of every field of a settings dataclass, and of its dish."""
+    own = {name: known.flag or name for name, known in settings_lib.of(kind).items()}
+    if DishConfig not in typing.get_type_hints(kind).values():
+        return own
+    fields = [field.name for field in dataclasses.fields(DishConfig)]
+    return own | {name: RENAMED.get(name, name) for name in fields}
 
 
 def _define_dish(presets: Presets, flag_values: flags.FlagValues) -> None:
@@ -99,15 +157,17 @@ def _define_dish(presets: Presets, flag_values: flags.FlagValues) -> None:
     words = settings_lib.attribute_help(DishConfig)
     for field in dataclasses.fields(DishConfig):
         values = {
-            name: settings_lib.to_json(preset["dish"])[field.name]
+            name: settings_lib.to_json(getattr(preset["dish"], field.name))
             for name, preset in presets.items()
         }
-        help_ = f"of the dish: {words[field.name]} ({_listed(values)})"
-        known = Setting(help_, choices=CHOICES.get(field.name, ()))
-        kind = type(field.default)
-        if kind in (float, tuple):  # rates, and the steps at which they decay
-            kind = tuple
-        _define(RENAMED.get(field.name, field.name), kind, None, help_, known, flag_values)
+        known = Setting(
+            f"of the dish: {words[field.name]}{_of_presets(values)}",
+            choices=CHOICES.get(field.name, ()),
+            flag=RENAMED.get(field.name, ""),
+        )
+        # A rate may have a value for each member of the ensemble.
+        kind = tuple if field.name in RATES else type(field.default)
+        _define(field.name, kind, None, known.help, known, flag_values)
 
 
 def _define(
@@ -115,41 +175,32 @@ def _define(
 ) -> None:
     """Define one flag of the kind that a type hint asks for."""
     options: dict[str, Any] = {"flag_values": values}
-    bounds = {"lower_bound": known.at_least, "upper_bound": known.at_most}
-    kind = _plain(hint)
-    if known.choices:
-        flags.DEFINE_enum(name, default, list(known.choices), words, **options)
-    elif kind is bool:
-        flags.DEFINE_bool(name, default, words, **options)
-    elif kind is int:
-        flags.DEFINE_integer(name, default, words, **bounds, **options)
-    elif kind is float:
-        flags.DEFINE_float(name, default, words, **bounds, **options)
-    elif kind is tuple:
+    bounds: dict[str, Any] = {"lower_bound": known.at_least, "upper_bound": known.at_most}
+    kind, flag = settings_lib.kinds(hint)[0], known.flag or name
+    if kind is tuple:
         listed = None if default is None else [str(item) for item in default]
-        flags.DEFINE_list(name, listed, words, **options)
+        flags.DEFINE_list(flag, listed, words, **options)
+    elif known.choices:
+        flags.DEFINE_enum(flag, default, list(known.choices), words, **options)
+    elif kind is bool:
+        flags.DEFINE_bool(flag, default, words, **options)
+    elif kind is int:
+        bounds["upper_bound"] = settings_lib.largest(name, known)
+        flags.DEFINE_integer(flag, default, words, **bounds, **options)
+    elif kind is float:
+        flags.DEFINE_float(flag, default, words, **bounds, **options)
     else:
-        flags.DEFINE_string(name, default, words, **options)
+        flags.DEFINE_string(flag, default, words, **options)
 
 
-def _plain(hint: Any) -> Any:
-    """Return the class behind a type hint: `int` of `int | None`, `tuple` of `tuple[int, ...]`."""
-    if isinstance(hint, types.UnionType):
-        hint = next(part for part in typing.get_args(hint) if part is not types.NoneType)
-    return typing.get_origin(hint) or hint
-
-
-def _of_presets(presets: Presets, field: str) -> str:
-    values = {name: preset[field] for name, preset in presets.items() if field in preset}
-    return f" ({_listed(values)})" if values else ""
-
-
-def _listed(values: Mapping[str, Any]) -> str:
-    """Return `best: 6, paper: 200`, or one value where all presets agree."""
+def _of_presets(values: Mapping[str, Any]) -> str:
+    """Return ` (best: 6, paper: 200)` for a help text, or one value where all presets agree."""
     texts = {name: str(value) for name, value in values.items()}
-    if len(set(texts.values())) == 1:
-        return f"all presets: {next(iter(texts.values()))}"
-    return ", ".join(f"{name}: {text}" for name, text in texts.items())
+    if not texts:
+        return ""
+    if len(texts) > 1 and len(set(texts.values())) == 1:
+        return f" (all presets: {next(iter(texts.values()))})"
+    return f" ({', '.join(f'{name}: {text}' for name, text in texts.items())})"
 
 
 def read(
@@ -169,31 +220,30 @@ def read(
     Raises:
       UserError: a value that is no number, or settings that cannot be run; flags are named.
     """
-    hints = typing.get_type_hints(kind)
-    values: dict[str, Any] = {}
-    known = settings_lib.of(kind)
+    hints, known = typing.get_type_hints(kind), settings_lib.of(kind)
     decided: Mapping[str, Any] = {}
     if preset:
         flag = known[preset].flag or preset
-        chosen = flag_values[flag].value
+        chosen = str(flag_values[flag].value)
         if chosen not in presets:
             raise UserError(f"--{flag}={chosen} is unknown: use one of {', '.join(presets)}")
         decided = presets[chosen]
-    for name, own in known.items():
-        if hints[name] is DishConfig:
-            values[name] = _read_dish(decided["dish"], flag_values)
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        default, hint = decided.get(field.name, field.default), hints[field.name]
+        if hint is DishConfig:
+            values[field.name] = _read_dish(default, flag_values)
             continue
-        flag = own.flag or name
+        flag = known[field.name].flag or field.name
         value = flag_values[flag].value
-        if value is None and name in decided:
-            value = decided[name]
-        elif _plain(hints[name]) is tuple and value is not None:
-            value = _numbers(flag, value, typing.get_args(hints[name])[0])
-        values[name] = value
+        if isinstance(value, list):
+            value = _items(flag, value, settings_lib.kinds(hint)[1])
+        values[field.name] = default if value is None else value
     settings = kind(**values)
-    with_flags(
-        {name: own.flag or name for name, own in known.items()}, settings_lib.check, settings
-    )
+    try:
+        settings_lib.check(settings)
+    except UserError as error:
+        raise UserError(_with_flags(str(error), _flags_of(kind))) from error
     return settings
 
 
@@ -203,39 +253,38 @@ def _read_dish(preset: DishConfig, flag_values: flags.FlagValues) -> DishConfig:
     for field in dataclasses.fields(DishConfig):
         flag = RENAMED.get(field.name, field.name)
         value = flag_values[flag].value
-        if value is None:
-            continue
         if isinstance(value, list):
-            whole = field.name == "decay_steps"
-            value = _numbers(flag, value, int if whole else float)
-            value = value[0] if len(value) == 1 and not whole else value
-        given[field.name] = value
-    config = dataclasses.replace(preset, **given)
-    names = {
-        field.name: RENAMED.get(field.name, field.name) for field in dataclasses.fields(config)
-    }
-    with_flags(names, check, config)
-    return config
+            rate = field.name in RATES
+            value = _items(flag, value, float if rate else int)
+            value = value[0] if rate and len(value) == 1 else value
+        if value is not None:
+            given[field.name] = value
+    return dataclasses.replace(preset, **given)
 
 
-def _numbers(flag: str, words: Sequence[str], kind: Any) -> tuple[Any, ...]:
-    if kind is str or kind is Any:
-        return tuple(words)
+def _items(flag: str, words: Sequence[str], kind: type) -> tuple[Any, ...]:
+    """Return the items of a list, each of a kind: numbers or texts."""
     try:
         return tuple(kind(word) for word in words)
     except ValueError as error:
-        raise UserError(f"--{flag}={','.join(words)}: give numbers, separated by commas") from error
+        what = "whole numbers" if kind is int else "numbers"
+        raise UserError(f"--{flag}={','.join(words)}: give {what}, separated by commas") from error
 
 
-def with_flags(names: Mapping[str, str], call: Callable[[Any], Any], argument: Any) -> Any:
-    """Return `call(argument)`; a user's mistake names fields by their flags."""
-    try:
-        return call(argument)
-    except UserError as error:
-        sentence = str(error)
-        for name, flag in names.items():
-            if sentence.startswith(f"{name}="):
-                sentence = f"--{flag}{sentence.removeprefix(name)}"
-            elif name != flag:
-                sentence = sentence.replace(name, flag)
-        raise UserError(sentence) from error
+_flag_of: dict[str, str] = {}  # by field, of all settings that `define` was given
+
+
+def _with_flags(sentence: str, flag_of: Mapping[str, str]) -> str:
+    """Return a sentence of the library in which `field=value` is written `--flag=value`.
+
+    >>> _with_flags("seed=-1 must be at least 0", {"seed": "seed"})
+    '--seed=-1 must be at least 0'
+    """
+
+    def written(found: re.Match[str]) -> str:
+        name, equals = found.groups()
+        flag = flag_of.get(name, name)
+        # Without a value after it, a word that is also a flag may be a plain English one.
+        return f"--{flag}{equals}" if name in flag_of and (equals or flag != name) else found[0]
+
+    return re.sub(r"(?<![\w.-])(\w+)\b(=?)", written, sentence)

@@ -4,7 +4,6 @@ import contextlib
 import pathlib
 import sqlite3
 
-from spd_jax import files
 from spd_jax.errors import UserError
 from spd_jax.ledger import rows
 
@@ -32,6 +31,7 @@ CREATE TABLE evaluations (
   UNIQUE (space, cell, task, seed, budget, parent)
 )""",
 }
+KINDS = ("table", "index", "view", "trigger")  # of SQLite
 # What the columns hold that version 1 does not have.
 DEFAULTS = {"parent": "'' AS parent", "unit": "'' AS unit", "info": "'{}' AS info"}
 
@@ -66,13 +66,16 @@ def check(database: sqlite3.Connection, path: pathlib.Path) -> int:
     ]
     for kind, name, sql in found:
         if (kind, name, sql) not in ours:
+            what = kind if kind in KINDS else "thing"
             raise UserError(
-                f"{path} holds the {kind} {name!r}, which is not of this program: give a ledger "
-                "that nobody else changed"
+                f"{path} holds the {what} {str(name)[:60]!r}, which is not of this program: give "
+                "a ledger that nobody else changed"
             )
     (verdict,) = database.execute("PRAGMA integrity_check(1)").fetchone()
-    if verdict != "ok" or len(found) != len(ours):
-        raise sqlite3.DatabaseError(" ".join(verdict.split()))
+    if verdict != "ok":
+        raise sqlite3.DatabaseError(verdict)
+    if len(found) != len(ours):
+        raise sqlite3.DatabaseError("it has no table of evaluations")
     return version
 
 
@@ -112,6 +115,8 @@ def _make_table(database: sqlite3.Connection) -> None:
 
 
 def _back_up(database: sqlite3.Connection, path: pathlib.Path) -> None:
+    from spd_jax import files  # imports jax, for which nobody else who opens a ledger must wait
+
     backup, number = path.with_name(f"{path.name}.v1.backup"), 1
     while backup.exists():
         number += 1

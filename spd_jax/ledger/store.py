@@ -251,13 +251,15 @@ class Ledger:
         try:
             yield
         except (OSError, sqlite3.OperationalError) as error:
+            why = " ".join(str(error).split())
             raise UserError(
-                f"{self.path} cannot be read or written ({error}): see that it is a file in a "
+                f"{self.path} cannot be read or written ({why}): see that it is a file in a "
                 "folder that you may write to, on a disk with free space"
             ) from error
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # of SQLite's own message
+            why = " ".join(str(error).split())
             raise UserError(
-                f"{self.path} is damaged or no ledger ({error}): "
+                f"{self.path} is damaged or no ledger ({why}): "
                 "put a copy in its place, or move it away to begin anew"
             ) from error
 

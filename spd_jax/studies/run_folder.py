@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import pathlib
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -16,6 +17,10 @@ from spd_jax.studies import machine, settings
 
 T = TypeVar("T")
 LAYOUT = 3  # of the files in a folder; those of 0.2 and before had no number
+# What reading a damaged file raises, or a parser that meets other data than were written.
+DAMAGE = (
+    OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError,
+)  # fmt: skip
 logger = logging.getLogger(__name__)
 
 
@@ -57,37 +62,43 @@ def open_folder(
 @contextlib.contextmanager
 def _locked(path: pathlib.Path) -> Iterator[None]:
     """Hold the folder's lock; the file stays behind, the lock does not."""
+    lock = path / ".lock"
     try:
         path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
     except OSError as error:
+        if os.path.islink(lock) or os.path.isdir(lock):
+            raise UserError(f"{lock} is no plain file: delete it, or use another folder") from error
         raise UserError(
             f"cannot write in {path} ({error.strerror}): give a folder that you may write to"
         ) from error
-    with os.fdopen(descriptor):
+    with os.fdopen(descriptor, "rb", buffering=0):  # closes it at the end of the block
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise UserError(f"{lock} is no plain file: delete it, or use another folder")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise UserError(
                 f"another process works in {path}: wait until it has ended, or use another folder"
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be locked ({error.strerror}): use a folder on another file system"
             ) from error
         yield
 
 
 def _config(path: pathlib.Path) -> dict[str, Any] | None:
     """Return the settings of an earlier run in the folder, if there was one."""
-    if not path.exists():
-        return None
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        before = error
-    if not isinstance(before, dict):
+        return settings.from_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except DAMAGE as error:
         raise UserError(
             f"{path} cannot be read: delete it to go on with the same settings as before, or use "
             "another folder"
-        )
-    return before
+        ) from error
 
 
 def _refuse_changes(
@@ -97,11 +108,11 @@ def _refuse_changes(
     may_grow: tuple[str, ...],
 ) -> None:
     """Refuse to go on with other settings than before, and name one that differs."""
-    if "layout" not in before:
+    if before.get("layout") != LAYOUT:
+        other = "another version of spd_jax" if "layout" in before else "spd_jax 0.2 or older"
         raise UserError(
-            f"{path} holds a run of spd_jax 0.2, whose files had another layout: use another "
-            "folder, and copy its ledger.sqlite there, if it has one, so that nothing is bought "
-            "twice"
+            f"{path} holds a run of {other}, whose files have another layout: use another folder, "
+            "and copy its ledger.sqlite there, if it has one, so that nothing is bought twice"
         )
     if before.get("study") != config.get("study"):
         raise UserError(f"{path} holds a run of another experiment: use another folder")
@@ -132,16 +143,17 @@ class RunFolder:
 
         Args:
           name: of the file.
-          parse: takes the plain data; what it raises (KeyError, TypeError, ValueError) means
+          parse: takes the plain data; one of `DAMAGE` that it raises, such as a UserError, means
             that they are not what was written.
         """
         path = self.path / name
-        if not path.exists():
-            return None
         try:
-            return parse(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            logger.warning("%s is damaged (%s) and made anew", path, error)
+            text = path.read_text(encoding="utf-8")
+            return parse(json.loads(text, parse_constant=_refuse_constant))
+        except FileNotFoundError:
+            return None
+        except DAMAGE as error:
+            logger.warning("%s is damaged (%r) and made anew", path, error)
             return None
 
     def add_metrics(self, line: Mapping[str, Any]) -> None:
@@ -161,13 +173,18 @@ class RunFolder:
         A last line that the kill cut short is dropped too.
         """
         path = self.path / "metrics.jsonl"
-        if not path.exists():
+        if not path.is_file():
             return
         kept = []
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 if keep(json.loads(line)):
                     kept.append(line + "\n")
-            except (ValueError, KeyError, TypeError):
+            except DAMAGE:
                 continue
         files.write_text(path, "".join(kept))
+
+
+def _refuse_constant(name: str) -> None:
+    """Refuse NaN and Infinity, which are no JSON and which `write_json` never writes."""
+    raise ValueError(f"{name} is no JSON")

@@ -5,14 +5,23 @@ goes on. Flags, help, config.json and the sentence about what differs all come f
 """
 
 import dataclasses
+import inspect
 import json
 import re
+import sys
+import types
+import typing
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from spd_jax import dish
+from spd_jax.dish import DishConfig
 from spd_jax.errors import UserError
+
+LARGEST_COUNT = 10**6  # of whatever is counted, unless a setting says otherwise
+LARGEST_SEED = 2**31 - 1  # a seed and a count together stay below 2**32, as random keys need
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +31,8 @@ class Setting:
     Attributes:
       help: what it means, one sentence.
       choices: allowed values; empty allows all.
-      at_least: smallest allowed number.
-      at_most: largest allowed number.
+      at_least: smallest allowed number, or item of a tuple of numbers.
+      at_most: largest allowed number; None: see `largest` for whole numbers, any other number.
       grows: a run may go on with a larger value, which extends it.
       free: it decides no result, so that it may differ when a run goes on.
       by_preset: its default is the preset's, where the preset names one.
@@ -50,24 +59,86 @@ def of(settings: Any) -> dict[str, Setting]:
     return {field.name: field.metadata["setting"] for field in dataclasses.fields(settings)}
 
 
+def largest(name: str, known: Setting) -> float | None:
+    """Return the largest allowed number of a setting: its own, or that of whole numbers."""
+    if known.at_most is not None:
+        return known.at_most
+    return LARGEST_SEED if name == "seed" else LARGEST_COUNT
+
+
+def kinds(hint: Any) -> tuple[Any, Any]:
+    """Return the class behind a type hint and, of a tuple, that of its items.
+
+    >>> kinds(tuple[int, ...] | None)
+    (<class 'tuple'>, <class 'int'>)
+    """
+    if isinstance(hint, types.UnionType):
+        hint = next(part for part in typing.get_args(hint) if part is not types.NoneType)
+    return typing.get_origin(hint) or hint, next(iter(typing.get_args(hint)), None)
+
+
 def check(settings: Any) -> None:
     """Refuse a value that is not allowed.
 
     Raises:
       UserError: one sentence with the field's name and what is allowed.
     """
+    hints = typing.get_type_hints(type(settings))
     for name, known in of(settings).items():
-        value = getattr(settings, name)
-        if known.choices and value not in known.choices:
-            raise UserError(f"{name}={value!r} is unknown: use one of {', '.join(known.choices)}")
-        if isinstance(value, float) and not np.isfinite(value):
-            raise UserError(f"{name}={value} must be finite")
-        if value is None or isinstance(value, str):
+        value, hint = getattr(settings, name), hints[name]
+        if value is None and types.NoneType in typing.get_args(hint):
             continue
-        if known.at_least is not None and value < known.at_least:
-            raise UserError(f"{name}={value} must be at least {known.at_least:g}")
-        if known.at_most is not None and value > known.at_most:
-            raise UserError(f"{name}={value} must be at most {known.at_most:g}")
+        kind, item_kind = kinds(hint)
+        if kind is DishConfig:
+            _check_dish(value)
+        elif kind is not tuple:
+            _check_one(name, value, kind, known)
+        elif not isinstance(value, tuple):
+            raise UserError(f"{name}={value!r} must be a tuple")
+        else:
+            for item in value:
+                _check_one(name, item, item_kind, known)
+
+
+def _check_dish(config: Any) -> None:
+    """Refuse a dish that cannot be run, and counts that no machine can run."""
+    if not isinstance(config, DishConfig):
+        raise UserError(f"dish={config!r} must be a DishConfig")
+    dish.check(config)
+    for field in dataclasses.fields(config):
+        if isinstance(field.default, int | tuple):
+            for number in np.ravel(getattr(config, field.name)):
+                if number > LARGEST_COUNT:
+                    raise UserError(f"{field.name}={number} must be at most {LARGEST_COUNT}")
+
+
+KINDS: dict[
+    Any, tuple[Any, str]
+] = {  # what a setting may hold: by type hint, the classes and their name in a sentence
+    bool: ((bool, np.bool_), "True or False"),
+    int: ((int, np.integer), "a whole number"),
+    float: ((int, float, np.integer, np.floating), "a number"),
+    str: (str, "a text"),
+}
+
+
+def _check_one(name: str, value: Any, kind: Any, known: Setting) -> None:
+    """Refuse one value, or one item of a tuple."""
+    classes, words = KINDS[kind]
+    if not isinstance(value, classes) or (isinstance(value, bool) and kind is not bool):
+        raise UserError(f"{name}={value!r} must be {words}")
+    if known.choices and value not in known.choices:
+        raise UserError(f"{name}={value!r} is unknown: use one of {', '.join(known.choices)}")
+    if kind not in (int, float):
+        return
+    value = value.item() if isinstance(value, np.generic) else value
+    if not abs(value) <= sys.float_info.max:  # NaN is refused, too
+        raise UserError(f"{name}={value} must be finite")
+    if known.at_least is not None and value < known.at_least:
+        raise UserError(f"{name}={value} must be at least {known.at_least:g}")
+    most = known.at_most if kind is float else largest(name, known)
+    if most is not None and value > most:
+        raise UserError(f"{name}={value} must be at most {most:.10g}")
 
 
 def described(settings: Any) -> dict[str, Any]:
@@ -126,19 +197,20 @@ def differing(
             continue
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             found |= differing(old, new)
-        elif not (name in may_grow and _is_number(old) and _is_number(new) and new >= old):
+        elif not (name in may_grow and _is_larger(new, old)):
             found[name] = old, new
     return found
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
+def _is_larger(new: Any, old: Any) -> bool:
+    are_numbers = type(new) in (int, float) and type(old) in (int, float)
+    return bool(are_numbers and new > old)
 
 
 def attribute_help(kind: type) -> dict[str, str]:
     """Return what the docstring of a dataclass says of its attributes, by name, on one line."""
-    text = (kind.__doc__ or "").partition("Attributes:\n")[2]
-    entries = re.split(r"\n {4,6}(?=\w[\w, ]*:)", "\n" + text.rstrip())
+    text = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")[2]
+    entries = re.split(r"\n {2}(?=\w[\w, ]*:)", "\n" + text)
     heads = (entry.partition(":") for entry in entries if ":" in entry)
     return {
         name: " ".join(words.split())
