@@ -18,7 +18,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spd_jax import files
 from spd_jax.errors import UserError
 from spd_jax.ledger import Evaluation, EvaluationKey, Ledger
 from spd_jax.ledger import __main__ as ledger_cli
@@ -112,27 +111,42 @@ def test_a_copy_is_never_overwritten(tmp_path):
         assert list(copy.items()) == OLD
 
 
-def test_an_upgrade_that_fails_leaves_version_1(tmp_path, monkeypatch):
-    path = version_1(tmp_path / "l")
+# A process whose files may not grow beyond a size: what a full disk does to it.
+FULL_DISK = """
+import os, resource, sys
+from spd_jax.errors import UserError
+from spd_jax.ledger import Ledger
+size = os.path.getsize(sys.argv[1]) * int(sys.argv[2]) // 100
+resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+try:
+    Ledger(sys.argv[1])
+except UserError as error:
+    print(error)
+"""
 
-    @contextlib.contextmanager
-    def fail(path):
-        raise UserError("cannot write")
-        yield
 
-    monkeypatch.setattr(files, "atomic_path", fail)
-    with pytest.raises(UserError, match="cannot write"):
-        Ledger(path)
-    monkeypatch.undo()
+@pytest.mark.parametrize("percent", [50, 110])  # while the copy is written, and after it
+def test_a_full_disk_during_the_upgrade_is_one_sentence_and_leaves_version_1(percent, tmp_path):
+    items = [(KEY._replace(seed=seed), GOOD) for seed in range(1500)]
+    path = version_1(tmp_path / "l", items)
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(path), str(percent)],
+        cwd=pathlib.Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "l cannot be read or written (" in done.stdout
+    assert done.stdout.count("\n") == 1
     assert run(path, "PRAGMA user_version") == [(1,)]
-    run(path, "PRAGMA max_page_count = 4")
+    copies = [name for name in os.listdir(tmp_path) if name.endswith("backup")]
+    assert copies == ["l.v1.backup"] * (percent > 100)
     with Ledger(path) as ledger:  # it was whole, and the refusal held no lock
-        assert list(ledger.items()) == OLD
+        assert list(ledger.items()) == items
 
 
 UPGRADER = """
 import sys
-from spd_jax import files
 from spd_jax.ledger import Ledger
 print("up", flush=True)
 Ledger(sys.argv[1]).close()
@@ -143,7 +157,7 @@ print("done", flush=True)
 def test_a_kill_during_the_upgrade_leaves_the_old_or_the_new_ledger(tmp_path):
     items = [(KEY._replace(seed=seed), GOOD) for seed in range(3000)]
     dice, versions = random.Random(1), []
-    for turn in range(5):
+    for turn in range(8):
         folder = tmp_path / str(turn)
         folder.mkdir()
         path = version_1(folder / "l", items)
@@ -252,6 +266,14 @@ def test_a_wrong_value_is_one_sentence_that_names_the_row(change, message, tmp_p
         assert len(ledger) == 2
     with Ledger(tmp_path / "l") as ledger:  # a writer that does not meet the row is not stopped
         assert ledger.get(KEY._replace(seed=1)) == BAD
+
+
+def test_an_empty_file_is_no_ledger_to_a_reader(tmp_path):
+    (tmp_path / "l").write_bytes(b"")
+    with pytest.raises(UserError, match="l is empty: give the file of a ledger"):
+        Ledger(tmp_path / "l", read_only=True)
+    assert os.listdir(tmp_path) == ["l"]
+    Ledger(tmp_path / "l").close()
 
 
 def test_whole_scores_of_another_program_are_numbers(tmp_path):

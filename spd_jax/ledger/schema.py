@@ -1,6 +1,7 @@
 """What a ledger's file must look like, and how one of version 1 becomes one of version 2."""
 
 import contextlib
+import os
 import pathlib
 import sqlite3
 
@@ -94,7 +95,7 @@ def upgrade(database: sqlite3.Connection, path: pathlib.Path) -> None:
     leaves the ledger of version 1 or that of version 2. The caller holds the writer's lock.
 
     Raises:
-      UserError: the copy cannot be written.
+      OSError: the copy cannot be written.
       sqlite3.DatabaseError: the disk is full or fails; the ledger stays as it was.
     """
     _back_up(database, path)
@@ -115,14 +116,16 @@ def _make_table(database: sqlite3.Connection) -> None:
 
 
 def _back_up(database: sqlite3.Connection, path: pathlib.Path) -> None:
-    from spd_jax import files  # imports jax, for which nobody else who opens a ledger must wait
-
     backup, number = path.with_name(f"{path.name}.v1.backup"), 1
     while backup.exists():
         number += 1
         backup = path.with_name(f"{path.name}.v1.backup{number}")
-    with (
-        files.atomic_path(backup) as temporary,
-        contextlib.closing(sqlite3.connect(temporary)) as copy,
-    ):
-        database.backup(copy)
+    # Written here and not through `files`, whose jax takes a second to import.
+    temporary = backup.with_name(f".{backup.name}.partial")
+    temporary.unlink(missing_ok=True)
+    try:
+        with contextlib.closing(sqlite3.connect(temporary)) as copy:
+            database.backup(copy)
+        os.replace(temporary, backup)
+    finally:
+        temporary.unlink(missing_ok=True)
