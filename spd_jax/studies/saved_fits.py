@@ -11,7 +11,6 @@ from jax.typing import ArrayLike
 
 from spd_jax import files
 from spd_jax.axes import Archs, Key
-from spd_jax.errors import UserError
 from spd_jax.studies.run_folder import RunFolder, logger
 from spd_jax.surrogates.protocol import FitStep, Fitted, ResumableSurrogate, Surrogate
 
@@ -30,7 +29,9 @@ def fit(
 ) -> Fitted:
     """Fit a surrogate, go on with a fit that was killed, or load one that was finished.
 
-    A surrogate that is not resumable is simply fitted: that takes no time worth saving.
+    The state is written after every `every` steps and the finished fit at the end, each in a
+    file of its own below `states/`. One that cannot be read is made anew, which is said. A
+    surrogate that is not resumable is simply fitted: that takes no time worth saving.
 
     Args:
       folder: of the run.
@@ -42,7 +43,13 @@ def fit(
       scores: their ground truth `[M]`.
       every: steps between two saved states.
       on_start: is handed the state that the fit goes on from, before its first step.
-      on_step: called after every step of a resumable fit.
+      on_step: called after every step of a resumable fit, once it is saved.
+
+    Returns:
+      What an uninterrupted fit returns, to the bit.
+
+    Raises:
+      UserError: the surrogate refuses the scores, or the folder cannot be written.
     """
     if not isinstance(surrogate, ResumableSurrogate):
         return surrogate.fit(key, archs, scores)
@@ -74,8 +81,8 @@ def _found(path: pathlib.Path, load: Callable[[], Any]) -> Any:
         return None
     try:
         return load()
-    except UserError as error:
-        logger.warning("%s: it is made anew", error)
+    except Exception as error:  # flipped bytes make zip, zlib and NumPy raise almost anything
+        logger.warning("%s cannot be used (%s) and is made anew", path, error)
         return None
 
 
