@@ -16,7 +16,7 @@ from spd_jax.spaces.rnn_cell import RnnCellSpace
 from spd_jax.spaces.rnn_cell.network import CellWeights
 from spd_jax.trainers.language_model import network as model
 from spd_jax.trainers.language_model.batches import Batches, epoch_batches
-from spd_jax.trainers.language_model.network import PRESETS
+from spd_jax.trainers.language_model import PRESETS
 
 NO_MASKS = model._Masks()
 
