@@ -3,8 +3,6 @@
 import dataclasses
 import pathlib
 
-from spd_jax.report.display import Display
-
 from experiments import launch
 from spd_jax import problems
 from spd_jax.ground_truth import lookup
@@ -12,6 +10,7 @@ from spd_jax.ground_truth.lookup import TruthTable
 from spd_jax.ledger import table as ledger_table
 from spd_jax.problems import Problem
 from spd_jax.report import league as report
+from spd_jax.report.display import Display
 from spd_jax.studies import league
 from spd_jax.studies.league import LeagueSettings
 from spd_jax.studies.settings import setting
@@ -65,7 +64,7 @@ def main() -> None:
     workdir = launch.workdir(f"runs/compare_surrogates_{settings.space}")
     with Display() as display:
         found = league.run(problem, table, settings, workdir, listen=display)
-    print(report.tables(found))
+    print(report.results(found))
     print("wrote " + ", ".join(map(str, report.draw(found))))
 
 

@@ -10,6 +10,7 @@ import math
 import pathlib
 import re
 import typing
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -35,7 +36,7 @@ def settings_of(text: str) -> RnnCellSearch:
     plain, _, dish = text.partition("dish=")
     kinds = typing.get_type_hints(RnnCellSearch)
     values = {name: kinds[name](value) for name, value in re.findall(r"(\w+)=(\S+)", plain)}
-    fields = {
+    fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in ast.literal_eval(dish).items()
     }
@@ -50,9 +51,12 @@ def upgrade(old: pathlib.Path, new: pathlib.Path) -> int:
     for (method, run, _), own in itertools.groupby(rows, _place):
         records.setdefault((method, int(run)), []).append(_iteration(list(own)))
     settings = settings_of(comments["settings"])
-    comments = {**comments, "settings": search_comparison.identity(settings)}
+    described: dict[str, object] = {
+        **comments,
+        "settings": search_comparison.identity(settings),
+    }
     with files.atomic_path(new) as temporary:
-        write_history(temporary, records, comments)
+        write_history(temporary, records, described)
         back, _ = read_history(temporary)
         kept = [(own.cells, _bits(own)) for record in back.values() for own in record]
         if kept != [(own.cells, _bits(own)) for record in records.values() for own in record]:

@@ -119,10 +119,10 @@ class Cells:
         """Return M."""
         return len(self.names)
 
-    def take(self, indices: Sequence[int] | np.ndarray) -> "Cells":
-        """Return the cells at `indices` `[K]`, in that order."""
-        indices = np.asarray(indices, int)
-        return Cells(tuple(self.names[i] for i in indices), take(self.archs, indices))
+    def take(self, chosen: Any) -> "Cells":
+        """Return the cells at `chosen`: indices in any order, a mask `[M]`, or a slice."""
+        places = np.arange(len(self))[chosen]
+        return Cells(tuple(self.names[i] for i in places), take(self.archs, places))
 
     def joined(self, other: "Cells") -> "Cells":
         """Return these cells and then those of `other`."""

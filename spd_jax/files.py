@@ -2,17 +2,18 @@
 
 import contextlib
 import csv
+import io
 import json
 import os
 import pathlib
 import re
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from spd_jax.errors import UserError
 
@@ -20,24 +21,28 @@ Path = str | os.PathLike[str]
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+def atomic_path(path: Path) -> Iterator[pathlib.Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success.
 
     Args:
       path: the final file. Its folder is made when missing.
 
     Yields:
-      A path with the same suffix (writers that look at suffixes agree with it).
+      The path of a new, empty file with the same suffix (writers that look at suffixes agree
+      with it).
 
     Raises:
-      UserError: the folder cannot be written.
+      UserError: the folder cannot be written, or writing fails: the disk is full, for example.
+        The old file is then as it was.
     """
     path = pathlib.Path(path)
     # One name for each file, so that what a killed run left is overwritten by the next.
     temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
+        # Whatever has the name is removed first: a link there could lead to another file.
+        temporary.unlink(missing_ok=True)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:
         raise UserError(
             f"cannot write in {path.parent} ({error.strerror}): give a folder that you may write to"
@@ -45,11 +50,16 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"{path} cannot be written ({reason}): make room for it or give another folder"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write `text` (UTF-8) to `path` in one piece."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -171,54 +181,116 @@ def _unescape(text: str) -> str:
     return re.sub(r"\\[\\nr]", lambda found: ORIGINALS[found[0]], text)
 
 
-def save_pytree(path: str | os.PathLike[str], tree: Any, fingerprint: str = "") -> None:
+def save_arrays(path: Path, arrays: Mapping[str, ArrayLike], *, kind: str) -> None:
+    """Write arrays as one `.npz`, in one piece and without pickles.
+
+    Args:
+      path: the file, ending in `.npz`.
+      arrays: arrays of numbers or texts by name; no name is "kind" or "file".
+      kind: what the file belongs to; `load_arrays` refuses another.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    named = {name: np.asarray(array) for name, array in arrays.items()}
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        # The names stand in the file twice: a damaged directory may hide some of its arrays.
+        np.savez(stream, kind=np.array([kind, *named]), **named)  # type: ignore[arg-type]
+
+
+def load_arrays(path: Path, *, kind: str) -> dict[str, np.ndarray]:
+    """Read what `save_arrays` wrote.
+
+    Args:
+      path: the file.
+      kind: what the file must belong to.
+
+    Returns:
+      The arrays by name, equal to the bit.
+
+    Raises:
+      UserError: the file is missing or damaged, or belongs to something else.
+    """
+    found, arrays = _read_arrays(path)
+    if found != kind:
+        raise UserError(f"{path} is of {found!r}, not of {kind!r}: give another file")
+    return arrays
+
+
+def _read_arrays(path: Path) -> tuple[str, dict[str, np.ndarray]]:
+    """Return the kind and the arrays of a file; raises UserError where there are none."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            # `read` compares the whole member with its checksum before anything is parsed.
+            members = {name.removesuffix(".npy"): file.read(name) for name in file.namelist()}
+        arrays = {
+            name: np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+            for name, content in members.items()
+        }
+        # Earlier versions wrote no names, and some of them called the kind "fingerprint".
+        kind = arrays.pop("kind") if "kind" in arrays else arrays.pop("fingerprint")
+        found, *names = np.atleast_1d(kind).astype(str).tolist()
+        if kind.ndim and set(names) != set(arrays):
+            raise ValueError("some of its arrays are missing")
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: give the path of a saved file") from error
+    except Exception as error:  # a damaged file can make its readers raise whatever there is
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path} cannot be read ({reason}): delete it to begin anew") from error
+    return found, arrays
+
+
+def save_pytree(path: Path, tree: Any, fingerprint: str = "") -> None:
     """Write a pytree of arrays and keys as one `.npz`, in one piece and without pickles.
 
     Args:
       path: the file, ending in `.npz`.
       tree: pytree of arrays; typed keys are stored as their `jax.random.key_data`.
       fingerprint: what the file belongs to; `load_pytree` refuses another.
+
+    Raises:
+      UserError: the file cannot be written.
     """
-    leaves = jax.tree.leaves(tree)
-    arrays = {
-        f"leaf{i}": np.asarray(jax.random.key_data(x) if _is_key(x) else x)
-        for i, x in enumerate(leaves)
-    }
-    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        np.savez(stream, fingerprint=np.asarray(fingerprint), **arrays)  # type: ignore[arg-type]
+    leaves = map(_plain, jax.tree.leaves(tree))
+    save_arrays(path, {f"leaf{i}": leaf for i, leaf in enumerate(leaves)}, kind=fingerprint)
 
 
-def load_pytree(path: str | os.PathLike[str], like: Any, fingerprint: str = "") -> Any:
+def load_pytree(path: Path, like: Any, fingerprint: str = "") -> Any:
     """Read what `save_pytree` wrote.
 
     Args:
       path: the file.
-      like: pytree of the same structure and shapes, for example a fresh state.
+      like: pytree of the same structure, shapes and kinds of numbers, for example a fresh state.
       fingerprint: what the file must belong to.
 
     Returns:
       The saved pytree, equal to the bit.
 
     Raises:
-      UserError: the file cannot be read, or belongs to something else.
+      UserError: the file is missing or damaged, or belongs to something else.
     """
     leaves, structure = jax.tree.flatten(like)
-    try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as saved:
-            stored = str(saved["fingerprint"])
-            arrays = [saved[f"leaf{i}"] for i in range(len(saved.files) - 1)]
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} cannot be read ({error}): delete it to begin anew") from error
-    shapes = [np.shape(jax.random.key_data(x) if _is_key(x) else x) for x in leaves]
-    if stored != fingerprint or [a.shape for a in arrays] != shapes:
-        raise UserError(f"{path} belongs to another run or other settings: use another --workdir")
+    stored, arrays = _read_arrays(path)
+    names = [f"leaf{i}" for i in range(len(leaves))]
+    fits = stored == fingerprint and set(arrays) == set(names)
+    if not fits or not all(
+        arrays[name].shape == np.shape(_plain(leaf))
+        and np.can_cast(arrays[name].dtype, _plain(leaf).dtype, "same_kind")
+        for name, leaf in zip(names, leaves, strict=True)
+    ):
+        raise UserError(f"{path} belongs to another run or other settings: use another folder")
     restored = [
-        jax.random.wrap_key_data(jax.numpy.asarray(a), impl=jax.random.key_impl(x))
-        if _is_key(x)
-        else jax.numpy.asarray(a)
-        for a, x in zip(arrays, leaves, strict=True)
+        jax.random.wrap_key_data(jax.numpy.asarray(arrays[name]), impl=jax.random.key_impl(leaf))
+        if _is_key(leaf)
+        else jax.numpy.asarray(arrays[name])
+        for name, leaf in zip(names, leaves, strict=True)
     ]
     return jax.tree.unflatten(structure, restored)
+
+
+def _plain(leaf: Any) -> np.ndarray:
+    """Return a leaf as an array of numbers."""
+    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
 
 def _is_key(leaf: Any) -> bool:

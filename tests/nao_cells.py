@@ -5,7 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 
-from spd_jax.search import protocol as search_protocol
+from spd_jax import archs as archs_lib
+from spd_jax.archs import Cells
 from spd_jax.spaces.rnn_cell import RnnCellSpace
 from spd_jax.surrogates.nao import NaoConfig
 
@@ -26,8 +27,11 @@ class Words:
     def canonical(self, arch):
         return arch
 
-    def canonical_hash(self, arch):
+    def encode(self, arch):
         return "".join(map(str, np.asarray(arch["letters"])))
+
+    def decode(self, text):
+        return {"letters": np.array(list(map(int, text)))}
 
     def to_tokens(self, archs):
         return np.asarray(archs["letters"], np.int32) + 1
@@ -46,8 +50,8 @@ TINY = NaoConfig(
 QUICK = dataclasses.replace(TINY, learning_rate=0.01, l2=1e-6)
 KEY = jax.random.key(5)
 SPACE = RnnCellSpace("nao")
-CELLS = SPACE.sample(jax.random.key(0), 140)
-KNOWN, NEW = (search_protocol.take(CELLS, rows) for rows in (np.arange(40), np.arange(40, 140)))
+CELLS = Cells.of(SPACE, SPACE.sample(jax.random.key(0), 140)).archs
+KNOWN, NEW = (archs_lib.take(CELLS, rows) for rows in (slice(40), slice(40, 140)))
 
 
 def additive(archs):
@@ -57,4 +61,4 @@ def additive(archs):
 
 
 SCORES = additive(KNOWN)
-BEST = search_protocol.take(KNOWN, np.argsort(-SCORES, kind="stable")[:20])
+BEST = archs_lib.take(KNOWN, np.argsort(-SCORES, kind="stable")[:20])

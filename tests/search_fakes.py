@@ -1,15 +1,46 @@
-"""A ground truth that costs nothing and counts what it sells, a tiny space, an exact surrogate."""
+"""A ground truth that costs nothing and counts what it sells, tiny spaces, an exact surrogate."""
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import rnn_cell_oracle
 
+from spd_jax.archs import Cells
+from spd_jax.errors import UserError
 from spd_jax.ledger import Evaluation
+from spd_jax.motif import Features, SearchSpace, Structure, Tokens
+from spd_jax.spaces.rnn_cell import VARIANTS, RnnCellSpace
+from spd_jax.spaces.sigmoid_slope import SigmoidSlopeSpace
 
 TARGET = (0, 3, 1, 1, 0, 2, 2, 0, 3, 1, 0, 0, 1, 2, 3, 0, 1, 1, 2, 0, 0, 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Abilities:
+    """A space and what it can do; the fields are called as those of `problems.Problem`."""
+
+    space: SearchSpace
+    features: Features
+    structure: Structure | None = None
+    tokens: Tokens | None = None
+
+
+def spaces() -> list[Abilities]:
+    """Return the spaces of the package."""
+    cells = [RnnCellSpace(variant) for variant in VARIANTS]
+    slopes = SigmoidSlopeSpace()
+    return [*(Abilities(space, space, space, space) for space in cells), Abilities(slopes, slopes)]
+
+
+def twin(space: SearchSpace, arch: Any, rng: np.random.Generator) -> Any:
+    """Return another spelling of the same motif where the space has any."""
+    if space.name.startswith("rnn_cell"):
+        return rnn_cell_oracle.renumbered(arch, rng)
+    return arch
 
 
 def closeness(cell):
@@ -39,8 +70,7 @@ class FreeTruth:
             self.sold.append(cell)
             score = self.score(cell)
             status = "ok" if np.isfinite(score) else "failed"
-            result = Evaluation(status, score, score - 100, (score,), 0.0)
-            self.ledger[cell, seed] = result
+            self.ledger[cell, seed] = Evaluation(status, score, score - 100, (score,))
         return self.ledger[cell, seed]
 
 
@@ -49,6 +79,7 @@ class Digits:
     """Numbers 0 .. size - 1, as arrays {"x": [M]}; a child of x and y is 1000 x + y."""
 
     size: int = 24
+    name: str = "digits"
 
     def sample(self, key, count):
         return {"x": jax.random.randint(key, (count,), 0, self.size)}
@@ -63,10 +94,17 @@ class Digits:
         return str(int(arch["x"]))
 
     def decode(self, text):
+        if not text.isdecimal():
+            raise UserError(f"{text!r} is no number: give digits")
         return {"x": np.int32(text)}
 
-    def canonical_hash(self, arch):
-        return self.encode(arch)
+    def canonical(self, arch):
+        return arch
+
+
+def digits(*numbers):
+    """Return numbers as cells of `Digits`."""
+    return Cells(tuple(map(str, numbers)), {"x": np.array(numbers, np.int32)})
 
 
 @dataclasses.dataclass

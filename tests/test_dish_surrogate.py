@@ -1,8 +1,7 @@
-"""DishSurrogate: the dish obeys the rivals' protocol, holds motifs out, and resumes."""
+"""DishSurrogate: the dish in the unit of the scores, its held-out motifs, steps and files."""
 
 import dataclasses
 import functools
-import inspect
 
 import jax
 import numpy as np
@@ -12,9 +11,8 @@ from spd_jax import dish, files
 from spd_jax.dish.config import DishConfig
 from spd_jax.errors import UserError
 from spd_jax.spaces import sigmoid_slope
-from spd_jax.surrogates import dish_surrogate, protocol
+from spd_jax.surrogates import dish_surrogate
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
-from spd_jax.surrogates.slope_mlp import SlopeMlp
 
 CONFIG = DishConfig(
     inner_steps=3,
@@ -51,51 +49,41 @@ def assert_same_bits(state, other):
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(raw(a), raw(b)), state, other)
 
 
-# The protocol
-
-
-@each_dish
-def test_the_dish_obeys_the_protocol(surrogate):
-    fitted = fit_once(surrogate)
-    for instance, contract in ((surrogate, protocol.Surrogate), (fitted, protocol.Fitted)):
-        for name in ("fit", "load") if contract is protocol.Surrogate else ("predict", "save"):
-            expected = list(inspect.signature(getattr(contract, name)).parameters)[1:]
-            found = inspect.signature(getattr(instance, name)).parameters
-            assert list(found)[: len(expected)] == expected
-            for extra in list(found.values())[len(expected) :]:  # callers need not know them
-                assert extra.kind is extra.KEYWORD_ONLY
-                assert extra.default is not extra.empty
-    predictions = fitted.predict(NEW)
-    assert type(predictions) is np.ndarray
-    assert predictions.shape == (13,)
-    assert np.issubdtype(predictions.dtype, np.floating)
-    assert np.isfinite(predictions).all()
-
-
 def test_the_surrogate_is_the_dish_itself():
     state = PLAIN.start(KEY)
     state, info = dish.fit(state, PLAIN.family, CONFIG, SLOPES, SCORES)
     fitted = fit_once(PLAIN)
     assert_same_bits(fitted.state, state)
     np.testing.assert_array_equal(fitted.info.loss, info.loss)
-    np.testing.assert_array_equal(
-        fitted.predict(NEW), dish.predict(state, PLAIN.family, CONFIG, NEW)
-    )
+    standardised = dish.predict(state, PLAIN.family, CONFIG, NEW).astype(float)
+    expected = SCORES.mean() + SCORES.std() * standardised
+    np.testing.assert_array_equal(fitted.predict(NEW), expected)
 
 
 @each_dish
-def test_scores_are_medians_in_standard_deviations_over_the_known_motifs(surrogate):
+def test_every_member_predicts_in_the_unit_of_the_scores(surrogate):
     members = fit_once(surrogate).predict(SLOPES, per_member=True)
     assert members.shape == (3, 8)
-    np.testing.assert_allclose(members.mean(axis=1), 0, atol=1e-3)
-    np.testing.assert_allclose(members.std(axis=1), 1, rtol=1e-3)
-    np.testing.assert_array_equal(fit_once(surrogate).predict(SLOPES), np.sort(members, axis=0)[1])
+    assert members.dtype == np.float64
+    np.testing.assert_allclose(members.mean(axis=1), SCORES.mean(), atol=1e-3 * SCORES.std())
+    np.testing.assert_allclose(members.std(axis=1), SCORES.std(), rtol=1e-3)
+    median = np.sort(members, axis=0)[1]
+    np.testing.assert_array_equal(fit_once(surrogate).predict(SLOPES), median)
 
 
-@each_dish
-def test_the_unit_of_the_scores_does_not_matter(surrogate):
-    other = surrogate.fit(KEY, SLOPES, 1000 * SCORES - 700)
-    np.testing.assert_allclose(other.predict(NEW), fit_once(surrogate).predict(NEW), atol=0.02)
+def test_a_member_that_diverges_fails_and_the_median_is_of_all(monkeypatch):
+    infinity = np.inf
+    standardised = np.array([[1, -infinity, 2], [0, 1, -infinity], [2, 2, -infinity]], np.float32)
+
+    def predict(*args, per_member, **options):
+        return standardised if per_member else np.median(standardised, axis=0)
+
+    monkeypatch.setattr(dish_surrogate.dish, "predict", predict)
+    fitted = dataclasses.replace(fit_once(PLAIN), mean=10.0, std=0.5)
+    members = fitted.predict(NEW[:3], per_member=True)
+    nan = np.nan
+    np.testing.assert_array_equal(members, [[10.5, nan, 11], [10, 10.5, nan], [11, 11, nan]])
+    np.testing.assert_array_equal(fitted.predict(NEW[:3]), [10.5, 10.5, nan])
 
 
 @each_dish
@@ -106,52 +94,31 @@ def test_the_same_key_gives_the_same_dish_and_another_key_another(surrogate):
 
 
 @each_dish
-def test_failed_motifs_are_never_used(surrogate):
-    slopes = np.concatenate([[np.nan, 5.0], SLOPES, [0.2]]).astype(np.float32)
-    scores = np.concatenate([[np.nan, np.inf], SCORES, [-np.inf]])
-    assert_same_bits(surrogate.fit(KEY, slopes, scores).state, fit_once(surrogate).state)
-
-
-@each_dish
 def test_equal_scores_give_finite_predictions(surrogate):
     fitted = surrogate.fit(KEY, SLOPES, np.full(8, 0.25))
     assert np.isfinite(fitted.predict(NEW)).all()
     assert np.isfinite(fitted.info.loss).all()
 
 
-@each_dish
-def test_too_few_scores_and_wrong_shapes_are_refused(surrogate):
-    with pytest.raises(UserError, match="1 of 3 scores are finite, but the surrogate needs"):
-        surrogate.fit(KEY, SLOPES[:3], [np.nan, 0.9, np.inf])
-    with pytest.raises(UserError, match="give one score per motif"):
-        surrogate.fit(KEY, SLOPES, SCORES[:-1])
-    with pytest.raises(UserError, match="give one score per motif"):
-        surrogate.fit(KEY, SLOPES, SCORES[:, None])
-
-
 # Files
 
 
-@each_dish
-def test_save_and_load_give_identical_predictions(surrogate, tmp_path):
-    fitted = fit_once(surrogate)
-    fitted.save(tmp_path / "folder" / "fitted.npz")
-    loaded = surrogate.load(tmp_path / "folder" / "fitted.npz")
+def test_a_file_keeps_the_state_and_the_unit_to_the_bit(tmp_path):
+    fitted = fit_once(PLAIN)
+    fitted.save(tmp_path / "fitted.npz")
+    loaded = PLAIN.load(tmp_path / "fitted.npz")
     assert_same_bits(loaded.state, fitted.state)
-    np.testing.assert_array_equal(loaded.predict(NEW), fitted.predict(NEW))
+    assert (loaded.mean, loaded.std) == (SCORES.mean(), SCORES.std())
+    assert loaded.info is None
     np.testing.assert_array_equal(
         loaded.predict(NEW, per_member=True), fitted.predict(NEW, per_member=True)
     )
-    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["fitted.npz"]
-    with np.load(tmp_path / "folder" / "fitted.npz", allow_pickle=False) as saved:
-        assert all(saved[name].dtype != object for name in saved.files)
 
 
-def test_a_file_needs_no_suffix(tmp_path):
-    fit_once(PLAIN).save(tmp_path / "no_suffix")
-    assert [path.name for path in tmp_path.iterdir()] == ["no_suffix"]
-    loaded = PLAIN.load(tmp_path / "no_suffix")
-    np.testing.assert_array_equal(loaded.predict(NEW), fit_once(PLAIN).predict(NEW))
+def test_a_bare_state_is_refused_for_it_has_no_unit(tmp_path):
+    files.save_pytree(tmp_path / "state.npz", fit_once(PLAIN).state)
+    with pytest.raises(UserError, match=r"state\.npz"):
+        PLAIN.load(tmp_path / "state.npz")
 
 
 def other_dish(**changes):
@@ -171,23 +138,8 @@ def other_dish(**changes):
 )
 def test_a_dish_of_another_shape_is_refused(loader, tmp_path):
     fit_once(PLAIN).save(tmp_path / "fitted.npz")
-    with pytest.raises(UserError, match=r"fitted\.npz (belongs to|cannot be read)"):
+    with pytest.raises(UserError, match=r"fitted\.npz: its state (belongs to|cannot be read)"):
         loader.load(tmp_path / "fitted.npz")
-
-
-def test_a_file_that_is_no_dish_is_refused(tmp_path):
-    path = tmp_path / "bad.npz"
-    with pytest.raises(UserError, match=r"bad\.npz"):
-        PLAIN.load(path)
-    path.write_bytes(b"PK\x03\x04 cut off")
-    with pytest.raises(UserError, match=r"bad\.npz cannot be read"):
-        PLAIN.load(path)
-    SlopeMlp(steps=1).fit(KEY, SLOPES, SCORES).save(path)
-    with pytest.raises(UserError, match=r"bad\.npz"):
-        PLAIN.load(path)
-    np.savez(path, fingerprint=np.array([{}], dtype=object))
-    with pytest.raises(UserError, match=r"bad\.npz cannot be read"):
-        PLAIN.load(path)
 
 
 # Held-out motifs
@@ -248,47 +200,30 @@ def test_three_motifs_cannot_be_split_in_two_and_two():
         DISHES["early-stopping"].fit(KEY, SLOPES[:3], SCORES[:3])
 
 
-# Resumption
-
-
-class KilledError(Exception):
-    """A run ends here."""
+# Long fits
 
 
 @each_dish
-def test_a_killed_fit_resumes_from_its_file_to_the_bit(surrogate, tmp_path):
+def test_a_step_says_how_far_the_fit_is(surrogate):
     steps = []
-    whole = surrogate.fit(
-        KEY, SLOPES, SCORES, on_step=lambda state, info: steps.append(int(state.step))
-    )
+    whole = surrogate.fit(KEY, SLOPES, SCORES, on_step=steps.append)
+    search = 5 if surrogate.held_out_share else 0
+    stop = int(whole.state.stop_step)
+    assert [step.done for step in steps] == list(range(1, search + stop + 1))
+    assert [step.total for step in steps] == [10] * search + [search + stop] * stop
+    assert [step.phase for step in steps] == ["early_stopping"] * search + ["fit"] * stop
+    np.testing.assert_array_equal([step.losses for step in steps], whole.info.loss)
     assert_same_bits(whole.state, fit_once(surrogate).state)
-    for kill in range(1, len(steps) + 1):
-        path = tmp_path / f"{kill}.npz"
-        calls = []
 
-        def on_step(state, info, path=path, calls=calls, kill=kill):
-            files.save_pytree(path, state)
-            calls.append(state)
-            if len(calls) == kill:
-                raise KilledError
 
-        with pytest.raises(KilledError):
-            surrogate.fit(KEY, SLOPES, SCORES, on_step=on_step)
-        state = files.load_pytree(path, surrogate.start(KEY))
-        rest = []
-        resumed = surrogate.fit(
-            KEY,
-            SLOPES,
-            SCORES,
-            state=state,
-            on_step=lambda state, info, rest=rest: rest.append(int(state.step)),
-        )
-        assert rest == steps[kill:]
+def test_resumed_state_has_the_bits_of_an_uninterrupted_one(tmp_path):
+    surrogate, steps = DISHES["early-stopping"], []
+    whole = surrogate.fit(KEY, SLOPES, SCORES, on_step=steps.append)
+    for step in steps:
+        files.save_pytree(tmp_path / "state.npz", step.state)
+        state = files.load_pytree(tmp_path / "state.npz", surrogate.start(KEY))
+        resumed = surrogate.fit(KEY, SLOPES, SCORES, state=state)
         assert_same_bits(resumed.state, whole.state)
-        np.testing.assert_array_equal(resumed.predict(NEW), whole.predict(NEW))
-    assert len(steps) == CONFIG.outer_steps + (
-        int(whole.state.stop_step) if surrogate.held_out_share else 0
-    )
 
 
 def test_a_larger_budget_extends_a_finished_fit():
@@ -299,7 +234,7 @@ def test_a_larger_budget_extends_a_finished_fit():
         SLOPES,
         SCORES,
         state=fit_once(PLAIN).state,
-        on_step=lambda state, info: steps.append(int(state.step)),
+        on_step=lambda step: steps.append(step.done),
     )
     assert steps == [6, 7]
     assert_same_bits(resumed.state, longer.fit(KEY, SLOPES, SCORES).state)

@@ -1,6 +1,6 @@
 """executors: order, deaths that cost one item, interrupts, nothing left running."""
 
-import concurrent.futures
+import contextlib
 import functools
 import multiprocessing
 import os
@@ -8,16 +8,23 @@ import pathlib
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
 
 from spd_jax.errors import UserError
 from spd_jax.ground_truth import executors
-from spd_jax.ground_truth.executors import ONE_THREAD, WorkerDied, run_all
+from spd_jax.ground_truth.executors import ONE_THREAD, TimeLimitExceeded, WorkerDied, run_all
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+
+
+def script(folder, program):
+    """Write a program; return its path."""
+    path = folder / "program.py"
+    path.write_text(program)
+    return str(path)
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +52,9 @@ def leave_a_mark(folder, item):
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "interrupted":  # by a Ctrl-C that is the parent's to heed
         os.kill(os.getpid(), signal.SIGINT)
+    if what == "hang":
+        signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))
+        time.sleep(600)
     if what == "slow":
         time.sleep(1.0)
     return name
@@ -58,23 +68,10 @@ def runs_of(folder):
     return {path.name: len(path.read_text().split()) for path in pathlib.Path(folder).iterdir()}
 
 
-def spawned_pool(size=1):
-    context = multiprocessing.get_context("spawn")
-    return concurrent.futures.ProcessPoolExecutor(size, mp_context=context)
+WAYS = {"here": {}, "workers": {"workers": 2}}
 
 
-FACTORIES = {
-    "serial": {},
-    "processes": {"workers": 2},
-    "threads": {
-        "workers": 3,
-        "executor_factory": functools.partial(concurrent.futures.ThreadPoolExecutor, 2),
-    },
-    "pool": {"executor_factory": spawned_pool},
-}
-
-
-@pytest.mark.parametrize("how", FACTORIES.values(), ids=FACTORIES)
+@pytest.mark.parametrize("how", WAYS.values(), ids=WAYS)
 def test_results_and_errors_come_in_order_of_submission(how):
     items = [5, 13, 2, 0, 13, 7]
     arrivals = []
@@ -97,7 +94,6 @@ def test_a_result_is_reported_on_arrival_though_an_earlier_item_still_runs(tmp_p
         functools.partial(leave_a_mark, str(tmp_path)),
         items,
         workers=2,
-        executor_factory=functools.partial(concurrent.futures.ThreadPoolExecutor, 1),
         on_arrival=lambda index, _: arrivals.append(index),
     )
     assert [index for index, _ in run] == [0, 1, 2]
@@ -114,26 +110,42 @@ def test_a_death_costs_its_own_item_alone(tmp_path):
     assert runs_of(tmp_path) == {"fatal": 3, "long": 1, "once": 2, "d": 1}
 
 
-def test_retries_can_be_none_and_any_pool_is_rebuilt(tmp_path):
+def test_retries_can_be_none(tmp_path):
     items = [("a", ""), ("b", "die"), ("c", "")]
-    outcomes = dict(
-        run_all(
-            functools.partial(leave_a_mark, str(tmp_path)),
-            items,
-            retries=0,
-            executor_factory=spawned_pool,
-        )
-    )
+    run = run_all(functools.partial(leave_a_mark, str(tmp_path)), items, workers=1, retries=0)
+    outcomes = dict(run)
     assert (outcomes[0], outcomes[2]) == ("a", "c")
     assert isinstance(outcomes[1], WorkerDied)
     assert runs_of(tmp_path) == {"a": 1, "b": 1, "c": 1}
 
 
+def test_an_item_over_its_time_is_given_up_and_its_worker_replaced(tmp_path):
+    items = [("hangs", "hang"), ("a", ""), ("b", ""), ("c", "")]
+    began = time.monotonic()
+    run = run_all(functools.partial(leave_a_mark, str(tmp_path)), items, workers=2, time_limit=1.5)
+    outcomes = dict(run)
+    assert [outcomes[i] for i in (1, 2, 3)] == ["a", "b", "c"]
+    assert isinstance(outcomes[0], TimeLimitExceeded)
+    assert str(outcomes[0]) == "over the time limit of 1.5 s"
+    assert runs_of(tmp_path) == {"hangs": 1, "a": 1, "b": 1, "c": 1}  # not tried again
+    assert time.monotonic() - began < 30
+    # With one worker, the others wait for the one that takes its place.
+    run_one = functools.partial(leave_a_mark, str(tmp_path))
+    assert dict(run_all(run_one, items[:2], workers=1, time_limit=1))[1] == "a"
+
+
+@pytest.mark.parametrize("limits", [{"time_limit": 1}, {"time_limit": 0, "workers": 1}])
+def test_a_time_limit_that_cannot_be_kept_is_refused(limits):
+    with pytest.raises(UserError, match="give a positive number of seconds and at least one"):
+        list(run_all(square, [1], **limits))
+
+
 def test_a_worker_is_spawned_with_one_thread(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    before = dict(os.environ)
     ((_, flags),) = run_all(surroundings, [0], workers=1)
     assert flags == f"--xla_cpu_enable_fast_math=false {ONE_THREAD}"
-    assert os.environ["XLA_FLAGS"] == "--xla_cpu_enable_fast_math=false"
+    assert dict(os.environ) == before
 
 
 def cache_folder(_):
@@ -152,11 +164,16 @@ def test_a_worker_compiles_into_the_cache_of_this_process():
 
 def test_a_worker_that_cannot_load_its_work_is_the_users_error(monkeypatch):
     message = "a worker cannot start, or cannot load .* module that can be imported"
-    with pytest.raises(UserError, match=message):
-        list(run_all(lambda x: x, [1, 2], workers=1))
     monkeypatch.setattr(sys.modules[__name__], "late", late_maker(), raising=False)
-    with pytest.raises(UserError, match=message):
-        list(run_all(late, [1, 2], workers=1))  # noqa: F821 - a name that only this process has
+    for function in (late, Unpicklable()):  # noqa: F821 - a name of this process alone
+        with pytest.raises(UserError, match=message) as caught:
+            list(run_all(function, [1, 2], workers=1))
+        assert "\n" not in str(caught.value)
+
+
+class Unpicklable:
+    def __reduce__(self):
+        raise TypeError("not to be\npickled")
 
 
 def late_maker():
@@ -181,12 +198,69 @@ def test_leaving_early_ends_the_workers():
     run.close()
     assert time.monotonic() - began < 30
     assert set(multiprocessing.active_children()) <= before
-    assert not [t for t in threading.enumerate() if "ExecutorManager" in type(t).__name__]
+
+
+LISTENER = """
+import pathlib
+from spd_jax.ground_truth.executors import run_all
+import test_executors
+if __name__ == "__main__":
+    for result in run_all(test_executors.listening, [0, 0], workers=2):
+        print(result)
+"""
+
+
+def listening(_):
+    """Return the addresses on which this process and its parent listen for connections."""
+    import psutil
+
+    processes = psutil.Process(), psutil.Process().parent()
+    found = [c for p in processes for c in p.net_connections() if c.status == psutil.CONN_LISTEN]
+    return sorted({c.laddr.ip for c in found})
+
+
+def test_workers_listen_to_this_computer_alone_and_print_nothing(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", script(tmp_path, LISTENER)],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr) == ("(0, ['127.0.0.1'])\n(1, ['127.0.0.1'])\n", "")
+
+
+def test_a_program_that_a_worker_cannot_import_is_the_users_error(tmp_path):
+    """Without `if __name__ == "__main__":` a worker would begin the whole program anew."""
+    program = LISTENER.replace('if __name__ == "__main__":', "if True:")
+    done = subprocess.run(
+        [sys.executable, script(tmp_path, program)],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "UserError: a worker cannot start" in done.stderr.splitlines()[-1]
+
+
+def test_without_dask_the_sentence_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(UserError, match="install it with `pip install distributed`"):
+        list(run_all(square, [1], workers=1))
+    assert list(run_all(square, [3])) == [(0, 9)]
+
+
+def test_dask_is_imported_only_for_workers():
+    program = (
+        "import sys; from spd_jax.ground_truth import executors, purchase\n"
+        "assert list(executors.run_all(abs, [-1])) == [(0, 1)]\n"
+        "assert not {'dask', 'distributed', 'tornado'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, check=True)
 
 
 SLEEPERS = """
-import time, sys
-from spd_jax.ground_truth import executors
 from spd_jax.ground_truth.executors import run_all
 import test_executors
 if __name__ == "__main__":
@@ -207,15 +281,23 @@ def alive(pid):
         return False
 
 
+def group(pgid):
+    """Return the living processes of a group."""
+    found = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if os.getpgid(int(pid)) == pgid and alive(pid):
+                found.add(pid)
+    return found
+
+
 @pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="needs /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_their_parent(number, tmp_path):
     """Ctrl-C as a terminal sends it, to the whole group; kill -9 to the parent alone."""
-    script = tmp_path / "sleepers.py"
-    script.write_text(SLEEPERS)
     process = subprocess.Popen(
-        [sys.executable, str(script)],
-        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+        [sys.executable, script(tmp_path, SLEEPERS)],
+        env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -233,5 +315,8 @@ def test_workers_end_with_their_parent(number, tmp_path):
         time.sleep(0.05)
     assert not any(alive(pid) for pid in workers)
     assert time.monotonic() - began < 10
+    while group(process.pid) and time.monotonic() - began < 30:  # nor what started the workers
+        time.sleep(0.05)
+    assert not group(process.pid)
     if number == signal.SIGINT:
         assert errors.count("KeyboardInterrupt") == 1  # the parent's own, none of the workers'

@@ -1,8 +1,13 @@
 """files: whole or not at all."""
 
+import errno
 import json
 import os
+import resource
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from spd_jax import files
@@ -49,6 +54,164 @@ def test_a_folder_that_cannot_be_made_is_the_users_error(tmp_path):
     with pytest.raises(UserError, match=r"cannot write in .*file.*: give a folder"):
         files.write_text(tmp_path / "file" / "note.txt", "text")
 
+
+def test_a_link_at_the_temporary_name_is_not_followed(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    for name in (".a.partial.txt", ".b.partial.npz"):
+        (tmp_path / name).symlink_to(victim)
+    files.write_text(tmp_path / "a.txt", "text")
+    files.save_arrays(tmp_path / "b.npz", {"x": 1}, kind="k")
+    assert victim.read_text() == "precious"
+    assert not (tmp_path / "a.txt").is_symlink()
+    assert (tmp_path / "a.txt").read_text() == "text"
+    assert sorted(os.listdir(tmp_path)) == ["a.txt", "b.npz", "victim"]
+
+
+@pytest.fixture
+def small_disk():
+    """Let no file grow beyond 1 kB."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+WRITERS = {
+    "text": lambda path: files.write_text(path, "x" * 100_000),
+    "arrays": lambda path: files.save_arrays(path, {"x": np.ones(10_000)}, kind="k"),
+    "csv": lambda path: files.write_csv(path, {}, ["a"], [["x" * 100_000]]),
+}
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+@pytest.mark.usefixtures("small_disk")
+def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(tmp_path, write):
+    path = tmp_path / "file.npz"
+    path.write_text("old")
+    with pytest.raises(UserError, match=r"file\.npz cannot be written \(.+\): make room"):
+        write(path)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file.npz"]
+
+
+def test_a_disk_without_space_is_named(tmp_path):
+    def write():
+        with files.atomic_path(tmp_path / "a"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(UserError, match=r"a cannot be written \(No space left on device\)"):
+        write()
+
+
+# Arrays
+
+ARRAYS = {
+    "whole": np.arange(3),
+    "real": np.array([[0.1, np.nan]], np.float32),
+    "text": np.array("é"),
+}
+
+
+def test_arrays_are_read_back_to_the_bit(tmp_path):
+    path = tmp_path / "new" / "a.npz"
+    files.save_arrays(path, ARRAYS | {"list": [1.5, 2.5]}, kind="mine")
+    read = files.load_arrays(path, kind="mine")
+    assert list(read) == [*ARRAYS, "list"]
+    for name, array in ARRAYS.items():
+        assert read[name].dtype == array.dtype
+        np.testing.assert_array_equal(read[name], array)
+    assert read["list"].tolist() == [1.5, 2.5]
+
+
+def test_arrays_of_another_kind_and_missing_files_are_refused(tmp_path):
+    files.save_arrays(tmp_path / "a.npz", ARRAYS, kind="mine")
+    with pytest.raises(UserError, match=r"a\.npz is of 'mine', not of 'yours': give another"):
+        files.load_arrays(tmp_path / "a.npz", kind="yours")
+    with pytest.raises(UserError, match=r"b\.npz is missing: give the path of a saved file"):
+        files.load_arrays(tmp_path / "b.npz", kind="mine")
+    np.savez(tmp_path / "c.npz", x=np.ones(2))
+    np.savez(tmp_path / "d.npz", kind="mine", x=np.array([{}], dtype=object))
+    for name in ("c.npz", "d.npz", "."):
+        with pytest.raises(UserError, match=r"cannot be read \(.+\): delete it"):
+            files.load_arrays(tmp_path / name, kind="mine")
+
+
+def test_every_damaged_file_is_one_sentence_or_read_unharmed(tmp_path):
+    path = tmp_path / "a.npz"
+    files.save_arrays(path, ARRAYS, kind="mine")
+    whole = path.read_bytes()
+    damaged = [whole[:cut] for cut in range(len(whole))]
+    for place in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << place % 8
+        damaged.append(bytes(flipped))
+    refusals = []
+    for content in damaged:
+        path.write_bytes(content)
+        try:
+            read = files.load_arrays(path, kind="mine")
+        except UserError as error:
+            refusals.append(str(error))
+        else:  # the byte was of no consequence: a date, for example
+            jax.tree.map(np.testing.assert_array_equal, read, ARRAYS)
+    assert len(refusals) > 0.8 * len(damaged)
+    assert not any("\n" in refusal for refusal in refusals)
+
+
+# Pytrees
+
+TREE = {"w": np.ones((2, 3), np.float32), "n": np.int32(3), "key": jax.random.key(7)}
+
+
+def assert_same_tree(tree, other):
+    def plain(leaf):
+        return np.asarray(jax.random.key_data(leaf) if leaf is tree["key"] else leaf)
+
+    assert jax.tree.structure(tree) == jax.tree.structure(other)
+    assert jnp.issubdtype(other["key"].dtype, jax.dtypes.prng_key)
+    np.testing.assert_array_equal(*(jax.random.key_data(t["key"]) for t in (tree, other)))
+    for name in ("w", "n"):
+        assert other[name].dtype == tree[name].dtype
+        np.testing.assert_array_equal(other[name], plain(tree[name]))
+
+
+def test_a_pytree_is_read_back_to_the_bit(tmp_path):
+    files.save_pytree(tmp_path / "a.npz", TREE, "mine")
+    like = {"w": np.zeros((2, 3), np.float32), "n": 0, "key": jax.random.key(0)}
+    assert_same_tree(TREE, files.load_pytree(tmp_path / "a.npz", like, "mine"))
+
+
+def test_a_pytree_that_an_earlier_version_wrote_is_read(tmp_path):
+    leaves = [np.asarray(jax.random.key_data(TREE["key"])), np.asarray(3, np.int32), TREE["w"]]
+    arrays = {f"leaf{i}": leaf for i, leaf in enumerate(leaves)}
+    np.savez(tmp_path / "a.npz", fingerprint=np.asarray("mine"), **arrays)
+    assert_same_tree(TREE, files.load_pytree(tmp_path / "a.npz", TREE, "mine"))
+
+
+@pytest.mark.parametrize(
+    ("like", "fingerprint"),
+    [
+        (TREE, "yours"),
+        (TREE | {"more": 1}, "mine"),
+        ({"w": TREE["w"], "n": 3}, "mine"),
+        (TREE | {"w": np.ones((3, 2), np.float32)}, "mine"),
+        (TREE | {"w": np.ones((2, 3), np.int32)}, "mine"),
+    ],
+)
+def test_a_pytree_of_something_else_is_refused(tmp_path, like, fingerprint):
+    files.save_pytree(tmp_path / "a.npz", TREE, "mine")
+    with pytest.raises(UserError, match="belongs to another run or other settings"):
+        files.load_pytree(tmp_path / "a.npz", like, fingerprint)
+
+
+def test_texts_in_place_of_numbers_are_refused(tmp_path):
+    files.save_arrays(tmp_path / "a.npz", {"leaf0": np.array(["a", "b"])}, kind="")
+    with pytest.raises(UserError, match="belongs to another run or other settings"):
+        files.load_pytree(tmp_path / "a.npz", np.zeros(2))
+
+
+# Tables
 
 ROWS = [
     ["a,b", 0.1, 3, ""],

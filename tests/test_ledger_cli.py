@@ -1,4 +1,4 @@
-"""python -m spd_jax.ledger: list, export, merge, and mistakes in one sentence."""
+"""python -m spd_jax.ledger: list, export, merge, retry, and mistakes in one sentence."""
 
 import dataclasses
 import math
@@ -10,9 +10,9 @@ import sys
 import numpy as np
 import pytest
 
-from spd_jax.ledger import Evaluation, EvaluationKey, Ledger
+from spd_jax import files
+from spd_jax.ledger import Evaluation, EvaluationKey, Ledger, table
 from spd_jax.ledger import __main__ as ledger_cli
-from spd_jax.ledger import table as cell_table
 
 KEY = EvaluationKey("nao", "0 1 0 1", "f00d", 0, 3)
 GOOD = Evaluation("ok", -1.25, -1.5, (-3.0, -2.0, -1.25), 2.5)
@@ -44,18 +44,32 @@ def test_list_prints_a_line_per_evaluation(two, capsys):
     assert rows[0]["score"] == "-1.25000"
     assert rows[1]["score"] == "nan"
     assert rows[1]["error"] == "ValueError: no"
+    assert [row["parent"] for row in rows] == ["", ""]
     assert lines[-1] == "# 2 evaluations, 1 failed, 3.0 seconds"
     assert run(capsys, "list", two / "a", "--task=beef").count("\n") == 3
     assert run(capsys, "list", two / "a", "--status=ok", "--seed=1").count("\n") == 2
 
 
+def test_what_could_steer_a_terminal_is_printed_as_escapes(two, capsys):
+    evil = "\x1b]0;owned\x07\u202e\x9b2J\r\t\N{GREEK SMALL LETTER ALPHA}"
+    names = dict.fromkeys(("space", "cell", "task", "parent"), evil)
+    with Ledger(two / "a") as ledger:
+        ledger.put(KEY._replace(**names), dataclasses.replace(BAD, error=evil, unit=evil))
+    with Ledger(two / "b") as ledger:
+        ledger.put(KEY._replace(**names), GOOD)
+    shown = run(capsys, "list", two / "a") + run(capsys, "merge", two / "a", two / "b")
+    assert all(char.isprintable() or char in "\t\n" for char in shown)
+    assert "\\x1b]0;owned\\x07\\u202e\\x9b2J\\r\\t\N{GREEK SMALL LETTER ALPHA}" in shown
+    assert len({line.count("\t") for line in shown.splitlines()[:4]}) == 1
+
+
 def test_export_writes_the_rows_that_are_asked_for(two, capsys):
     assert run(capsys, "export", two / "a", "--csv", two / "t.csv").startswith("2 evaluations")
     with Ledger(two / "a", read_only=True) as ledger:
-        assert cell_table.read(two / "t.csv") == list(ledger.items())
+        assert table.read(two / "t.csv") == list(ledger.items())
     run(capsys, "export", two / "b", "--csv", two / "t.csv", "--space=enas")
-    assert cell_table.read(two / "t.csv") == [(KEY._replace(space="enas"), GOOD)]
-    assert cell_table.read_comments(two / "t.csv")["command"].endswith("ledger export b")
+    assert table.read(two / "t.csv") == [(KEY._replace(space="enas"), GOOD)]
+    assert files.read_csv(two / "t.csv")[0]["command"].endswith("ledger export b")
 
 
 def test_export_never_writes_over_a_ledger_or_a_folder(two, capsys):
@@ -71,7 +85,7 @@ def test_export_never_writes_over_a_ledger_or_a_folder(two, capsys):
 
 def test_retry_forgets_what_failed_and_nothing_else(two, capsys):
     assert run(capsys, "retry", two / "a", "--task=f00d").startswith("0 failed evaluations")
-    assert run(capsys, "retry", two / "a").startswith("1 failed evaluations")
+    assert run(capsys, "retry", two / "a").startswith("1 failed evaluation forgotten: ")
     with Ledger(two / "a") as ledger:
         assert list(ledger.items()) == [(KEY, GOOD)]
         ledger.put(KEY._replace(task="beef"), GOOD)
@@ -85,9 +99,11 @@ def test_retry_forgets_what_failed_and_nothing_else(two, capsys):
 def test_merge_says_what_was_added_and_what_differs(two, capsys):
     lines = run(capsys, "merge", two / "new", two / "a", two / "b").splitlines()
     assert lines[0].endswith("/a: 2 evaluations added, 0 were there")
-    assert lines[1].endswith("/b: 1 evaluations added, 1 were there")
-    assert "b: 1 evaluations have another score in" in lines[2]
-    assert lines[2].endswith("which stays (the first: nao '0 1 0 1', task f00d, seed 0, budget 3)")
+    assert lines[1].endswith("/b: 1 evaluation added, 1 was there")
+    assert "b: 1 evaluation has another score in" in lines[2]
+    assert lines[2].endswith(
+        "which stays (the first: space 'nao', cell '0 1 0 1', task 'f00d', seed 0, budget 3)"
+    )
     assert len(lines) == 3
     with Ledger(two / "new", read_only=True) as ledger:
         assert ledger.get(KEY) == GOOD
@@ -120,6 +136,8 @@ def test_a_mistake_on_the_command_line_is_one_sentence(two):
         (["export", "none", "--csv", "t.csv"], r"error: .*none is missing"),
         (["retry", "none"], r"error: .*none is missing"),
         (["export", "a", "--csv", "text/t.csv"], r"error: cannot write in text"),
+        (["upgrade", "none", "t.csv"], r"error: none is missing"),
+        (["upgrade", "text", "a"], r"error: a is a ledger, which stays: give another file"),
         (["merge", "text/c", "a"], r"error: .*text/c cannot be read or written"),
     ],
 )

@@ -1,6 +1,7 @@
-"""cell_table: CSV that other programs read, equal to the bit when read back."""
+"""ledger.table: CSV that other programs read, equal to the bit when read back."""
 
 import csv
+import dataclasses
 import math
 import os
 import struct
@@ -9,67 +10,76 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spd_jax import files
 from spd_jax.errors import UserError
-from spd_jax.ledger import Evaluation, EvaluationKey
-from spd_jax.ledger import table as cell_table
+from spd_jax.ledger import Evaluation, EvaluationKey, table
 
 KEY = EvaluationKey("nao", "0 1 0 1", "f00d", 0, 3)
 GOOD = Evaluation("ok", -1.25, -1.5, (-3.0, -2.0, -1.25), 2.5)
 BAD = Evaluation("failed", math.nan, math.nan, (), 0.5, 'Traceback\r\n  # "a", b\\n\nError: no')
-HEADER = "space,cell,task,seed,epochs,valid_nll,test_nll,seconds,status,curve,error"
-ROW = "nao,0 1,f00d,0,3,1.25,1.5,2.5,ok,3.0 2.0 1.25,"
+HEADER = ",".join(table.COLUMNS)
+ROW = "nao,0 1,f00d,0,3,,ok,-1.25,-1.5,,-3.0 -2.0 -1.25,2.5,,"
 FLOATS = st.floats(allow_infinity=True)
 
 
 def bits(evaluation):
     numbers = (evaluation.score, evaluation.test_score, evaluation.seconds, *evaluation.curve)
     numbers = [math.nan if math.isnan(x) else x for x in numbers]
-    return evaluation.status, evaluation.error, struct.pack(f"{len(numbers)}d", *numbers)
+    texts = (evaluation.status, evaluation.error, evaluation.unit, repr(evaluation.info))
+    return *texts, struct.pack(f"{len(numbers)}d", *numbers)
 
 
 def test_the_file_is_what_the_contract_says(tmp_path):
     path = tmp_path / "new" / "t.csv"
-    comments = {"command": "python -m x", "settings": "two\nlines", "cells": 2}
-    cell_table.write(path, [(KEY, GOOD), (KEY._replace(seed=1), BAD)], comments)
+    child = KEY._replace(seed=1, parent="0 0 0 0")
+    good = dataclasses.replace(GOOD, unit="accuracy", info={"loss": 0.1, "bad": math.nan})
+    table.write(path, [(KEY, good), (child, BAD)], {"command": "python -m x", "cells": 2})
     assert path.read_bytes().decode().split("\n") == [
         "# command: python -m x",
-        "# settings: two lines",
         "# cells: 2",
-        HEADER,
-        "nao,0 1 0 1,f00d,0,3,1.25,1.5,2.5,ok,3.0 2.0 1.25,",
-        'nao,0 1 0 1,f00d,1,3,,,0.5,failed,,"Traceback\\r\\n  # ""a"", b\\\\n\\nError: no"',
+        "space,cell,task,seed,budget,parent,status,score,test_score,unit,curve,seconds,info,error",
+        "nao,0 1 0 1,f00d,0,3,,ok,-1.25,-1.5,accuracy,-3.0 -2.0 -1.25,2.5,"
+        '"{""loss"": 0.1, ""bad"": null}",',
+        "nao,0 1 0 1,f00d,1,3,0 0 0 0,failed,,,,,0.5,,"
+        '"Traceback\\r\\n  # ""a"", b\\\\n\\nError: no"',
         "",
     ]
-    assert cell_table.read(path) == [(KEY, GOOD), (KEY._replace(seed=1), BAD)]
-    assert cell_table.read_comments(path) == comments | {"settings": "two lines", "cells": "2"}
+    assert table.read(path) == [(KEY, good), (child, BAD)]
+    assert files.read_csv(path)[0] == {"command": "python -m x", "cells": "2"}
 
 
-EVALUATIONS = st.builds(
-    Evaluation,
-    st.just("failed"),
-    FLOATS,
-    FLOATS,
-    st.lists(FLOATS, max_size=3).map(tuple),
-    FLOATS,
-    st.text(),
-) | st.builds(
-    Evaluation,
-    st.just("ok"),
-    st.floats(allow_nan=False),
-    FLOATS,
-    st.lists(FLOATS, max_size=3).map(tuple),
-    FLOATS,
+TEXTS = st.text(max_size=8) | st.sampled_from(
+    ["#", "# a: b", "\\n", "\n", "\r\n", "a,b", '"', " ", "'", "''", "'=1", "''@", "'a"]
 )
-TEXTS = st.text(max_size=8) | st.sampled_from(["#", "# a: b", "\\n", "\n", "\r\n", "a,b", '"', " "])
-KEYS = st.builds(EvaluationKey, TEXTS, TEXTS, TEXTS, st.integers(), st.integers(3, 99))
+FORMULAS = st.builds(
+    "{}{}{}{}".format,
+    st.sampled_from(["", "'", "''", "\t", "' "]),
+    st.sampled_from(["", "\t", " ", "\r\n"]),
+    st.sampled_from("=+-@"),
+    st.text(max_size=5),
+)
+FREE = TEXTS | FORMULAS
+REST = (
+    FLOATS,
+    st.lists(FLOATS, max_size=3).map(tuple),
+    FLOATS,
+    FREE,
+    FREE,
+    st.dictionaries(FREE, st.none() | st.integers() | FLOATS | FREE, max_size=2),
+)
+EVALUATIONS = st.builds(Evaluation, st.just("failed"), FLOATS, *REST) | st.builds(
+    Evaluation, st.just("ok"), st.floats(allow_nan=False, allow_infinity=False), *REST
+)
+WHOLE = st.integers(-(2**63), 2**63 - 1)
+KEYS = st.builds(EvaluationKey, FREE, FREE, FREE, WHOLE, st.integers(3, 99), FREE)
 
 
 @given(items=st.dictionaries(KEYS, EVALUATIONS, max_size=5))
 @settings(max_examples=150, deadline=None)
 def test_what_is_read_is_what_was_written(tmp_path_factory, items):
     path = tmp_path_factory.getbasetemp() / "round.csv"
-    cell_table.write(path, items.items(), {"from": "a test"})
-    found = cell_table.read(path)
+    table.write(path, items.items(), {"from": "a test"})
+    found = table.read(path)
     assert [key for key, _ in found] == list(items)
     assert [bits(x) for _, x in found] == [bits(x) for x in items.values()]
     with open(path, encoding="utf-8", newline="") as stream:  # as another program reads it
@@ -77,14 +87,29 @@ def test_what_is_read_is_what_was_written(tmp_path_factory, items):
         rows = list(csv.DictReader(stream))
     assert [int(row["seed"]) for row in rows] == [key.seed for key in items]
     for row, evaluation in zip(rows, items.values(), strict=True):
-        nll = float(row["valid_nll"] or "nan")
-        assert nll == -evaluation.score or (math.isnan(nll) and math.isnan(evaluation.score))
+        score = float(row["score"] or "nan")
+        assert score == evaluation.score or (math.isnan(score) and math.isnan(evaluation.score))
+        for name in ("space", "cell", "task", "parent", "unit", "error"):  # none is a formula
+            assert row[name].lstrip()[:1] not in tuple("=+-@")
+
+
+def test_a_table_from_elsewhere_needs_cells_and_scores_alone(tmp_path):
+    (tmp_path / "t.csv").write_text("score,cell\n0.5,-1 2\n-1e-3,b\n")
+    assert table.read(tmp_path / "t.csv") == [
+        (EvaluationKey("", "-1 2", "", 0, 1), Evaluation("ok", 0.5)),
+        (EvaluationKey("", "b", "", 0, 1), Evaluation("ok", -0.001)),
+    ]
+    (tmp_path / "t.csv").write_text("cell,score,seed\na,0.5,7\na,0.25,8\n")
+    assert [(key.seed, x.score) for key, x in table.read(tmp_path / "t.csv")] == [
+        (7, 0.5),
+        (8, 0.25),
+    ]
 
 
 def test_an_empty_table_is_a_table(tmp_path):
-    cell_table.write(tmp_path / "t.csv", [], {})
-    assert cell_table.read(tmp_path / "t.csv") == []
-    assert cell_table.read_comments(tmp_path / "t.csv") == {}
+    table.write(tmp_path / "t.csv", [], {})
+    assert table.read(tmp_path / "t.csv") == []
+    assert files.read_csv(tmp_path / "t.csv")[0] == {}
 
 
 def test_other_columns_orders_line_ends_and_marks_are_read(tmp_path):
@@ -93,28 +118,37 @@ def test_other_columns_orders_line_ends_and_marks_are_read(tmp_path):
     values = ["mine", *reversed(ROW.split(","))]
     text = f"\n# a: b\n\n{','.join(names)}\n{','.join(values)}\n\n"
     path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
-    assert cell_table.read(path) == [(KEY._replace(cell="0 1"), GOOD)]
-    path.write_bytes(f"# a: b\n{HEADER}\n{ROW}".encode())
-    assert cell_table.read_comments(path) == {"a": "b"}
-    assert cell_table.read(path) == [(KEY._replace(cell="0 1"), GOOD)]
+    assert table.read(path) == [(KEY._replace(cell="0 1"), GOOD)]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"t\.csv needs one column named 'space': give a table with the columns space, cell"),
-        ("slope,accuracy\n1,2\n", "needs one column named 'space'"),
-        (HEADER.replace("curve", "cell"), "needs one column named 'cell'"),
+        ("slope,accuracy\n1,2\n", r"t\.csv needs one column named 'cell': give a table with the"),
+        (
+            "cell,valid_nll\na,2\n",
+            "needs one column named 'score'.*python -m spd_jax.ledger upgrade",
+        ),
+        (f"{HEADER},cell\n{ROW},\n", "has two columns named 'cell'"),
         (f"# a\n{HEADER}\n{ROW}\n{ROW}\n", r"t\.csv, line 4: this cell, .* there twice: drop one"),
-        (f"{HEADER}\n{ROW},1\n", r"t\.csv, line 2: 12 values for 11 columns"),
-        (f"{HEADER}\n{ROW[:-1]}\n", "line 2: 10 values for 11 columns"),
+        (f"{HEADER}\n{ROW},1\n", r"t\.csv, line 2: 15 values for 14 columns"),
+        (f"{HEADER}\n{ROW[:-1]}\n", "line 2: 13 values for 14 columns"),
         (f"{HEADER}\n{ROW.replace(',0,3', ',0.5,3')}\n", r"line 2: seed is '0\.5': give a whole"),
-        (f"{HEADER}\n{ROW.replace(',0,3', ',0,x')}\n", "line 2: epochs is 'x': give a whole"),
-        (f"{HEADER}\n{ROW.replace(',0,3', ',0,2')}\n", "curve has 3 values for 2 epochs"),
-        (f"{HEADER}\n{ROW.replace('1.5', 'one')}\n", "test_nll is 'one': give a number"),
-        (f"{HEADER}\n{ROW.replace('2.0', 'two')}\n", "curve is 'two': give a number"),
+        (
+            f"{HEADER}\n{ROW.replace(',0,3', f',{2**63},3')}\n",
+            "line 2: seed is 9223372036854775808",
+        ),
+        (f"{HEADER}\n{ROW.replace(',0,3', ',0,x')}\n", "line 2: budget is 'x': give a whole"),
+        (f"{HEADER}\n{ROW.replace(',0,3', ',0,-3')}\n", "line 2: budget is -3: give a whole"),
+        (f"{HEADER}\n{ROW.replace(',0,3', ',0,2')}\n", "curve has 3 values for a budget of 2"),
+        (f"{HEADER}\n{ROW.replace('-1.5', 'one')}\n", "test_score is 'one': give a number"),
+        (f"{HEADER}\n{ROW.replace('-2.0', 'two')}\n", "curve is 'two': give a number"),
         (f"{HEADER}\n{ROW.replace('ok', 'OK')}\n", "status is 'OK': give one of ok, failed"),
-        (f"{HEADER}\n{ROW.replace(',1.25,', ',,')}\n", "valid_nll is missing, but the status is"),
+        (f"{HEADER}\n{ROW.replace(',-1.25,', ',,')}\n", "score is nan, but the status is ok"),
+        (f"{HEADER}\n{ROW[:-1]}[],\n", r"info is '\[\]': give a JSON object"),
+        (f"{HEADER}\n{ROW[:-1]}{{a: 1}},\n", r"info is '\{a: 1\}': give a JSON object"),
+        (f"{HEADER}\n{ROW[:-1]}{'[' * 99999},\n", r"info is '\[+': give a JSON object"),
+        ("cell,score\na,inf\n", "line 2: score is inf, but the status is ok: give a finite"),
         (f'{HEADER}\n"{ROW}\n', "line 2: unexpected end of data: give plain comma-separated"),
     ],
 )
@@ -122,31 +156,30 @@ def test_a_wrong_table_is_one_sentence(text, message, tmp_path):
     path = tmp_path / "t.csv"
     path.write_text(text)
     with pytest.raises(UserError, match=message) as caught:
-        cell_table.read(path)
+        table.read(path)
     assert "\n" not in str(caught.value)
 
 
 def test_files_that_cannot_be_read_or_written(tmp_path):
-    with pytest.raises(UserError, match=r"none is missing: give the path of a table"):
-        cell_table.read(tmp_path / "none")
+    with pytest.raises(UserError, match=r"none is missing: give the path of a CSV file"):
+        table.read(tmp_path / "none")
     with pytest.raises(UserError, match="cannot be read"):
-        cell_table.read(tmp_path)
+        table.read(tmp_path)
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
-    for reader in (cell_table.read, cell_table.read_comments):
-        with pytest.raises(UserError, match=r"bytes cannot be read .*: give a CSV file in UTF-8"):
-            reader(tmp_path / "bytes")
+    with pytest.raises(UserError, match=r"bytes cannot be read .*: give a CSV file in UTF-8"):
+        table.read(tmp_path / "bytes")
     with pytest.raises(UserError, match="cannot write in"):
-        cell_table.write(tmp_path / "bytes" / "t.csv", [], {})
+        table.write(tmp_path / "bytes" / "t.csv", [], {})
 
 
 def test_a_write_that_fails_leaves_the_old_table(tmp_path):
-    cell_table.write(tmp_path / "t.csv", [(KEY, GOOD)], {})
+    table.write(tmp_path / "t.csv", [(KEY, GOOD)], {})
 
     def items():
         yield KEY, BAD
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cell_table.write(tmp_path / "t.csv", items(), {})
-    assert cell_table.read(tmp_path / "t.csv") == [(KEY, GOOD)]
+        table.write(tmp_path / "t.csv", items(), {})
+    assert table.read(tmp_path / "t.csv") == [(KEY, GOOD)]
     assert os.listdir(tmp_path) == ["t.csv"]

@@ -1,23 +1,37 @@
-"""ground_truth.tabular: a hand-written table, and every mistake in one by its message."""
+"""ground_truth.lookup: tables of any space as arrays, and a task that answers from one."""
 
+import dataclasses
+import inspect
 import math
+import pickle
+import shutil
 
 import numpy as np
 import pytest
 
+from spd_jax import metrics
 from spd_jax.errors import UserError
-from spd_jax.ground_truth import lookup as tabular
-from spd_jax.trainers import mlp_classifier
+from spd_jax.ground_truth import lookup
+from spd_jax.ground_truth.task import BatchTask
+from spd_jax.ledger import Evaluation, EvaluationKey, table
+from spd_jax.spaces.rnn_cell import RnnCellSpace
+from spd_jax.spaces.sigmoid_slope import SigmoidSlopeSpace
 
+SLOPES, CELLS = SigmoidSlopeSpace(), RnnCellSpace("enas_mean")
+SHIPPED = {  # space, motifs, budget, seeds of the ceiling, motifs of the ceiling, the ceiling
+    "mnist_sigmoid_slope": (SLOPES, 60, 50, 2, 60, 0.903954802259887),
+    "fashion_mnist_sigmoid_slope": (SLOPES, 60, 50, 1, 60, None),
+    "rnn_cell_ptb_small": (CELLS, 60, 3, 2, 20, 0.7473684210526316),
+    "rnn_cell_ptb_tiny": (CELLS, 500, 4, 3, 100, 0.8995286195286196),
+    "rnn_cell_ptb_tiny_tuning": (CELLS, 120, 4, 1, 120, None),
+}
 TABLE = """\
-# how it was made
-slope,seed,epochs,accuracy
-0.5,1,50,0.90
-0.5,0,50,0.80
-
-# half-way
-0.1,0,50,0.70
-0.5,2,50,0.85
+# how: it was made
+cell,seed,budget,score,task,unit
+0.5,1,50,0.90,f00d,accuracy
+0.5,0,50,0.80,f00d,accuracy
+0.1,0,50,0.70,f00d,accuracy
+0.50,2,50,0.85,f00d,accuracy
 """
 
 
@@ -31,94 +45,227 @@ def write(tmp_path):
     return write
 
 
-def test_read_averages_over_seeds_and_sorts_by_slope(write):
+def test_motifs_in_order_of_appearance_are_averaged_over_seeds(write):
     path = write(TABLE)
-    table = tabular.read(str(path))
-    np.testing.assert_array_equal(table.slopes, [0.1, 0.5])
-    np.testing.assert_allclose(table.accuracy, [0.7, 0.85], rtol=1e-15)
-    np.testing.assert_array_equal(table.seeds_per_slope, [1, 3])
-    assert math.isnan(table.standard_error[0])
-    # deviations -0.05, 0, 0.05: variance 0.005 / 2, over 3 runs
-    assert table.standard_error[1] == pytest.approx(math.sqrt(0.0025 / 3))
-    assert [runs.tolist() for runs in table.values] == [[0.7], [0.8, 0.9, 0.85]]
-    assert table.source == path
-    assert table.slopes.dtype == table.accuracy.dtype == table.standard_error.dtype == np.float64
-    assert table.seeds_per_slope.dtype.kind == "i"
+    read = lookup.read(str(path), SLOPES)
+    assert read.cells.names == ("0.5", "0.1")
+    np.testing.assert_array_equal(read.cells.archs, np.array([0.5, 0.1], np.float32))
+    np.testing.assert_allclose(read.scores, [0.85, 0.7], rtol=1e-15)
+    assert [own.tolist() for own in read.seeds] == [[0.8, 0.9, 0.85], [0.7]]
+    # deviations -0.05, 0.05, 0: variance 0.005 / 2, over 3 runs
+    assert read.standard_error[0] == pytest.approx(math.sqrt(0.0025 / 3))
+    assert math.isnan(read.standard_error[1])
+    assert read.scores.dtype == read.standard_error.dtype == np.float64
+    assert read.curves == ((), ())
+    assert (read.budget, read.unit, read.task) == (50, "accuracy", "f00d")
+    assert (len(read), read.space, read.source) == (2, "sigmoid_slope", path)
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        "slope,accuracy\n0.1,0.9\n-2,-3.5\n",
-        "\ufeffslope,accuracy\r\n0.1,0.9\r\n-2,-3.5\r\n",
-        "  # note, with a comma\n\n accuracy , slope \n 0.9 , 0.1 \n,\n\n-3.5e0,-2.0",
-        'slope,name,accuracy\n0.1,"a, b",0.9\n"-2",,-3.5\n',
+        "cell,score\n0.1,0.9\n1.5,-3.5\n",
+        "\ufeffcell,score\r\n0.1,0.9\r\n1.5,-3.5\r\n",
+        "# note, with a comma\n\nscore,cell\n 0.9 , 0.1 \n\n-3.5e0, 1.50",
+        'cell,name,score\n0.1,"a, b",0.9\n"1.5",,-3.5\n',
     ],
     ids=["plain", "BOM and CRLF", "spaces, blanks and order", "quotes and extra columns"],
 )
-def test_read_tolerates_harmless_differences(write, content):
-    table = tabular.read(write(content))
-    np.testing.assert_array_equal(table.slopes, [-2.0, 0.1])
-    np.testing.assert_array_equal(table.accuracy, [-3.5, 0.9])
+def test_harmless_differences_are_tolerated(write, content):
+    read = lookup.read(write(content), SLOPES)
+    assert read.cells.names == ("0.1", "1.5")
+    np.testing.assert_array_equal(read.scores, [0.9, -3.5])
 
 
-def test_read_understands_what_the_trainer_writes(tmp_path):
-    blank = mlp_classifier.Result(**dict.fromkeys(mlp_classifier.Result._fields, 0))
-    results = [
-        blank._replace(slope=slope, seed=seed, accuracy=accuracy)
-        for slope, seed, accuracy in [(0.23, 0, 0.97), (0.01, 0, 0.9), (0.23, 1, 0.98)]
-    ]
-    mlp_classifier.write_table(tmp_path / "t.csv", results, ["command: a, b", "commit: c"])
-    table = tabular.read(tmp_path / "t.csv")
-    np.testing.assert_array_equal(table.slopes, [0.01, 0.23])
-    np.testing.assert_allclose(table.accuracy, [0.9, 0.975])
+KEY = EvaluationKey("rnn_cell_enas_mean", "", "f00d", 0, 3)
+NAMES = [CELLS.encode(CELLS.decode(" ".join(["0"] * 22 + [str(i)]))) for i in range(3)]
+
+
+def cell_rows():
+    """Three cells: one with two seeds, one that failed with the second, one with a short run."""
+    for i, name in enumerate(NAMES):
+        for seed in range(2):
+            score = -1.0 - i - seed / 4
+            curve = (score - 2, score - 1, score)
+            ok = (i, seed) != (1, 1)
+            yield (
+                KEY._replace(cell=name, seed=seed),
+                Evaluation("ok", score, score / 2, curve, 6.0, unit="nats")
+                if ok
+                else Evaluation("failed", unit="nats", error="no"),
+            )
+    yield KEY._replace(cell=NAMES[2], budget=1), Evaluation("ok", -99, curve=(-99,), unit="nats")
+
+
+@pytest.fixture
+def cells(tmp_path):
+    table.write(tmp_path / "cells.csv", cell_rows(), {})
+    return tmp_path / "cells.csv"
+
+
+def test_a_failed_seed_fails_its_motif_and_of_budgets_the_largest_counts(cells):
+    read = lookup.read(cells, CELLS)
+    assert len(set(read.cells.names)) == len(read) == 3
+    np.testing.assert_array_equal(read.scores, [-1.125, math.nan, -3.125])
+    assert read.curves[0] == (-3.0, -2.0, -1.0)
+    assert read.budget == 3
+    assert read.cells.archs.predecessor.shape == (3, 11)
+
+
+def test_identity_is_of_content_and_motifs_can_be_left_out(cells, tmp_path):
+    read = lookup.read(cells, CELLS)
+    shutil.copy(cells, tmp_path / "copy.csv")
+    assert lookup.read(tmp_path / "copy.csv", CELLS).identity == read.identity
+    assert len(read.identity) == 16
+    left = read.without({read.cells.names[1], "no motif of the table"})
+    assert left.cells.names == (read.cells.names[0], read.cells.names[2])
+    np.testing.assert_array_equal(left.scores, read.scores[[0, 2]])
+    np.testing.assert_array_equal(left.cells.archs.activation, read.cells.archs.activation[[0, 2]])
+    assert left.curves == (read.curves[0], read.curves[2])
+    assert [own.tolist() for own in left.seeds] == [[-1.0, -1.25], [-3.0, -3.25]]
+    assert left.identity != read.identity
+    turned = read.take(np.array([2, 1, 0]))
+    assert turned.cells.names == read.cells.names[::-1]
+    assert len(read.without(set(read.cells.names))) == 0
+
+
+def test_the_noise_ceiling_is_the_tau_of_one_seed_against_the_mean_of_the_others():
+    read = lookup.read(lookup.shipped("rnn_cell_ptb_tiny"), CELLS)
+    first = np.stack([own for own in read.seeds if len(own) == 3])
+    taus = [metrics.kendall_tau(first[:, s], np.delete(first, s, 1).mean(1)) for s in range(3)]
+    expected = {"kendall_tau": pytest.approx(np.mean(taus)), "motifs": 100, "seeds": 3}
+    assert read.noise_ceiling() == read.noise_ceiling(3) == expected
+    assert read.noise_ceiling(2)["kendall_tau"] == metrics.noise_ceiling(first[:, :2])
+    single = dataclasses.replace(read, seeds=tuple(own[:1] for own in read.seeds))
+    assert single.noise_ceiling(3) == {"kendall_tau": None, "motifs": 0, "seeds": 3}
+    assert single.noise_ceiling() == {"kendall_tau": None, "motifs": 500, "seeds": 1}
+    two = read.take([0, 1])  # two motifs would always agree or never
+    assert two.noise_ceiling() == {"kendall_tau": None, "motifs": 2, "seeds": 3}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_tables_say_what_they_said_in_their_older_formats(name):
+    space, motifs, budget, seeds, ceiling_motifs, ceiling = SHIPPED[name]
+    read = lookup.read(lookup.shipped(name), space)
+    assert (len(read), read.budget, read.space) == (motifs, budget, space.name)
+    assert read.noise_ceiling() == {
+        "kendall_tau": ceiling,
+        "motifs": ceiling_motifs,
+        "seeds": seeds,
+    }
+    if space is CELLS:
+        assert all(len(curve) == budget for curve in read.curves)
+        assert read.unit == "negative nats per token"
+        assert (
+            read.identity
+            == {
+                "rnn_cell_ptb_small": "d6527aa3c407a5ae",
+                "rnn_cell_ptb_tiny": "d668ae62f4ea40f5",
+                "rnn_cell_ptb_tiny_tuning": "70a6125ce28cf149",
+            }[name]
+        )
+    else:
+        assert read.unit == "accuracy"
+        assert np.all(np.diff([float(name) for name in read.cells.names]) > 0)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "is empty: give a header line"),
-        ("# only a comment\n\n", "is empty"),
-        ("slope,accuracy\n# 0.1,0.9\n", "has no rows below its header"),
-        ("slope,score\n0.1,0.9\n", "needs one column named 'accuracy', but its header is 'slope,"),
-        ("Slope;accuracy\n0.1;0.9\n", "needs one column named 'slope'"),
-        ("slope,slope,accuracy\n1,1,1\n", "needs one column named 'slope'"),
-        ("seed,seed,slope,accuracy\n1,1,1,1\n", "needs one column named 'seed'"),
-        ("slope,accuracy\n\n# c\n0.1,high\n", "line 4: accuracy is 'high': give a number"),
-        ("slope,accuracy\n,0.9\n", "line 2: slope is '': give a number"),
-        ("slope,accuracy\n0.1,nan\n", "line 2: accuracy is 'nan': .* delete the row of a failed"),
-        ("slope,accuracy\n0.1,0.9\n-inf,0.9\n", "line 3: slope is '-inf': give a finite number"),
-        ("slope,seed,accuracy\n0.1,1.5,0.9\n", "line 2: seed is '1.5': give a whole number"),
-        ("slope,accuracy\n0,1,0,9\n", "line 2: 4 values for 2 columns"),
-        ("slope,accuracy\n0.1\n", "line 2: 1 values for 2 columns"),
-        ("slope,accuracy\n0.1,0.9\n0.10,0.8\n", "line 3: slope 0.1 with seed 0 is there twice"),
-        ("slope,seed,accuracy\n1,3,1\n1,4,1\n1,3,1\n", "line 4: slope 1 with seed 3 is there"),
-        (b"slope,accuracy\n0.1,\xff\n", "give a CSV file in UTF-8"),
-        ("slope,accuracy\n0.1," + "9" * 200_000, "line 2: field larger .* plain comma-separated"),
+        ("", "has no rows: give at least one evaluation"),
+        ("cell,score\n", "has no rows"),
+        ("slope,accuracy\n0.1,0.9\n", "needs one column named 'cell'.*ledger upgrade"),
+        ("cell,score\n\n0.1,high\n", "line 3: score is 'high': give a number"),
+        ("cell,score\n0.1,nan\n", "line 2: score is nan, but the status is ok"),
+        ("cell,seed,score\n0.1,1.5,0.9\n", r"line 2: seed is '1\.5': give a whole number"),
+        ("cell,score\n0,1,0,9\n", "line 2: 4 values for 2 columns"),
+        (
+            "cell,score\n0.1,0.9\n0.10,0.8\n",
+            r"the cell '0\.1' with seed 0 and budget 1 is there twice",
+        ),
+        ("cell,score\n0.1,0.9\n0.1,0.8\n", "line 3: .* there twice"),
+        ("cell,score,parent\n0.1,0.9,0.2\n", r"the cell '0\.1' .* inherited its weights"),
+        ("cell,score\n-1,0.9\n", "holds something else than motifs: '-1' is no slope in"),
+        (
+            "cell,score,space\n0.1,0.9,nao\n",
+            "holds motifs of the space 'nao': give a table of 'sigm",
+        ),
+        ("cell,score,task\n0.1,0.9,a\n0.2,0.9,b\n", "holds evaluations of 2 tasks"),
+        ("cell,score,unit\n0.1,0.9,a\n0.2,0.9,b\n", "give a table of one task, with scores in one"),
+        (b"cell,score\n0.1,\xff\n", "give a CSV file in UTF-8"),
+        ("cell,score\n0.1," + "9" * 200_000, "line 2: field larger .* plain comma-separated"),
     ],
 )
-def test_mistakes_are_refused_with_file_line_and_remedy(write, content, message):
+def test_mistakes_are_refused_with_file_and_remedy(write, content, message):
     path = write(content)
-    with pytest.raises(UserError, match=message) as caught:
-        tabular.read(path)
-    assert str(caught.value).startswith(str(path))
-    assert "\n" not in str(caught.value)
+    for reader in (lookup.read, lookup.open_task):
+        with pytest.raises(UserError, match=message) as caught:
+            reader(path, SLOPES)
+        assert str(caught.value).startswith(str(path))
+        assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"nothing\.csv is missing: give the path"):
-        tabular.read(tmp_path / "nothing.csv")
+        lookup.read(tmp_path / "nothing.csv", SLOPES)
     with pytest.raises(UserError, match="cannot be read"):
-        tabular.read(tmp_path)
+        lookup.read(tmp_path, SLOPES)
 
 
 def test_shipped_finds_tables_in_the_package_by_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(tabular.resources, "files", lambda package: tmp_path / package)
+    monkeypatch.setattr(lookup.resources, "files", lambda package: tmp_path / package)
     folder = tmp_path / "spd_jax" / "data" / "tables"
     folder.mkdir(parents=True)
-    with pytest.raises(UserError, match=r"no table 'mnist_sigmoid_slope' .* \(none\)"):
-        tabular.shipped()
-    (folder / "mnist_sigmoid_slope.csv").write_text("slope,accuracy\n0.1,0.9\n")
-    assert tabular.read(tabular.shipped()).slopes == [0.1]
-    with pytest.raises(UserError, match=r"no table '\.\./other' .* one of mnist_sigmoid_slope, or"):
-        tabular.shipped("../other")
+    with pytest.raises(UserError, match=r"no table 'mine' .* \(none\)"):
+        lookup.shipped("mine")
+    (folder / "mine.csv").write_text("cell,score\n0.1,0.9\n")
+    assert lookup.read(lookup.shipped("mine"), SLOPES).scores == [0.9]
+    with pytest.raises(UserError, match=r"no table '\.\./other' .* one of mine, or"):
+        lookup.shipped("../other")
+
+
+# The task
+
+
+def test_the_task_answers_with_what_the_table_holds(cells):
+    task = lookup.open_task(cells, CELLS)
+    assert isinstance(task, BatchTask)
+    assert (task.budget, task.unit) == (3, "nats")
+    names = lookup.read(cells, CELLS).cells.names
+    expected = [evaluation for _, evaluation in cell_rows()]
+    answers = task.evaluate_many([names[2], names[1], names[0]], [1, 1, 0], 3)
+    assert dict(answers) == {0: expected[5], 1: expected[3], 2: expected[0]}
+    assert task.evaluate(names[2], 0, 1) == expected[6]
+    for asked in ((names[0], 0, 1), (names[0], 2, 3), ("a cell", 0, 3), (names[0], 0, 4)):
+        with pytest.raises(UserError, match=r"cells\.csv has no evaluation of the cell .* seed"):
+            task.evaluate(*asked)
+
+
+def test_curves_answer_smaller_budgets_where_the_caller_says_so(cells):
+    task = lookup.open_task(cells, CELLS, answers_smaller_budgets=True)
+    names = lookup.read(cells, CELLS).cells.names
+    answer = task.evaluate(names[0], 0, 2)
+    assert answer == Evaluation("ok", -2.0, math.nan, (-3.0, -2.0), 4.0, unit="nats")
+    assert task.evaluate(names[2], 0, 1).score == -99  # what was bought comes before curves
+    assert task.evaluate(names[1], 1, 2).status == "failed"
+    with pytest.raises(UserError, match="has no evaluation"):
+        task.evaluate(names[0], 0, 4)
+
+
+def test_the_fingerprint_is_of_content_and_the_task_can_be_pickled(cells, tmp_path):
+    task = lookup.open_task(cells, CELLS)
+    shutil.copy(cells, tmp_path / "copy.csv")
+    assert lookup.open_task(tmp_path / "copy.csv", CELLS).fingerprint == task.fingerprint
+    again = pickle.loads(pickle.dumps(task))
+    assert again == task
+    assert again.fingerprint == task.fingerprint
+    changed = [(key, dataclasses.replace(x, seconds=7.0)) for key, x in cell_rows()]
+    table.write(tmp_path / "copy.csv", changed, {})
+    assert lookup.open_task(tmp_path / "copy.csv", CELLS).fingerprint != task.fingerprint
+
+
+def test_the_task_has_the_methods_of_the_protocol():
+    for name, method in inspect.getmembers(BatchTask, inspect.isfunction):
+        if not name.startswith("_"):
+            expected = list(inspect.signature(method).parameters)
+            assert list(inspect.signature(getattr(lookup.LookupTask, name)).parameters) == expected

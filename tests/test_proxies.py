@@ -1,7 +1,6 @@
-"""surrogates/proxies: closed forms of a quadratic network, the covariance score, the protocol."""
+"""surrogates/proxies: closed forms of a quadratic network, the covariance score, dead networks."""
 
 import functools
-import inspect
 
 import families
 import jax
@@ -17,7 +16,7 @@ from spd_jax.errors import UserError
 from spd_jax.motif import MotifFamily
 from spd_jax.spaces import rnn_cell
 from spd_jax.spaces.rnn_cell import network as rnn_cell_network
-from spd_jax.surrogates import protocol, proxies
+from spd_jax.surrogates import proxies
 from spd_jax.surrogates.proxies import MEASURES, Proxy, covariance_score, readout_states
 
 LINEAR = families.linear(size=3)
@@ -54,7 +53,7 @@ def closed_form(measure, theta, x, y, a):
 
 @pytest.mark.parametrize("measure", ["grad_norm", "snip", "grasp", "synflow"])
 def test_a_measure_is_its_closed_form_on_a_quadratic_network(measure):
-    by_draw = linear(measure).fit(KEY, None, ()).by_draw(ARCHS)
+    by_draw = linear(measure).prepare(KEY).by_draw(ARCHS)
     expected = [
         [closed_form(measure, *draw, a) for a in ARCHS] for draw in zip(*drawn(), strict=True)
     ]
@@ -63,12 +62,12 @@ def test_a_measure_is_its_closed_form_on_a_quadratic_network(measure):
 
 def test_the_covariances_of_a_quadratic_network():
     # d(sum of outputs)/dx is a theta for every sample: correlation 1, eigenvalues 6, 0, 0, ...
-    values = linear("jacobian_covariance").fit(KEY, None, ()).predict(ARCHS)
+    values = linear("jacobian_covariance").prepare(KEY).predict(ARCHS)
     k = proxies.RIDGE
     spectrum = np.array([6 + k] + [k] * 5)
     np.testing.assert_allclose(values, -np.sum(np.log(spectrum) + 1 / spectrum), rtol=1e-3)
     # Without `states` the outputs are looked at: one number for each sample, so no variance.
-    assert np.isnan(linear("hidden_covariance").fit(KEY, None, ()).predict(ARCHS)).all()
+    assert np.isnan(linear("hidden_covariance").prepare(KEY).predict(ARCHS)).all()
 
 
 @settings(deadline=None, max_examples=20)
@@ -112,15 +111,13 @@ def test_equal_cells_get_equal_values_and_others_others(measure):
 
 
 def test_chunks_change_nothing():
-    whole, small = (linear("snip", chunk=chunk).fit(KEY, None, ()) for chunk in (64, 2))
+    whole, small = (linear("snip", chunk=chunk).prepare(KEY) for chunk in (64, 2))
     np.testing.assert_allclose(small.by_draw(ARCHS), whole.by_draw(ARCHS), rtol=1e-5)
 
 
 def test_the_mean_over_draws_is_the_prediction_and_another_key_another_one():
-    fitted = linear("snip").fit(KEY, ARCHS, np.zeros(5))
+    fitted = linear("snip").prepare(KEY)
     np.testing.assert_allclose(fitted.predict(ARCHS), fitted.by_draw(ARCHS).mean(axis=0))
-    again = linear("snip").fit(KEY, ARCHS[:2], np.full(2, np.nan))
-    np.testing.assert_array_equal(again.predict(ARCHS), fitted.predict(ARCHS))
     other = linear("snip").fit(jax.random.key(5), ARCHS, np.zeros(5))
     assert np.all(other.predict(ARCHS) != fitted.predict(ARCHS))
 
@@ -135,36 +132,32 @@ def test_another_scale_compiles_nothing_anew():
     family = MotifFamily(LINEAR.init, apply, (3,), (1,))
     counts = []
     for scale in (0.5, 0.25):
-        Proxy("snip", family, init_scale=scale).fit(KEY, None, ()).predict(ARCHS)
+        Proxy("snip", family, init_scale=scale).prepare(KEY).predict(ARCHS)
         counts.append(len(traces))
     assert 0 < counts[0] == counts[1]
 
 
-def test_it_obeys_the_protocol_and_comes_back_from_a_file(tmp_path):
-    proxy = linear("synflow")
-    for instance, contract in (
-        (proxy, protocol.Surrogate),
-        (proxy.fit(KEY, ARCHS, ARCHS), protocol.Fitted),
-    ):
-        for name in ("fit", "load") if contract is protocol.Surrogate else ("predict", "save"):
-            expected = inspect.signature(getattr(contract, name)).parameters
-            assert list(inspect.signature(getattr(instance, name)).parameters) == list(expected)[1:]
-    fitted = proxy.fit(KEY, ARCHS, ARCHS)
-    fitted.save(tmp_path / "proxy.npz")
-    loaded = proxy.load(tmp_path / "proxy.npz")
-    np.testing.assert_array_equal(loaded.predict(ARCHS), fitted.predict(ARCHS))
-    assert fitted.predict(ARCHS).dtype == np.float64
+def test_the_file_of_another_proxy_is_refused(tmp_path):
+    linear("synflow").prepare(KEY).save(tmp_path / "proxy.npz")
     with pytest.raises(UserError, match="holds a synflow, not a snip"):
         linear("snip").load(tmp_path / "proxy.npz")
+
+
+def test_a_dead_network_fails():
+    dead = MotifFamily(LINEAR.init, lambda params, arch, x: 0 * x[:, :1], (3,), (1,))
+    fitted = Proxy("snip", dead, inner_loss="squared_error").prepare(KEY)
+    assert np.isneginf(fitted.by_draw(ARCHS)).all()
+    assert np.isnan(fitted.predict(ARCHS)).all()
 
 
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: linear("naswot").fit(KEY, None, ()), "unknown proxy 'naswot': use one of grad_"),
-        (lambda: linear("snip", chunk=0).fit(KEY, None, ()), "chunk is 0"),
-        (lambda: linear("snip").fit(KEY, None, ()).predict(ARCHS[:0]), "no motifs to measure"),
-        (lambda: linear("snip", samples=0).fit(KEY, None, ()).predict(ARCHS), "train_samples=0"),
+        (lambda: linear("naswot").prepare(KEY), "unknown proxy 'naswot': use one of grad_"),
+        (lambda: linear("snip", chunk=0).prepare(KEY), "chunk is 0"),
+        (lambda: linear("snip").prepare(KEY).predict(ARCHS[:0]), "no motifs to measure"),
+        (lambda: linear("snip", samples=0).prepare(KEY), "train_samples=0"),
+        (lambda: Proxy("snip", LINEAR, inner_loss="hinge").prepare(KEY), "inner_loss='hinge'"),
     ],
 )
 def test_mistakes_are_sentences(call, sentence):

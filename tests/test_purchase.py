@@ -1,8 +1,6 @@
 """purchase: nothing bought twice, everything written first, failures recorded with why."""
 
-import concurrent.futures
 import dataclasses
-import functools
 import math
 import multiprocessing
 import os
@@ -35,6 +33,8 @@ class ToyTask:
     name: str = "toy"
     budget: int = 4
     seconds: float = 0.0
+    unit: str = "points"
+    answers_smaller_budgets: bool = True
 
     @property
     def fingerprint(self):
@@ -61,8 +61,33 @@ class ToyTask:
             return Evaluation("failed", math.nan, math.nan, curve[:2], 2.0, "not finite")
         if cell == "infinite":
             return Evaluation("ok", -math.inf, 1.0, curve, 2.0)
+        if cell == "huge":
+            return Evaluation("ok", 10**400)
+        if cell == "text":
+            return Evaluation("ok", "0.5")
+        if cell == "words":
+            return Evaluation("ok", "good")
+        if cell == "other status":
+            return Evaluation("fine", 1.0)
+        time.sleep(0.7 if cell == "slow" else 0.0)
+        if cell == "hangs":
+            time.sleep(600)
         kept = () if cell == "no curve" else curve
         return Evaluation("ok", curve[-1], curve[-1] / 2, kept, 2.0 * budget)
+
+
+class ToyBatch(ToyTask):
+    """The same, all cells at once and the last first; stops before a cell named "stop"."""
+
+    def evaluate_many(self, cells, seeds, budget, on_progress):
+        for done, place in enumerate(reversed(range(len(cells))), 1):
+            if cells[place] == "stop":
+                return
+            if cells[place] == "again":
+                place += 1
+            evaluation = self.evaluate(cells[place], seeds[place], budget)
+            on_progress(done, len(cells), f"score {getattr(evaluation, 'score', None)}")
+            yield place, evaluation
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +120,7 @@ def test_evaluations_come_by_cell_and_seed_and_are_bought_once(workers, truth, t
     found = truth.evaluate(["a", "bbb", "a"], seeds=(0, 5))
     scores = [[evaluation.score for evaluation in row] for row in found]
     assert scores == [[5.0, 10.0], [7.0, 12.0], [5.0, 10.0]]
-    assert found[1][1] == Evaluation("ok", 12.0, 6.0, (9.0, 10.0, 11.0, 12.0), 8.0)
+    assert found[1][1] == Evaluation("ok", 12.0, 6.0, (9.0, 10.0, 11.0, 12.0), 8.0, unit="points")
     assert truth.bought == 4
     assert [call[:2] for call in calls] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert sorted(runs_of(tmp_path)) == ["a 0 4", "a 5 4", "bbb 0 4", "bbb 5 4"]
@@ -139,6 +164,13 @@ def test_a_partial_budget_is_answered_from_a_longer_curve(cell, budget, truth, t
         assert partial.seconds == direct.seconds == 2.0 * budget
 
 
+def test_a_partial_budget_is_bought_where_the_task_does_not_answer_it(truth, tmp_path):
+    truth.task = dataclasses.replace(truth.task, answers_smaller_budgets=False)
+    truth.evaluate(["a"])
+    truth.evaluate(["a"], budget=2)
+    assert runs_of(tmp_path) == ["a 0 4", "a 0 2"]
+
+
 def test_a_longer_evaluation_that_does_not_tell_is_no_answer(truth, tmp_path):
     truth.evaluate(["no curve", "a"], budget=2)
     truth.evaluate(["no curve"], budget=1)
@@ -149,18 +181,22 @@ def test_a_longer_evaluation_that_does_not_tell_is_no_answer(truth, tmp_path):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_cell_that_fails_is_recorded_with_why_and_stops_nothing(workers, truth, tmp_path):
     truth.workers = workers
-    cells = ["raises", "exits", "diverges", "infinite", "a"]
+    cells = ["raises", "exits", "diverges", "infinite", "huge", "words", "a", "text"]
     found = [row[0] for row in truth.evaluate(cells)]
-    assert [evaluation.status for evaluation in found] == ["failed"] * 4 + ["ok"]
-    assert all(math.isnan(x.score) and math.isnan(x.test_score) for x in found[:4])
+    assert [evaluation.status for evaluation in found] == ["failed"] * 6 + ["ok"] * 2
+    assert all(math.isnan(x.score) and math.isnan(x.test_score) for x in found[:6])
+    assert {evaluation.unit for evaluation in found} == {"points"}
     assert found[0].error.startswith("Traceback")
     assert "in evaluate" in found[0].error
     assert found[0].error.endswith("LookupError: unlucky\n")
     assert "SystemExit: gone" in found[1].error
     assert found[2].error == "not finite"
     assert found[3].error == "the score is -inf"
+    assert found[4].error == "a score is no number: int too large to convert to float"
+    assert found[5].error.startswith("a score is no number")
+    assert found[7].score == 0.5
     assert [row[0] for row in truth.evaluate(cells)] == found  # a failure is bought once, too
-    assert len(runs_of(tmp_path)) == 5
+    assert len(runs_of(tmp_path)) == len(cells)
 
 
 def test_a_cell_that_kills_its_worker_is_tried_three_times(truth, tmp_path):
@@ -179,6 +215,7 @@ def test_a_cell_that_kills_its_worker_is_tried_three_times(truth, tmp_path):
         ("no data", "^data_dir is missing$"),
         ("number", r"returned float: return a spd_jax\.ledger\.Evaluation"),
         ("long", "a curve of 8 values for budget 4: return at most one per unit"),
+        ("other status", "returned fine: return a .* whose status is ok or failed"),
     ],
 )
 def test_a_mistake_of_the_user_is_no_evaluation(cell, message, workers, truth):
@@ -189,26 +226,15 @@ def test_a_mistake_of_the_user_is_no_evaluation(cell, message, workers, truth):
 
 
 def test_a_task_that_cannot_travel_spoils_no_cell(truth):
-    @dataclasses.dataclass(frozen=True)
-    class LocalTask(ToyTask):
-        pass
+    class Stubborn(ToyTask):
+        def __reduce__(self):
+            raise TypeError("not to be pickled")
 
-    truth.task = LocalTask(truth.task.folder)
-    for changes in (
-        {"workers": 1},
-        {
-            "executor_factory": functools.partial(
-                concurrent.futures.ProcessPoolExecutor,
-                1,
-                mp_context=multiprocessing.get_context("spawn"),
-            )
-        },
-    ):
-        with pytest.raises(UserError, match="define the task in a module that can be imported"):
-            dataclasses.replace(truth, **changes).evaluate(["a"])
+    truth.task, truth.workers = Stubborn(truth.task.folder), 1
+    with pytest.raises(UserError, match="define the task in a module that can be imported"):
+        truth.evaluate(["a"])
     assert len(truth.ledger) == 0
-    threads = functools.partial(concurrent.futures.ThreadPoolExecutor, 1)
-    truth.executor_factory = threads  # where nothing travels it is welcome
+    truth.workers = 0  # where nothing travels it is welcome
     assert truth.evaluate(["a"])[0][0].score == 5.0
 
 
@@ -224,17 +250,119 @@ def test_each_result_is_on_disk_before_anything_else_happens(truth, tmp_path):
     assert on_disk == [(1, 1, 1), (2, 2, 2), (3, 3, 3)]  # written before the next one begins
 
 
-def test_a_fast_result_does_not_wait_for_a_slow_one_to_be_written(truth):
-    class Uneven(ToyTask):
-        def evaluate(self, cell, seed, budget):
-            time.sleep(0.5 if cell == "slow" else 0.0)
-            return super().evaluate(cell, seed, budget)
-
-    truth.task, truth.workers = Uneven(truth.task.folder), 2
-    truth.executor_factory = functools.partial(concurrent.futures.ThreadPoolExecutor, 1)
-    found = truth.evaluate(["slow", "a", "bb"])
-    assert [row[0].score for row in found] == [8.0, 5.0, 6.0]
+def test_a_fast_result_does_not_wait_for_a_slow_one_to_be_written(truth, tmp_path):
+    truth.workers = 2
+    truth.evaluate(["slow", "a", "bb"])
     assert [key.cell for key, _ in truth.ledger.items()] == ["a", "bb", "slow"]
+
+
+def test_an_evaluation_over_its_time_fails_and_the_others_go_on(truth, tmp_path):
+    truth.workers, truth.time_limit = 1, 2.0
+    found = [row[0] for row in truth.evaluate(["hangs", "a"])]
+    assert [evaluation.status for evaluation in found] == ["failed", "ok"]
+    assert found[0].error == "over the time limit of 2 s"
+    assert runs_of(tmp_path) == ["hangs 0 4", "a 0 4"]
+    truth.workers = 0
+    with pytest.raises(UserError, match="at least one worker, which can be killed"):
+        truth.evaluate(["bb"])
+
+
+# Tasks that answer many cells at once
+
+
+def batch(truth):
+    task = ToyBatch(truth.task.folder)
+    return dataclasses.replace(truth, task=task)
+
+
+def test_a_batch_is_asked_once_for_all_that_is_missing_and_written_as_it_comes(truth, tmp_path):
+    truth.evaluate(["bb"])
+    buyer, told, on_disk = batch(truth), [], []
+    buyer.on_progress = lambda *arguments: told.append(arguments)
+    buyer.on_result = lambda done, *_: on_disk.append((done, len(truth.ledger)))
+    found = buyer.evaluate(["a", "bb", "ccc"], seeds=(0, 1))
+    assert [[x.score for x in row] for row in found] == [[5, 6], [6, 7], [7, 8]]
+    runs = ["bb 0 4", "ccc 1 4", "ccc 0 4", "bb 1 4", "a 1 4", "a 0 4"]
+    assert runs_of(tmp_path) == runs
+    assert on_disk == [(1, 2), (2, 3), (3, 4), (4, 5), (5, 6)]
+    assert told[0] == (1, 5, "score 8.0")
+    assert [done for done, _, _ in told] == [1, 2, 3, 4, 5]
+    assert buyer.evaluate(["a", "bb", "ccc"], seeds=(0, 1)) == found
+    assert buyer.bought == 5
+
+
+def test_with_workers_a_batch_task_evaluates_cell_by_cell(truth, tmp_path):
+    buyer = batch(truth)
+    buyer.workers = 1
+    assert [row[0].score for row in buyer.evaluate(["a", "bb"])] == [5.0, 6.0]
+    assert runs_of(tmp_path) == ["a 0 4", "bb 0 4"]
+
+
+def test_an_error_in_a_batch_fails_what_was_not_yet_yielded(truth, tmp_path):
+    found = [row[0] for row in batch(truth).evaluate(["a", "raises", "bb"])]
+    assert [evaluation.status for evaluation in found] == ["failed", "failed", "ok"]
+    assert found[0].error.endswith("LookupError: unlucky\n")
+    assert runs_of(tmp_path) == ["bb 0 4", "raises 0 4"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("no data", "^data_dir is missing$"),
+        ("number", "returned float"),
+        ("stop", "evaluate_many yielded nothing for 'stop': yield an evaluation for every cell"),
+        ("again", "evaluate_many yielded place 2 twice"),
+    ],
+)
+def test_a_mistake_in_a_batch_is_the_users_error_and_keeps_what_was_bought(cell, message, truth):
+    with pytest.raises(UserError, match=message):
+        batch(truth).evaluate([cell, "stop", "a"] if cell == "stop" else ["bb", cell, "a"])
+    assert [key.cell for key, _ in truth.ledger.items()] == ["a"]
+
+
+# What is no task
+
+
+class Pyramid:
+    """The shortest task there can be."""
+
+    budget, unit, fingerprint, answers_smaller_budgets = 1, "score", "pyramid-1", False
+
+    def evaluate(self, cell, seed, budget):
+        return Evaluation("ok", len(cell), test_score=len(cell))
+
+
+def test_the_shortest_task_is_one(ledger):
+    ((found,),) = GroundTruth("pyramids", Pyramid(), ledger).evaluate(["abc"])
+    assert found == Evaluation("ok", 3.0, 3.0, unit="score")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"budget": 0}, "the budget is 0: give a whole number of units, at least 1"),
+        ({"budget": 1.0}, "the budget is 1.0"),
+        ({"budget": True}, "the budget is True"),
+        ({"fingerprint": 7}, "the fingerprint of the task Changed is 7: give a text"),
+        ({"unit": None}, "the unit of the task Changed is None: give a text"),
+    ],
+)
+def test_what_is_no_task_is_refused_at_once(change, message, ledger):
+    with pytest.raises(UserError, match=message):
+        GroundTruth("pyramids", type("Changed", (Pyramid,), change)(), ledger)
+
+
+@pytest.mark.parametrize("name", ["budget", "unit", "fingerprint", "evaluate"])
+def test_a_task_that_lacks_something_is_refused_at_once(name, ledger):
+    some = {key: value for key, value in vars(Pyramid).items() if key != name}
+    with pytest.raises(UserError, match=f"the task Some has no {name}: give it all that"):
+        GroundTruth("pyramids", type("Some", (), some)(), ledger)
+
+
+@pytest.mark.parametrize("budget", [0, 2.5, "4"])
+def test_a_budget_that_is_no_number_of_units_is_refused(budget, truth):
+    with pytest.raises(UserError, match="give a whole number of units"):
+        truth.evaluate(["a"], budget=budget)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

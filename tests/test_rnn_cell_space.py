@@ -10,9 +10,9 @@ import rnn_cell_oracle as oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spd_jax.archs import Cells, stack, unstack
 from spd_jax.errors import UserError
 from spd_jax.motif import SearchSpace
-from spd_jax.spaces import rnn_cell
 from spd_jax.spaces.rnn_cell import PUBLISHED, VARIANTS, RnnCell, RnnCellSpace
 
 SPACES = {variant: RnnCellSpace(variant) for variant in VARIANTS}
@@ -128,14 +128,6 @@ def test_the_published_cells_print_back(name):
             SPACES[other].decode(text)
 
 
-def test_the_description_of_a_published_cell():
-    cell = SPACES["nao"].decode(PUBLISHED["nao"][1])
-    assert SPACES["nao"].describe(cell) == (
-        "0:tanh 1:relu(0) 2:relu(0) 3:relu(1) 4:tanh(3) 5:relu(4) 6:relu(4) 7:relu(5) "
-        "8:relu(1) 9:relu(7) 10:relu(1) 11:identity(1)"
-    )
-
-
 DIGITS = ["\N{SUPERSCRIPT TWO}", "\N{ARABIC-INDIC DIGIT ONE}", "\N{FULLWIDTH DIGIT ONE}"]
 WRONG_WORDS = ["x", "-1", "+1", "1.0", "1_0", "0x1", "1e0", "nan", "1,", "''", *DIGITS]
 TOO_LARGE = ["16", "99", "100", "1" + "0" * 5000]
@@ -213,8 +205,7 @@ def test_cells_come_back_from_loci_tokens_and_lists(drawn):
     assert np.all(np.take_along_axis(space.legal_tokens(), space.to_tokens(archs).T, axis=1))
     assert_same(space.from_tokens(space.to_tokens(archs)), archs)
     assert_same(space.from_loci(space.to_loci(archs)), archs)
-    assert_same(rnn_cell.stack(rnn_cell.unstack(archs)), archs)
-    for cell, loci in zip(rnn_cell.unstack(archs), space.to_loci(archs), strict=True):
+    for cell, loci in zip(unstack(archs), space.to_loci(archs), strict=True):
         np.testing.assert_array_equal(space.to_loci(cell), loci)
 
 
@@ -318,15 +309,14 @@ def test_the_canonical_form_is_one_for_all_numberings(drawn, seed):
     other = oracle.renumbered(cell, np.random.default_rng(seed))
     assert oracle.tree(other) == oracle.tree(cell)  # or the oracle would be wrong
     assert_same(space.canonical(other), canonical)
-    assert space.canonical_text(other) == space.encode(canonical)
-    assert space.canonical_hash(other) == space.canonical_hash(cell)
-    batch = rnn_cell.stack([cell, other])
-    for vectors in (space.features(batch), space.structure(batch)):
-        np.testing.assert_array_equal(vectors[0], vectors[1])
+    named = Cells.of(space, stack([cell, other]))
+    assert set(named.names) == {space.encode(canonical)}
+    structure = space.structure(stack([cell, other]))
+    np.testing.assert_array_equal(structure[0], structure[1])
 
 
 @given(drawn=repetitive, seed=seeds, changes=st.integers(1, 2))
-def test_hashes_are_equal_exactly_for_equal_trees(drawn, seed, changes):
+def test_names_are_equal_exactly_for_equal_trees(drawn, seed, changes):
     space, cell = drawn
     rng = np.random.default_rng(seed)
     loci = space.to_loci(oracle.renumbered(cell, rng))
@@ -334,25 +324,18 @@ def test_hashes_are_equal_exactly_for_equal_trees(drawn, seed, changes):
         loci[place] = rng.integers(space.choices[place])
     other = space.from_loci(loci)
     equal = oracle.tree(cell) == oracle.tree(other)
-    assert (space.canonical_hash(cell) == space.canonical_hash(other)) == equal
-    assert (space.canonical_text(cell) == space.canonical_text(other)) == equal
+    first, second = Cells.of(space, stack([cell, other])).names
+    assert (first == second) == equal
 
 
 def test_there_are_as_many_canonical_cells_as_rooted_trees():
     """Nodes 0..6 in all 720 numberings are the 48 rooted trees of 7 nodes (OEIS A000081)."""
     space, marked = SPACES["nao"], [x for _ in range(5) for x in (0, 3)]
-    hashes = set()
+    names = set()
     for index in np.ndindex(1, 2, 3, 4, 5, 6):
         loci = [x for predecessor in index for x in (predecessor, 0)] + marked
-        hashes.add(space.canonical_hash(space.from_loci(np.array(loci))))
-    assert len(hashes) == 48
-
-
-def test_a_hash_tells_variants_apart():
-    cell = SPACES["enas"].decode(text_of([0] * 23))
-    hashes = {space.canonical_hash(cell) for space in SPACES.values()}
-    assert len(hashes) == 3
-    assert all(len(h) == 16 and int(h, 16) >= 0 for h in hashes)
+        names.add(space.encode(space.canonical(space.from_loci(np.array(loci)))))
+    assert len(names) == 48
 
 
 # Vectors for regressors
@@ -361,11 +344,11 @@ def test_a_hash_tells_variants_apart():
 @few
 @given(batches)
 def test_features_are_one_hot_by_locus(drawn):
-    space, archs = drawn
-    features = space.features(archs)
+    space, drawn_archs = drawn
+    canonical = Cells.of(space, drawn_archs).archs
+    features = space.features(canonical)
     assert features.dtype == np.float64
     assert features.shape == (BATCH, space.choices.sum())
-    canonical = rnn_cell.stack([space.canonical(cell) for cell in rnn_cell.unstack(archs)])
     places = np.split(features, np.cumsum(space.choices)[:-1], axis=1)
     assert all(np.all(np.sort(place, axis=1)[:, :-1] == 0) for place in places)
     values = np.stack([np.argmax(place, axis=1) for place in places], axis=1)
@@ -387,7 +370,7 @@ def test_structure_of_a_cell_counted_by_hand():
         *[(3 + sum(range(2, 10))) / 12, 9, 3, 3, 3],
     ]
     space = SPACES["nao"]
-    structure = space.structure(rnn_cell.stack([space.decode(text)]))
+    structure = space.structure(stack([space.decode(text)]))
     assert structure.dtype == np.float64
     np.testing.assert_allclose(structure, [expected])
 

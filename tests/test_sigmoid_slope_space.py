@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spd_jax.archs import Cells
 from spd_jax.errors import UserError
 from spd_jax.motif import SearchSpace
 from spd_jax.spaces import sigmoid_slope
@@ -104,13 +105,23 @@ def test_text_comes_back_to_the_bit(slope):
     back = SPACE.decode(text)
     assert back.dtype == np.float32
     assert back == slope
-    assert SPACE.canonical_hash(back) == SPACE.canonical_hash(slope)
+    assert SPACE.encode(back) == text
+    assert all(np.float32(f"{slope:.{digits}e}") != slope for digits in range(len(text) - 4))
+    canonical = SPACE.canonical(slope)
+    assert canonical == slope
+    assert canonical.dtype == np.float32
 
 
 @given(slopes, slopes)
-def test_two_slopes_have_two_hashes(first, second):
+def test_two_slopes_have_two_names(first, second):
     same = np.float32(first) == np.float32(second)
-    assert (SPACE.canonical_hash(first) == SPACE.canonical_hash(second)) == same
+    names = Cells.of(SPACE, np.array([first, second], np.float32)).names
+    assert (names[0] == names[1]) == same
+
+
+def test_names_are_as_people_write_slopes():
+    assert Cells.read(SPACE, ["0.01", "1", "2.010"]).names == ("0.01", "1.0", "2.01")
+    assert SPACE.name == "sigmoid_slope"
 
 
 @pytest.mark.parametrize(
@@ -121,11 +132,10 @@ def test_what_is_no_slope_is_refused(text):
         SPACE.decode(text)
 
 
-def test_features_and_description():
+def test_features():
     features = SPACE.features(jax.numpy.array([0.5, 1.0]))
     assert features.dtype == np.float64
     np.testing.assert_array_equal(features, [[0.5], [1.0]])
-    assert SPACE.describe(0.25) == "sigmoid(0.25 z)"
 
 
 @pytest.mark.parametrize("use_bias", [True, False])

@@ -3,13 +3,14 @@
 import dataclasses
 import functools
 import math
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
 
 from spd_jax.dish import losses
 from spd_jax.errors import UserError
+from spd_jax.motif import Labels, MotifFamily
 
 CHOICES = {
     "inner_loss": tuple(losses.INNER_LOSSES),
@@ -19,6 +20,18 @@ CHOICES = {
     "schedule": ("staircase", "cosine", "constant"),
     "remat": ("auto", "none", "step", "nested"),
 }
+LEAST = {  # the smallest whole number that a count may be
+    "inner_steps": 1,
+    "outer_steps": 0,
+    "train_samples": 1,
+    "valid_samples": 1,
+    "ensemble_size": 1,
+    "motif_batch": 2,
+    "inner_batch_size": 0,
+    "truncation": 0,
+    "valid_every": 1,
+}
+SWITCHES = ("shared_data", "learn_labels")
 RATES = (
     "inner_learning_rate",
     "inner_l2",
@@ -127,23 +140,35 @@ def check(config: DishConfig) -> None:
       UserError: one sentence with the field's name and what is allowed.
     """
     for name, choices in CHOICES.items():
-        if getattr(config, name) not in choices:
-            raise UserError(
-                f"{name}={getattr(config, name)!r} is unknown: use one of {', '.join(choices)}"
-            )
-    minima = {
-        "inner_steps": 1,
-        "outer_steps": 0,
-        "train_samples": 1,
-        "valid_samples": 1,
-        "ensemble_size": 1,
-        "motif_batch": 2,
-        "valid_every": 1,
-    }
-    for name, least in minima.items():
-        if getattr(config, name) < least:
-            raise UserError(f"{name}={getattr(config, name)} must be at least {least}")
-    if not 0 <= config.inner_batch_size <= config.train_samples:
+        value = getattr(config, name)
+        if not (isinstance(value, str) and value in choices):
+            raise UserError(f"{name}={value!r} is unknown: use one of {', '.join(choices)}")
+    for name in SWITCHES:
+        if not isinstance(getattr(config, name), bool | np.bool_):
+            raise UserError(f"{name}={getattr(config, name)!r} must be True or False")
+    for name, least in LEAST.items():
+        _check_count(name, getattr(config, name), least)
+    if not isinstance(config.decay_steps, tuple):
+        raise UserError(f"decay_steps={config.decay_steps!r} must be a tuple of whole numbers")
+    for step in config.decay_steps:
+        _check_count("each of decay_steps", step, 0)
+    _check_sizes(config)
+    for name in RATES:
+        _check_rate(name, getattr(config, name), config.ensemble_size)
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise UserError(f"{name}={value!r} must be a whole number")
+    if value < least:
+        raise UserError(f"{name}={value} must be at least {least}")
+    if value > np.iinfo(np.int32).max:
+        raise UserError(f"{name}={value} must be at most {np.iinfo(np.int32).max}")
+
+
+def _check_sizes(config: DishConfig) -> None:
+    """Refuse counts that do not go together."""
+    if config.inner_batch_size > config.train_samples:
         raise UserError(
             f"inner_batch_size={config.inner_batch_size} must lie between 0 (all samples) "
             f"and train_samples={config.train_samples}"
@@ -158,18 +183,54 @@ def check(config: DishConfig) -> None:
             f"shared_data needs valid_samples={config.valid_samples} equal to "
             f"train_samples={config.train_samples}"
         )
-    for name in RATES:
-        _check_rate(name, np.asarray(getattr(config, name), float), config.ensemble_size)
 
 
-def _check_rate(name: str, rate: np.ndarray, ensemble_size: int) -> None:
+def _check_rate(name: str, value: Any, ensemble_size: int) -> None:
+    try:
+        rate = np.asarray(value)
+        real = jax.dtypes.issubdtype(rate.dtype, np.integer)
+        real = real or jax.dtypes.issubdtype(rate.dtype, np.floating)
+    except ValueError:  # nested lists of different lengths
+        real = False
+    if not real:
+        raise UserError(
+            f"{name}={value!r} must be a number, or one number for each ensemble member"
+        )
     if rate.shape not in ((), (ensemble_size,)):
         raise UserError(
             f"{name} has shape {rate.shape}: give one value, or one for each of the "
             f"{ensemble_size} ensemble members"
         )
-    if not (np.all(np.isfinite(rate)) and np.all(rate >= 0)):
+    rate = rate.astype(float)
+    if not np.all((rate >= 0) & (rate <= np.finfo(np.float32).max)):  # also refuses NaN
         raise UserError(f"{name}={rate.tolist()} must be finite and not negative")
+
+
+def check_family(family: MotifFamily) -> None:
+    """Refuse a motif-network that no data can be drawn for.
+
+    Raises:
+      UserError: one sentence with the field's name and what is allowed.
+    """
+    if family.labels not in get_args(Labels):
+        raise UserError(
+            f"the family's labels={family.labels!r} are unknown: use one of "
+            f"{', '.join(get_args(Labels))}"
+        )
+    for name in ("input_shape", "output_shape"):
+        shape = getattr(family, name)
+        whole = isinstance(shape, tuple) and all(
+            isinstance(size, int | np.integer) and not isinstance(size, bool) and size >= 1
+            for size in shape
+        )
+        if not whole:
+            raise UserError(
+                f"the family's {name}={shape!r} must be a tuple of whole numbers of at least 1"
+            )
+    if family.labels == "balanced_classes" and not family.output_shape:
+        raise UserError(
+            "the family's output_shape=() has no axis for the classes: give balanced_classes one"
+        )
 
 
 def outer_rate_factor(config: DishConfig, step: jax.Array) -> jax.Array:

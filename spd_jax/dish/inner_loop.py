@@ -1,11 +1,10 @@
 """The inner loop: train ONE motif-network on synthetic data and return its score.
 
-Rawal et al., equation 1 with Adam. The parameters are one flat vector and the
-steps a scan. Its backward pass is written out: per step it takes one
-forward-over-reverse derivative of the inner loss (the Hessian-vector product
-and its mixed part at once, as in Kemaev et al., 2025, arXiv 2505.00793), which
-keeps no intermediate of the network, and hands the next step's cotangent on in
-the scan's carry, where XLA does not recompute it.
+Rawal et al., equation 1 with Adam. The parameters are one flat vector `[P]` and the steps a
+scan. The derivative of the scan is written out by hand, in `_segment`, because plain automatic
+differentiation keeps every intermediate of the network for every step. Ours keeps four vectors
+`[P]` a step, and computes the second derivatives of the inner loss one product at a time
+(forward-over-reverse, as in Kemaev et al., 2025, arXiv 2505.00793).
 """
 
 import functools
@@ -23,6 +22,7 @@ from spd_jax.dish import losses
 from spd_jax.dish.config import DishConfig
 from spd_jax.motif import MotifFamily
 
+Loss = Callable[..., Array]  # (theta [P], inputs, batch) -> inner loss without L2, scalar
 ADAM_BETA1, ADAM_BETA2, ADAM_EPS, ADAM_EPS_ROOT = 0.9, 0.999, 1e-8, 1e-16
 NEST_ABOVE = 1000  # inner steps from which `remat="auto"` nests the scan
 
@@ -58,6 +58,22 @@ class _Rates(NamedTuple):
     l2: Array
 
 
+class _Inputs(NamedTuple):
+    """What every inner step reads and none changes; also the cotangents of these.
+
+    Where cotangents are meant, a leaf that nobody differentiates in is `None`.
+
+    Attributes:
+      samples: train inputs `[N, ...]` and labels `[N, ...]`.
+      arch: one motif.
+      rates: see `_Rates`.
+    """
+
+    samples: Any
+    arch: Arch
+    rates: _Rates
+
+
 class _StepInput(NamedTuple):
     """What differs between inner steps: Adam's bias corrections, and the samples to use."""
 
@@ -86,7 +102,8 @@ def score(
 
     Returns:
       Scalar: minus the validation loss, or the true-class probability
-      (`inner_metric`). NaN or infinite where the training diverged.
+      (`inner_metric`). NaN or infinite where the training diverged. It can be differentiated
+      in reverse mode; see `train`.
     """
     train_data = jax.lax.stop_gradient(data) if config.gradient == "evaluation_only" else data
     params = train(family, config, params, arch, train_data, key)
@@ -106,24 +123,26 @@ def train(
 ) -> Params:
     """Train one motif from `params` for `inner_steps` steps of Adam; args as `score`.
 
-    Gradients flow to `params` and `data`. The arch and the rates count as
-    constants unless `remat` is "none".
+    The result can be differentiated in reverse mode, whatever `remat` is: in `params`, in `data`,
+    in the arch's float arrays and in the two inner rates. The setting `gradient` shortens the
+    derivative in `data` alone, for the outer step; the others always go through every step.
     """
     theta, unravel = ravel_pytree(params)
     inner_loss = losses.INNER_LOSSES[config.inner_loss]
 
-    def loss(theta: Array, samples: tuple[Array, Array], arch: Arch, batch: Array | None) -> Array:
-        inputs, labels = samples if batch is None else (x[batch] for x in samples)
-        return inner_loss(family.apply(unravel(theta), arch, inputs), labels)
+    def loss(theta: Array, inputs: _Inputs, batch: Array | None) -> Array:
+        samples = inputs.samples if batch is None else [x[batch] for x in inputs.samples]
+        return inner_loss(family.apply(unravel(theta), inputs.arch, samples[0]), samples[1])
 
     rates = _Rates(config.inner_learning_rate, config.inner_l2)
-    samples = (data.train_inputs, data.train_labels)
+    inputs = _Inputs((data.train_inputs, data.train_labels), arch, rates)
     carry = _Carry(theta, jnp.zeros_like(theta), jnp.zeros_like(theta))
     steps = _step_inputs(config, key)
     if config.gradient == "truncated":
         early, steps = _split(steps, config.inner_steps - config.truncation)
-        carry = jax.lax.stop_gradient(_unroll(loss, "none", carry, samples, arch, rates, early))
-    return unravel(_unroll(loss, config.remat, carry, samples, arch, rates, steps).theta)
+        stopped = inputs._replace(samples=jax.lax.stop_gradient(inputs.samples))
+        carry = _unroll(loss, config.remat, carry, stopped, early)
+    return unravel(_unroll(loss, config.remat, carry, inputs, steps).theta)
 
 
 def _adam(carry: _Carry, gradient: Array, now: _StepInput, rates: _Rates) -> _Carry:
@@ -136,7 +155,7 @@ def _adam(carry: _Carry, gradient: Array, now: _StepInput, rates: _Rates) -> _Ca
 
 def _adam_transpose(
     bar: _Carry, mu: Array, nu: Array, gradient: Array, now: _StepInput, rates: _Rates
-) -> tuple[Array, _Carry]:
+) -> tuple[Array, _Carry, Array]:
     """Pull cotangents back through `_adam`.
 
     Args:
@@ -148,7 +167,8 @@ def _adam_transpose(
       rates: see `_Rates`.
 
     Returns:
-      The gradient's cotangent `[P]`, and the carry's that the step started from.
+      The cotangents of the gradient `[P]`, of the carry that the step started from, and of the
+      learning rate.
     """
     root = jnp.sqrt(now.nu_correction * nu + ADAM_EPS_ROOT)
     size = root + ADAM_EPS
@@ -156,7 +176,8 @@ def _adam_transpose(
     mu_bar = bar.mu + by_mu
     nu_bar = bar.nu - by_mu * mu / size * now.nu_correction / (2 * root)
     gradient_bar = (1 - ADAM_BETA1) * mu_bar + 2 * (1 - ADAM_BETA2) * gradient * nu_bar
-    return gradient_bar, _Carry(bar.theta, ADAM_BETA1 * mu_bar, ADAM_BETA2 * nu_bar)
+    before = _Carry(bar.theta, ADAM_BETA1 * mu_bar, ADAM_BETA2 * nu_bar)
+    return gradient_bar, before, -jnp.vdot(bar.theta, now.mu_correction * mu / size)
 
 
 def _step_inputs(config: DishConfig, key: Key) -> _StepInput:
@@ -183,15 +204,7 @@ def _split(steps: _StepInput, at: int) -> tuple[_StepInput, _StepInput]:
     return first, second
 
 
-def _unroll(
-    loss: Callable[..., Array],
-    remat: str,
-    carry: _Carry,
-    samples: tuple[Array, Array],
-    arch: Arch,
-    rates: _Rates,
-    steps: _StepInput,
-) -> _Carry:
+def _unroll(loss: Loss, remat: str, carry: _Carry, inputs: _Inputs, steps: _StepInput) -> _Carry:
     """Take all `steps`, cheaply in memory under `jax.grad`.
 
     `remat` is "none": plain automatic differentiation, every intermediate is kept; "step":
@@ -204,9 +217,9 @@ def _unroll(
         remat = "nested" if count > NEST_ABOVE else "step"
     segment = _segment(loss)
     if remat == "none":
-        return _scan_steps(loss, carry, samples, arch, rates, steps)[0]
-    if remat == "step":
-        return segment(carry, samples, arch, rates, steps)
+        return _scan_steps(loss, carry, inputs, steps)[0]
+    if remat == "step" or count == 0:
+        return segment(carry, inputs, steps)
     length = math.isqrt(count)
     whole, remainder = _split(steps, count // length * length)
     whole = jax.tree.map(lambda x: x.reshape(-1, length, *x.shape[1:]), whole)
@@ -214,10 +227,10 @@ def _unroll(
     # Inside a scan nothing can merge the two forward passes: no barrier is needed.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def body(carry: _Carry, steps: _StepInput) -> tuple[_Carry, None]:
-        return segment(carry, samples, arch, rates, steps), None
+        return segment(carry, inputs, steps), None
 
     carry, _ = jax.lax.scan(body, carry, whole)
-    return segment(carry, samples, arch, rates, remainder) if count % length else carry
+    return segment(carry, inputs, remainder) if count % length else carry
 
 
 class _Saved(NamedTuple):
@@ -230,67 +243,145 @@ class _Saved(NamedTuple):
 
 
 def _scan_steps(
-    loss: Callable[..., Array],
-    carry: _Carry,
-    samples: tuple[Array, Array],
-    arch: Arch,
-    rates: _Rates,
-    steps: _StepInput,
+    loss: Loss, carry: _Carry, inputs: _Inputs, steps: _StepInput
 ) -> tuple[_Carry, _Saved]:
     """Equation 1 for every step; also what each step's backward pass needs."""
 
     def body(carry: _Carry, now: _StepInput) -> tuple[_Carry, _Saved]:
-        gradient = jax.grad(loss)(carry.theta, samples, arch, now.batch)
-        gradient = gradient + 2 * rates.l2 * carry.theta
-        after = _adam(carry, gradient, now, rates)
+        gradient = jax.grad(loss)(carry.theta, inputs, now.batch)
+        gradient = gradient + 2 * inputs.rates.l2 * carry.theta
+        after = _adam(carry, gradient, now, inputs.rates)
         return after, _Saved(carry.theta, gradient, after.mu, after.nu)
 
     return jax.lax.scan(body, carry, steps)
 
 
-def _segment(loss: Callable[..., Array]) -> Callable[..., _Carry]:
-    """Return `(carry, samples, arch, rates, steps) -> carry` with the backward pass written out."""
+def _segment(loss: Loss) -> Callable[[_Carry, _Inputs, _StepInput], _Carry]:
+    """Return `_scan_steps(loss, ...)[0]` with the backward pass written out.
+
+    JAX says at trace time, through `symbolic_zeros`, in which inputs somebody differentiates.
+    Only for those does the backward pass gather a cotangent: a fit, which learns the samples,
+    pays nothing for the derivatives in the arch and the rates.
+    """
 
     @jax.custom_vjp
-    def segment(carry: _Carry, *args: Any) -> _Carry:
-        return _scan_steps(loss, carry, *args)[0]
+    def segment(carry: _Carry, inputs: _Inputs, steps: _StepInput) -> _Carry:
+        return _scan_steps(loss, carry, inputs, steps)[0]
 
-    def forward(carry: _Carry, *args: Any) -> tuple[_Carry, Any]:
-        after, saved = _scan_steps(loss, carry, *args)
-        return after, (saved, *args)
+    def forward(carry: _Carry, inputs: _Inputs, steps: _StepInput) -> tuple[_Carry, Any]:
+        free, held = _partition(inputs)
+        carry, steps = jax.tree.map(lambda x: x.value, (carry, steps))
+        after, saved = _scan_steps(loss, carry, _merge(free, held), steps)
+        return after, (saved, free, held, steps)
 
     def backward(residuals: Any, bar: _Carry) -> tuple[Any, ...]:
-        saved, samples, arch, rates, steps = residuals
+        saved, free, held, steps = residuals
+        bar = jax.tree.map(_instantiated, bar)
+        return *_backward(loss, saved, free, held, steps, bar), None
 
-        def at(index: Array | int) -> tuple[_Saved, _StepInput]:
-            return jax.tree.map(operator.itemgetter(index), (saved, steps))
-
-        def through_adam(bar: _Carry, index: Array | int) -> tuple[Array, _Carry]:
-            kept, now = at(index)
-            return _adam_transpose(bar, kept.mu, kept.nu, kept.gradient, now, rates)
-
-        def through_gradient(bar: _Carry, samples_bar: Any, u: Array, index: Array | int) -> Any:
-            kept, now = at(index)
-            # d/d epsilon of the gradient at theta + epsilon u: (H u, mixed derivative times u).
-            _, (theta_bar, data_bar) = jax.jvp(
-                lambda theta: jax.grad(loss, argnums=(0, 1))(theta, samples, arch, now.batch),
-                (kept.theta,),
-                (u,),
-            )
-            bar = bar._replace(theta=bar.theta + theta_bar + 2 * rates.l2 * u)
-            return bar, jax.tree.map(jnp.add, samples_bar, data_bar)
-
-        def body(state: Any, index: Array) -> tuple[Any, None]:
-            u, bar, samples_bar = state
-            bar, samples_bar = through_gradient(bar, samples_bar, u, index)
-            u, bar = through_adam(bar, index - 1)
-            return (u, bar, samples_bar), None
-
-        count = saved.theta.shape[0]
-        state = (*through_adam(bar, count - 1), jax.tree.map(jnp.zeros_like, samples))
-        (u, bar, samples_bar), _ = jax.lax.scan(body, state, jnp.arange(1, count), reverse=True)
-        bar, samples_bar = through_gradient(bar, samples_bar, u, 0)
-        return bar, samples_bar, None, None, None
-
-    segment.defvjp(forward, backward)
+    segment.defvjp(forward, backward, symbolic_zeros=True)
     return segment
+
+
+def _backward(
+    loss: Loss, saved: _Saved, free: _Inputs, held: _Inputs, steps: _StepInput, bar: _Carry
+) -> tuple[_Carry, _Inputs]:
+    """Pull cotangents back through `_scan_steps`, from the last step to the first.
+
+    A step maps theta to its gradient g, and g with the moments through Adam to the next theta.
+    Its transpose therefore takes two moves in the opposite order: `through_adam` turns the
+    carry's cotangent into g's, which we call u `[P]`, and `through_gradient` turns u into what
+    it adds to the cotangents of theta and of the inputs.
+
+    The scan is skewed by half a step: its body makes the second move of step t and then the
+    first move of step t-1. So u is handed on in the scan's carry, as a value in memory. With
+    both moves of one step in one body, XLA would fuse the cheap expression for u into each of
+    its many uses in `through_gradient` and compute it there again and again.
+
+    Args:
+      loss: `loss(theta, inputs, batch)`, the inner loss without L2.
+      saved: what the forward pass kept, `[T, P]` each.
+      free: the inputs whose cotangents are wanted; `None` in place of the others.
+      held: the other inputs; `None` in place of those in `free`.
+      steps: as in the forward pass.
+      bar: cotangents of the carry after the last step, `[P]` each.
+
+    Returns:
+      Cotangents of the carry before the first step, and of `free`.
+    """
+    rates = _merge(free, held).rates
+
+    def at(index: Array | int) -> tuple[_Saved, _StepInput]:
+        return jax.tree.map(operator.itemgetter(index), (saved, steps))
+
+    def through_adam(index: Array | int, bar: _Carry, free_bar: _Inputs) -> Any:
+        kept, now = at(index)
+        u, before, rate_bar = _adam_transpose(bar, kept.mu, kept.nu, kept.gradient, now, rates)
+        return u, before, _with_rates(free_bar, learning_rate=rate_bar)
+
+    def through_gradient(index: Array | int, u: Array, bar: _Carry, free_bar: _Inputs) -> Any:
+        kept, now = at(index)
+
+        def gradient(theta: Array) -> tuple[Array, _Inputs]:
+            def at_free(theta: Array, free: _Inputs) -> Array:
+                return loss(theta, _merge(free, held), now.batch)
+
+            return jax.grad(at_free, argnums=(0, 1))(theta, free)
+
+        # d/d epsilon of the gradient at theta + epsilon u: (H u, mixed derivatives times u).
+        _, (theta_bar, mixed) = jax.jvp(gradient, (kept.theta,), (u,))
+        bar = bar._replace(theta=bar.theta + theta_bar + 2 * rates.l2 * u)
+        free_bar = jax.tree.map(jnp.add, free_bar, mixed)
+        return bar, _with_rates(free_bar, l2=2 * jnp.vdot(kept.theta, u))
+
+    def body(state: Any, index: Array) -> tuple[Any, None]:
+        return through_adam(index - 1, *through_gradient(index, *state)), None
+
+    count = saved.theta.shape[0]
+    state = through_adam(count - 1, bar, jax.tree.map(jnp.zeros_like, free))
+    state, _ = jax.lax.scan(body, state, jnp.arange(1, count), reverse=True)
+    return through_gradient(0, *state)
+
+
+def _partition(inputs: _Inputs) -> tuple[_Inputs, _Inputs]:
+    """Split inputs by whether somebody differentiates in them.
+
+    Args:
+      inputs: as `symbolic_zeros` hands them over: each leaf a value and a flag.
+
+    Returns:
+      Two trees with the values of the leaves that are differentiated, and of the others; in each
+      `None` stands where the other has a value. Integers have no derivative.
+    """
+
+    def part(wanted: bool) -> _Inputs:
+        return jax.tree.map(lambda x: x.value if _is_free(x) == wanted else None, inputs)
+
+    return part(True), part(False)
+
+
+def _is_free(leaf: Any) -> bool:
+    return leaf.perturbed and jnp.issubdtype(leaf.value.dtype, jnp.floating)
+
+
+def _merge(free: _Inputs, held: _Inputs) -> _Inputs:
+    """Undo `_partition`."""
+    return jax.tree.map(lambda x, y: y if x is None else x, free, held, is_leaf=lambda x: x is None)
+
+
+def _with_rates(free_bar: _Inputs, **terms: Array) -> _Inputs:
+    """Add terms to the cotangents of the rates, where these are wanted."""
+    rates = free_bar.rates
+    added = {
+        name: getattr(rates, name) + term
+        for name, term in terms.items()
+        if getattr(rates, name) is not None
+    }
+    return free_bar._replace(rates=rates._replace(**added))
+
+
+def _instantiated(bar: Any) -> Array:
+    """Return zeros for the cotangent of an output that nobody uses."""
+    if isinstance(bar, jax.custom_derivatives.SymbolicZero):
+        return jnp.zeros(bar.shape, bar.dtype)
+    return bar

@@ -1,82 +1,129 @@
 """The motifs whose ground truth is known, and how one outer step's batch is cut from them."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from spd_jax.axes import Archs
+from spd_jax import archs as archs_lib
+from spd_jax.axes import Archs, Array
 from spd_jax.dish.config import DishConfig
 from spd_jax.dish.state import DishState
 from spd_jax.errors import UserError
 
 BATCH_MULTIPLE = 8  # batches are padded to it: a few motifs more compile nothing new
+LARGEST_SCORE = 1e18  # the square of a larger one is infinite in float32
+
+
+class Batch(NamedTuple):
+    """What one outer step learns from, on the device.
+
+    Attributes:
+      archs: motifs, axis M in front; padded by repeating the last.
+      truth: ground truths `[M]` float32, higher is better.
+      weights: `[M]` float32, 1 for a motif and 0 for padding.
+    """
+
+    archs: Archs
+    truth: Array
+    weights: Array
 
 
 @dataclasses.dataclass(frozen=True)
 class KnownMotifs:
-    """Motifs with finite ground truth, on the host, and how one step's batch is cut from them."""
+    """Motifs that a dish can be fitted to: checked once, when they are made, by `of`.
 
-    archs: Archs  # NumPy arrays, axis M in front
-    truth: np.ndarray  # [M]
-    largest: int  # most motifs in a batch
-    sharding: jax.sharding.Sharding | None
+    Attributes:
+      archs: batch `[M]` of NumPy arrays.
+      truth: finite ground truths `[M]` float32, higher is better, M >= 2.
+    """
+
+    archs: Archs
+    truth: np.ndarray
 
     @classmethod
-    def of(
-        cls,
-        archs: Archs,
-        truth: ArrayLike | None,
-        config: DishConfig,
-        sharding: jax.sharding.Sharding | None,
-    ) -> "KnownMotifs":
-        """Check the user's motifs and keep those with a finite ground truth."""
-        truth = np.asarray(truth, np.float32)
-        archs = jax.tree.map(np.asarray, archs)
-        lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(archs)}
-        if truth.ndim != 1 or lengths != {truth.shape}:
+    def of(cls, archs: Archs, ground_truth: ArrayLike) -> "KnownMotifs":
+        """Check motifs and keep those with a finite ground truth.
+
+        Args:
+          archs: batch `[M]`.
+          ground_truth: `[M]`, higher is better; not finite where a motif failed.
+
+        Raises:
+          UserError: lengths that disagree, fewer than two finite ground truths, or ground truths
+            that are all equal or too large for float32.
+        """
+        archs, scores = archs_lib.known(archs, ground_truth)
+        largest = np.max(np.abs(scores))
+        if largest > LARGEST_SCORE:
             raise UserError(
-                f"archs have motif axes {sorted(lengths)} but ground_truth has shape "
-                f"{truth.shape}: give one ground truth for each motif"
+                f"a ground truth is as large as {largest:.3g}: rescale them so that none is above "
+                f"{LARGEST_SCORE:.0e}, because the dish computes in float32"
             )
-        finite = np.isfinite(truth)
-        if finite.sum() < 2:
+        truth = scores.astype(np.float32)
+        if np.all(truth == truth[0]):
             raise UserError(
-                f"{finite.sum()} motifs have a finite ground truth: a dish needs at least 2"
+                f"all {len(truth)} ground truths are {truth[0]:g}: there is nothing to learn, so "
+                "give motifs that differ"
             )
-        return cls(
-            jax.tree.map(lambda x: x[finite], archs), truth[finite], config.motif_batch, sharding
+        return cls(archs, truth)
+
+    def __len__(self) -> int:
+        """Return M."""
+        return len(self.truth)
+
+    def split(self, held_out: np.ndarray) -> tuple["KnownMotifs", "KnownMotifs"]:
+        """Return the motifs where the mask `held_out [M]` is False, and those where it is True."""
+        kept, held = (
+            KnownMotifs(archs_lib.take(self.archs, mask), self.truth[mask])
+            for mask in (~held_out, held_out)
         )
+        return kept, held
 
     def joined(self, other: "KnownMotifs") -> "KnownMotifs":
-        """Return the motifs of both."""
-        return dataclasses.replace(
-            self,
-            archs=jax.tree.map(lambda a, b: np.concatenate([a, b]), self.archs, other.archs),
-            truth=np.concatenate([self.truth, other.truth]),
+        """Return these motifs and then those of `other`."""
+        return KnownMotifs(
+            archs_lib.concatenate(self.archs, other.archs),
+            np.concatenate([self.truth, other.truth]),
         )
 
-    def batch(self, state: DishState) -> tuple[Archs, np.ndarray, np.ndarray]:
-        """Return archs, truths and weights of one step: padded, or drawn afresh when too many."""
-        count = len(self.truth)
-        size = min(self.largest, -(-count // BATCH_MULTIPLE) * BATCH_MULTIPLE)
-        used = min(count, size)
-        if count > size:
+    def batches(
+        self, config: DishConfig, sharding: jax.sharding.Sharding | None = None
+    ) -> Callable[[DishState], Batch]:
+        """Return a function that gives the batch of the outer step that a state is before.
+
+        Up to `config.motif_batch` motifs are one batch, which is put on the device here, once.
+        Of more motifs, every step draws as many as that anew: the same ones for the same key and
+        step of the state, so that a resumed fit draws what an uninterrupted one does.
+
+        Args:
+          config: settings.
+          sharding: where the batch's motif axis lies, for several devices.
+        """
+        count = len(self)
+        size = min(config.motif_batch, -(-count // BATCH_MULTIPLE) * BATCH_MULTIPLE)
+        if count <= size:
+            everything = self._batch(np.arange(count), size, sharding)
+            return lambda state: everything
+
+        def drawn(state: DishState) -> Batch:
             seed = [*np.asarray(jax.random.key_data(state.key)).ravel().tolist(), int(state.step)]
             chosen = np.sort(np.random.default_rng(seed).permutation(count)[:size])
-        else:
-            chosen = np.arange(count)
-        devices = 1 if self.sharding is None else len(self.sharding.device_set)
-        padding = max(-(-size // devices) * devices, used) - used
-        chosen = np.concatenate([chosen, np.repeat(chosen[-1:], padding)])
-        weights = (np.arange(len(chosen)) < used).astype(np.float32)
-        batch = jax.tree.map(lambda x: x[chosen], self.archs)
-        return jax.device_put(batch, self.sharding), self.truth[chosen], weights
+            return self._batch(chosen, size, sharding)
 
+        return drawn
 
-def padded(archs: Archs, size: int) -> Archs:
-    """Repeat the last motif until there are `size`."""
-    return jax.tree.map(
-        lambda x: np.concatenate([x, np.repeat(x[-1:], size - len(x), axis=0)]), archs
-    )
+    def _batch(
+        self, chosen: np.ndarray, size: int, sharding: jax.sharding.Sharding | None
+    ) -> Batch:
+        """Put the chosen motifs on the device, padded to `size` or more for several devices."""
+        devices = 1 if sharding is None else len(sharding.device_set)
+        used, size = len(chosen), -(-size // devices) * devices
+        chosen = np.concatenate([chosen, np.repeat(chosen[-1:], size - used)])
+        weights = np.arange(size) < used
+        archs = jax.device_put(archs_lib.take(self.archs, chosen), sharding)
+        return Batch(archs, jnp.asarray(self.truth[chosen]), jnp.asarray(weights, jnp.float32))

@@ -10,7 +10,7 @@ import optax
 
 from spd_jax.axes import Array, Key, Params
 from spd_jax.dish import inner_loop
-from spd_jax.dish.config import DishConfig, check
+from spd_jax.dish.config import DishConfig, check, check_family
 from spd_jax.dish.inner_loop import SyntheticData
 from spd_jax.motif import MotifFamily
 
@@ -79,9 +79,10 @@ def init(key: Key, family: MotifFamily, config: DishConfig) -> DishState:
       median raw score.
 
     Raises:
-      UserError: a setting that cannot be run.
+      UserError: a setting that cannot be run, or a family that no data can be drawn for.
     """
     check(config)
+    check_family(family)
     size = config.ensemble_size
     scales = jnp.broadcast_to(jnp.asarray(config.init_scale, jnp.float32), (size,))
 
@@ -108,6 +109,12 @@ def init(key: Key, family: MotifFamily, config: DishConfig) -> DishState:
         mean=jnp.zeros(size),
         std=jnp.ones(size),
     )
+
+
+def unfitted(state: DishState) -> DishState:
+    """Return the state with a standardisation that changes nothing: it predicts raw scores."""
+    ones = jnp.ones_like(state.sign)
+    return dataclasses.replace(state, sign=ones, mean=jnp.zeros_like(ones), std=ones)
 
 
 def _draw_labels(key: Key, family: MotifFamily, count: int) -> Array:

@@ -1,1 +1,1 @@
-"""Training at full size, and tables of what it gave."""
+"""Ground truth: what can be bought (`task`), who buys it (`purchase`), and tables (`lookup`)."""

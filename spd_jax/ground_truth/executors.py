@@ -1,22 +1,23 @@
-"""Evaluations on any executor: results in order of submission, dead workers replaced."""
+"""Calls of one function, here or on a local Dask cluster: in order, dead workers replaced."""
 
 import collections
 import concurrent.futures
 import contextlib
+import logging
 import multiprocessing
-import multiprocessing.connection
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future
-from typing import Any, TypeVar
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from spd_jax.errors import UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Arrivals = Generator[tuple[int, Result | Exception]]
+
 ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 # Settings of this process's jax that a worker takes over: else each compiles everything anew.
 JAX_SETTINGS = (
@@ -24,35 +25,30 @@ JAX_SETTINGS = (
     "jax_persistent_cache_min_compile_time_secs",
     "jax_persistent_cache_min_entry_size_bytes",
 )
+LOOK_EVERY = 0.5  # seconds between two looks at which workers there are
+PATIENCE = 120.0  # seconds to wait for a worker when there is none, and for an answer
+MOST_STARTS = 5  # tries to start a worker that takes another's place
+GOES_ON = object()
+DASK_SETTINGS: dict[str, Any] = {
+    # A death is answered here, where it is known which item it cost.
+    "distributed.scheduler.allowed-failures": 0,
+    "distributed.scheduler.work-stealing": False,
+    # A worker that compiles, or a computer that slept, may be silent for minutes.
+    "distributed.scheduler.worker-ttl": None,
+    "distributed.deploy.lost-worker-timeout": "1 day",
+    # The diagnostics pages and the sampling profiler are of no use here.
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
+    "distributed.worker.profile.enabled": False,
+}
 
 
 class WorkerDied(Exception):  # noqa: N818 - it names what happened, as in a report
     """A worker died each time it ran this item."""
 
 
-class SpawnedWorker(concurrent.futures.ProcessPoolExecutor):
-    """One spawned process with one XLA thread; it ends with this process, however that ends."""
-
-    def __init__(self) -> None:
-        """Prepare it; the process starts at the first `submit`."""
-        # A worker that sees this pipe close is not wanted any more. The system closes it
-        # when this process dies, so that a kill -9 leaves no workers behind.
-        self._watched, self._lifeline = multiprocessing.Pipe(duplex=False)
-        super().__init__(
-            1,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_begin_worker,
-            initargs=(self._watched, _jax_settings()),
-        )
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End the worker; with `cancel_futures` at once, whatever it is doing."""
-        if cancel_futures:
-            self._lifeline.close()
-        super().shutdown(wait, cancel_futures=cancel_futures)
-        if wait:
-            self._lifeline.close()
-            self._watched.close()
+class TimeLimitExceeded(Exception):  # noqa: N818
+    """An item ran longer than it may; its worker was killed."""
 
 
 def run_all(
@@ -61,39 +57,42 @@ def run_all(
     *,
     workers: int = 0,
     retries: int = 2,
-    executor_factory: Callable[[], Executor] | None = None,
+    time_limit: float | None = None,
     on_arrival: Callable[[int, Result | Exception], None] | None = None,
 ) -> Iterator[tuple[int, Result | Exception]]:
-    """Apply a function to items, each in a worker; yield results in order of submission.
+    """Apply a function to every item; yield the results in order of submission.
 
-    Each worker is an executor of its own with one item at a time, so that a death
-    is the death of one known item: the others go on. Leaving the iteration early,
-    by an error or an interrupt, ends the workers.
+    With `workers`, a local Dask cluster of so many spawned processes does the work. Each
+    process has one item at a time, so that the death of a process is the death of one
+    known item, and the others go on. Leaving the iteration early, by an error or an
+    interrupt, ends the processes.
 
     Args:
-      function: picklable where workers are processes.
+      function: picklable where there are workers.
       items: its arguments, picklable likewise.
-      workers: 0 runs in this process; more are so many spawned processes.
+      workers: 0 runs in this process; more are so many processes with one thread each.
       retries: how often an item is given to another worker after its worker died.
-      executor_factory: makes the executor of one worker, instead of a spawned process:
-        anything with the `submit` and `shutdown` of `concurrent.futures.Executor`. It is
-        called `max(workers, 1)` times, and again for one that breaks (`BrokenExecutor`).
+      time_limit: seconds after which an item is given up and its worker killed; needs
+        workers, because this process cannot be killed.
       on_arrival: called with index and result when a result arrives, in any order and
         before anything else happens.
 
     Yields:
-      Index of the item, and its result or the exception it raised (`WorkerDied` when
-      its worker died `retries + 1` times).
+      Index of the item, and its result or the exception it raised: `WorkerDied` when its
+      worker died `retries + 1` times, `TimeLimitExceeded` when it took too long.
 
     Raises:
-      UserError: negative counts, or workers that cannot start.
+      UserError: negative counts, Dask is not installed, or workers that cannot start.
     """
     if workers < 0 or retries < 0:
         raise UserError(f"workers={workers} and retries={retries} must be at least 0")
-    if workers or executor_factory:
-        arrivals = _from_workers(
-            function, items, max(workers, 1), retries, executor_factory or SpawnedWorker
+    if time_limit is not None and not (workers and time_limit > 0):
+        raise UserError(
+            f"time_limit={time_limit} with workers={workers}: give a positive number of seconds "
+            "and at least one worker, which can be killed"
         )
+    if workers and items:
+        arrivals = _from_cluster(function, items, workers, retries, time_limit)
     else:
         arrivals = _from_here(function, items)
     waiting: dict[int, Result | Exception] = {}
@@ -108,9 +107,7 @@ def run_all(
                 following += 1
 
 
-def _from_here(
-    function: Callable[[Item], Result], items: Sequence[Item]
-) -> collections.abc.Generator[tuple[int, Result | Exception]]:
+def _from_here(function: Callable[[Item], Result], items: Sequence[Item]) -> Arrivals[Result]:
     for index, item in enumerate(items):
         try:
             result: Result | Exception = function(item)
@@ -119,108 +116,207 @@ def _from_here(
         yield index, result
 
 
-def _from_workers(
+def _from_cluster(
     function: Callable[[Item], Result],
     items: Sequence[Item],
     workers: int,
     retries: int,
-    factory: Callable[[], Executor],
-) -> collections.abc.Generator[tuple[int, Result | Exception]]:
-    """Yield results as they arrive."""
+    time_limit: float | None,
+) -> Arrivals[Result]:
+    with _local_client(min(workers, len(items))) as client:
+        yield from _from_client(client, function, items, retries, time_limit)
+
+
+class _Run(NamedTuple):
+    """An item that a worker has; `began` is in seconds of `time.monotonic`."""
+
+    place: int
+    future: Any
+    began: float
+
+
+def _from_client(
+    client: Any,
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    retries: int,
+    time_limit: float | None,
+) -> Arrivals[Result]:
+    """Yield results as they arrive from the workers of a Dask client, one item on each."""
+    _greet(client, function)
     pending = collections.deque(range(len(items)))
     deaths: collections.Counter[int] = collections.Counter()
-    idle = [_Lane(factory, function) for _ in range(min(workers, len(items)))]
-    busy: dict[Future[Result], tuple[_Lane, int]] = {}
-    any_started = False
-    with contextlib.ExitStack() as stack:
-        for lane in idle:
-            stack.callback(lane.stop)
-        while pending or busy:
-            while pending and idle:
-                lane, index = idle.pop(), pending.popleft()
-                busy[lane.start(items[index])] = lane, index
-            done, _ = concurrent.futures.wait(busy, return_when=concurrent.futures.FIRST_COMPLETED)
-            for future in done:
-                lane, index = busy.pop(future)
-                idle.append(lane)
-                any_started = any_started or lane.started()
-                error = future.exception()
-                if not any_started:
-                    raise UserError(
-                        f"a worker cannot start, or cannot load what it shall run ({error}): "
-                        "define the task in a module that can be imported, and begin the "
-                        "program below `if __name__ == '__main__':`"
-                    ) from error
-                if isinstance(error, concurrent.futures.BrokenExecutor):
-                    lane.replace()
-                    deaths[index] += 1
-                    if deaths[index] <= retries:
-                        pending.appendleft(index)
-                        continue
-                    error = WorkerDied(
-                        f"its worker died {deaths[index]} times: it was killed, ran out of "
-                        "memory, or crashed in native code"
-                    )
-                elif error is not None and not isinstance(error, Exception):
-                    raise error
-                yield index, future.result() if error is None else error
+    busy: dict[str, _Run] = {}  # by the worker's address
+    while pending or busy:
+        present = _present(client, wait=not busy)
+        for address in present:
+            if pending and address not in busy:
+                index = pending.popleft()
+                future = client.submit(function, items[index], workers=[address], pure=False)
+                busy[address] = _Run(index, future, time.monotonic())
+        _wait_for_one(client, [run.future for run in busy.values()])
+        for address, run in list(busy.items()):
+            outcome = _outcome(run, address in present, time_limit)
+            if outcome is GOES_ON:
+                continue
+            del busy[address]
+            if isinstance(outcome, WorkerDied):
+                deaths[run.place] += 1
+                if deaths[run.place] <= retries:
+                    pending.appendleft(run.place)
+                    continue
+                outcome = WorkerDied(f"its worker died {deaths[run.place]} times: {outcome}")
+            yield run.place, outcome
+            if isinstance(outcome, TimeLimitExceeded):
+                client.restart_workers([address], raise_for_error=False)
 
 
-class _Lane:
-    """The place of one worker: its executor, replaced when it breaks."""
+def _greet(client: Any, function: Callable[[Any], Any]) -> None:
+    """Carry the function into a worker: what cannot be loaded there fails here, once."""
+    try:
+        client.submit(_arrive, function, pure=False).result()
+    except Exception as error:
+        raise _cannot_start(error) from error
 
-    def __init__(self, factory: Callable[[], Executor], function: Callable[[Any], Any]) -> None:
-        self._factory, self._function = factory, function
-        self._executor = factory()
-        self._greeting: Future[None] | None = None
 
-    def start(self, item: Any) -> Future[Any]:
+def _arrive(function: Callable[[Any], Any]) -> None:
+    """Do nothing: to be called with a function, a worker must have loaded it."""
+
+
+def _cannot_start(error: Exception) -> UserError:
+    why = " ".join(str(error).split())
+    return UserError(
+        f"a worker cannot start, or cannot load what it shall run ({why}): define the task in a "
+        "module that can be imported, and begin the program below `if __name__ == '__main__':`"
+    )
+
+
+def _present(client: Any, *, wait: bool) -> list[str]:
+    """Return the addresses of the workers; with `wait`, wait until there is one."""
+    deadline = time.monotonic() + PATIENCE
+    while not (present := list(client.nthreads())) and wait:
+        if time.monotonic() > deadline:
+            raise UserError(
+                "the workers died and cannot be started again: see that memory is left for them, "
+                "or use fewer of them"
+            )
+        time.sleep(LOOK_EVERY / 5)
+    return present
+
+
+def _wait_for_one(client: Any, futures: list[Any]) -> None:
+    """Wait until a future is done, but not long: whether workers live must be seen, too."""
+    import distributed
+
+    # A future is cancelled when its result was lost with its worker; `_outcome` sees that.
+    lost = contextlib.suppress(TimeoutError, concurrent.futures.CancelledError)
+    with lost, client.as_current():
+        distributed.wait(futures, timeout=LOOK_EVERY, return_when="FIRST_COMPLETED")
+
+
+def _outcome(run: _Run, present: bool, time_limit: float | None) -> Any:
+    """Return the result of a run or the error that ended it; GOES_ON while nothing did."""
+    import distributed
+
+    died = WorkerDied("it was killed, ran out of memory, or crashed in native code")
+    if run.future.status == "finished":
         try:
-            return self._submit(item)
-        except concurrent.futures.BrokenExecutor:  # it died while idle: nobody's fault
-            self.replace()
-            return self._submit(item)
-
-    def started(self) -> bool:
-        """Wait until the worker has loaded the function; false when it never will."""
-        return self._greeting is not None and self._greeting.exception() is None
-
-    def replace(self) -> None:
-        self.stop()
-        self._executor, self._greeting = self._factory(), None
-
-    def stop(self) -> None:
-        # A thread or a remote worker that goes on with its item must not be waited for.
-        self._executor.shutdown(wait=isinstance(self._executor, SpawnedWorker), cancel_futures=True)
-
-    def _submit(self, item: Any) -> Future[Any]:
-        if self._greeting is None:
-            self._greeting = self._executor.submit(_greet, self._function)
-        return self._executor.submit(self._function, item)
+            return run.future.result(timeout=PATIENCE)
+        except Exception:  # the worker died before it could hand over the result
+            return died
+    if run.future.status == "error":
+        error = run.future.exception()
+        return died if isinstance(error, distributed.KilledWorker) else error
+    if run.future.status != "pending" or not present:
+        return died
+    if time_limit is not None and time.monotonic() - run.began > time_limit:
+        return TimeLimitExceeded(f"over the time limit of {time_limit:g} s")
+    return GOES_ON
 
 
-def _greet(function: Callable[[Any], Any]) -> None:
-    """Arrive in a worker: what cannot be loaded there fails here and not as an item."""
+@contextlib.contextmanager
+def _local_client(workers: int) -> Iterator[Any]:
+    """Yield the client of a cluster on this computer; end its processes afterwards, at once."""
+    try:
+        import dask
+        import distributed
+    except ImportError as error:
+        raise UserError(
+            f"workers need Dask, which is not installed ({error}): "
+            "install it with `pip install distributed`, or use no workers"
+        ) from error
+
+    class Nanny(distributed.Nanny):
+        """Watches one worker: replaces it, but not for ever, and ends it at once."""
+
+        starts = 0  # since the last one that succeeded
+        most = 1
+
+        async def instantiate(self) -> Any:
+            # Else some versions of Dask try for ever to start what cannot start.
+            self.starts += 1
+            if self.starts > self.most:
+                return distributed.Status.failed
+            status = await super().instantiate()
+            if status == distributed.Status.running:
+                self.starts, self.most = 0, MOST_STARTS
+            return status
+
+        async def kill(self, *args: Any, **kwargs: Any) -> None:
+            if self.pid:
+                os.kill(self.pid, signal.SIGKILL)
+            await super().kill(*args, **kwargs)
+
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        # This process is a worker that is about to import the user's program.
+        raise _cannot_start(RuntimeError("a worker ran the whole program anew"))
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {ONE_THREAD}".strip()
+    environment = dict(os.environ)
+    # Dask tells what happens to workers on the terminal; what matters of it is raised here.
+    logger = logging.getLogger("distributed")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(dask.config.set(DASK_SETTINGS))
+            try:
+                cluster = distributed.LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    host="127.0.0.1",
+                    dashboard_address="127.0.0.1:0",
+                    scheduler_kwargs={"dashboard": False},
+                    silence_logs=logging.CRITICAL,
+                    memory_limit=None,
+                    worker_class=Nanny,
+                    preload=[__name__],
+                    env={"XLA_FLAGS": flags},
+                    config={"spd-jax": _jax_settings()},
+                )
+            except RuntimeError as error:
+                raise _cannot_start(error) from error
+            stack.enter_context(cluster)
+            yield stack.enter_context(distributed.Client(cluster, set_as_default=False))
+    finally:
+        logger.setLevel(level)
+        # Dask sets variables of this process for the processes that it starts.
+        os.environ.clear()
+        os.environ.update(environment)
 
 
-def _begin_worker(
-    lifeline: multiprocessing.connection.Connection, settings: dict[str, Any]
-) -> None:
-    """Prepare a spawned process: one XLA thread, deaf to Ctrl-C, watching its parent."""
+def dask_setup(_: Any) -> None:
+    """Prepare a worker process; Dask calls this in each one, also in those that replace others."""
+    import dask
+
     # Ctrl-C reaches the whole process group; the parent decides what becomes of its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {ONE_THREAD}".strip()
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    settings = dask.config.get("spd-jax", {})
     if settings:
-        import jax  # only now: XLA reads its flags once
+        import jax
 
         for name, value in settings.items():
             jax.config.update(name, value)
-
-
-def _end_with(lifeline: multiprocessing.connection.Connection) -> None:
-    multiprocessing.connection.wait([lifeline])
-    os._exit(1)
 
 
 def _jax_settings() -> dict[str, Any]:

@@ -1,96 +1,153 @@
-"""Ground truth that was computed before: a CSV of slopes and accuracies."""
+"""Ground truth that was computed before: tables of any space, and a task that answers from one."""
 
-import csv
 import dataclasses
+import functools
+import hashlib
 import math
-import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
+from typing import Any
 
 import numpy as np
 
+from spd_jax import files, metrics
+from spd_jax.archs import Cells
 from spd_jax.errors import UserError
+from spd_jax.ground_truth.purchase import beginning
+from spd_jax.ledger import Evaluation, EvaluationKey, Purchase, table
+from spd_jax.motif import SearchSpace
+
+Items = list[tuple[EvaluationKey, Evaluation]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
-    """The accuracies of M distinct slopes, in order of slope.
+class TruthTable:
+    """What M distinct motifs scored.
 
     Attributes:
-      slopes: `[M]` float64, unitless, strictly increasing.
-      accuracy: `[M]` float64, mean over seeds, higher is better; commonly a share
-        in [0, 1], but any score will do.
-      standard_error: `[M]` float64, of that mean (sample standard deviation over
-        sqrt(seeds)); NaN with one seed, which tells nothing about the spread.
-      seeds_per_slope: `[M]` int.
-      values: M arrays, each the accuracies of one slope in order of seed.
+      cells: the motifs, in order of first appearance.
+      scores: `[M]` float64, mean over a motif's seeds, higher is better; NaN when one failed.
+      seeds: M arrays, the scores of each motif in order of seed.
+      curves: learning curves of each motif's first seed, higher is better, empty where there
+        is none. That seed is part of the motif's score too, which favours partial training.
+      budget: units of a full evaluation.
+      unit: what a score is.
+      space: name of the search space.
+      task: fingerprint of what was evaluated; "" where the table does not say.
       source: the file.
     """
 
-    slopes: np.ndarray
-    accuracy: np.ndarray
-    standard_error: np.ndarray
-    seeds_per_slope: np.ndarray
-    values: tuple[np.ndarray, ...]
+    cells: Cells
+    scores: np.ndarray
+    seeds: tuple[np.ndarray, ...]
+    curves: tuple[tuple[float, ...], ...]
+    budget: int
+    unit: str
+    space: str
+    task: str
     source: pathlib.Path
 
+    def __len__(self) -> int:
+        """Return M."""
+        return len(self.cells)
 
-def read(path: str | os.PathLike[str]) -> Table:
-    """Read a ground-truth table.
+    @property
+    def identity(self) -> str:
+        """16 hexadecimal digits that motifs, scores and curves decide, wherever the file lies."""
+        content = repr([list(self.cells.names), self.scores.tolist(), list(self.curves)])
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
-    The file is CSV in UTF-8: a header that names the columns `slope` and
-    `accuracy`, optionally `seed` (whole numbers), and any others; then one row
-    per slope and seed. Lines that start with `#` and empty lines are skipped.
+    @property
+    def standard_error(self) -> np.ndarray:
+        """Standard error of `scores` `[M]` float64: NaN with one seed, which tells nothing."""
+        return np.array(
+            [
+                np.std(own, ddof=1) / math.sqrt(len(own)) if len(own) > 1 else math.nan
+                for own in self.seeds
+            ]
+        )
+
+    def noise_ceiling(self, seeds: int | None = None) -> dict[str, Any]:
+        """Return how well one seed orders the motifs as the mean of the others does, for JSON.
+
+        Args:
+          seeds: how many of each motif's seeds to use, the first ones. Motifs that have fewer
+            are left out. None uses as many as any motif has.
+
+        Returns:
+          `{"kendall_tau", "motifs", "seeds"}`: the mean over seeds, see `metrics.noise_ceiling`,
+          None where fewer than three motifs or two seeds can tell; and of how many motifs and
+          seeds of each.
+        """
+        most = max(map(len, self.seeds), default=0) if seeds is None else seeds
+        rows = [own[:most] for own in self.seeds if len(own) >= most]
+        tau = metrics.noise_ceiling(rows) if len(rows) >= 3 else None
+        return {"kendall_tau": tau, "motifs": len(rows), "seeds": most}
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> "TruthTable":
+        """Return the motifs at `indices` `[K]`, in that order."""
+        chosen = [int(i) for i in indices]
+        return dataclasses.replace(
+            self,
+            cells=self.cells.take(chosen),
+            scores=self.scores[chosen],
+            seeds=tuple(self.seeds[i] for i in chosen),
+            curves=tuple(self.curves[i] for i in chosen),
+        )
+
+    def without(self, names: set[str]) -> "TruthTable":
+        """Return the table without the motifs of these names."""
+        return self.take([i for i, name in enumerate(self.cells.names) if name not in names])
+
+
+def read(path: files.Path, space: SearchSpace) -> TruthTable:
+    """Read a table of ground truth, see `ledger.table.read`.
 
     Args:
-      path: the file.
+      path: the file. Rows whose `space` is empty are taken for motifs of `space`.
+      space: of the motifs.
 
     Returns:
-      The table, averaged over seeds.
+      Its evaluations with the largest budget.
 
     Raises:
-      UserError: the file is missing or not such a table; the sentence names the
-        line and what to do about it.
+      UserError: the file is missing or no such table, holds evaluations of another space, of
+        several tasks or units, or a cell that is no motif of the space.
     """
-    path = pathlib.Path(path)
-    accuracies: dict[float, dict[int, float]] = {}
-    for line, slope, seed, accuracy in _entries(path):
-        runs = accuracies.setdefault(slope, {})
-        if seed in runs:
-            raise UserError(
-                f"{path}, line {line}: slope {slope:g} with seed {seed} is there twice: "
-                "delete one row, or tell runs apart in a column named 'seed'"
-            )
-        runs[seed] = accuracy
-    if not accuracies:
-        raise UserError(f"{path} has no rows below its header: give one row per slope")
-    slopes = sorted(accuracies)
-    values = tuple(
-        np.array([accuracy for _, accuracy in sorted(accuracies[slope].items())])
-        for slope in slopes
-    )
-    return Table(
-        slopes=np.array(slopes),
-        accuracy=np.array([np.mean(runs) for runs in values]),
-        standard_error=np.array([_standard_error(runs) for runs in values]),
-        seeds_per_slope=np.array([len(runs) for runs in values]),
-        values=values,
-        source=path,
+    born, items = _named(path, space)
+    place = {name: i for i, name in enumerate(born.names)}
+    budget = max(key.budget for key, _ in items)
+    runs: dict[str, dict[int, Evaluation]] = {}
+    for key, evaluation in items:
+        if key.budget == budget:
+            runs.setdefault(key.cell, {})[key.seed] = evaluation
+    by_seed = [[own[seed] for seed in sorted(own)] for own in runs.values()]
+    seeds = tuple(np.array([_score(evaluation) for evaluation in own]) for own in by_seed)
+    return TruthTable(
+        cells=born.take([place[name] for name in runs]),
+        scores=np.array([own.mean() for own in seeds]),
+        seeds=seeds,
+        curves=tuple(tuple(own[0].curve) for own in by_seed),
+        budget=budget,
+        unit=items[0][1].unit,
+        space=space.name,
+        task=items[0][0].task,
+        source=pathlib.Path(path),
     )
 
 
-def shipped(name: str = "mnist_sigmoid_slope") -> pathlib.Path:
+def shipped(name: str) -> pathlib.Path:
     """Return the path of a table that comes with the package.
 
     Args:
-      name: of the file in `spd_jax/tables`, without `.csv`.
+      name: of the file in `spd_jax/data/tables`, without `.csv`.
 
     Raises:
       UserError: there is no such table; the sentence lists those there are.
     """
     folder = pathlib.Path(str(resources.files("spd_jax"))) / "data" / "tables"
-    tables = {table.stem: table for table in sorted(folder.glob("*.csv"))}
+    tables = {file.stem: file for file in sorted(folder.glob("*.csv"))}
     if name not in tables:
         raise UserError(
             f"no table {name!r} comes with spd_jax: use one of {', '.join(tables) or '(none)'}, "
@@ -99,82 +156,118 @@ def shipped(name: str = "mnist_sigmoid_slope") -> pathlib.Path:
     return tables[name]
 
 
-def _entries(path: pathlib.Path) -> Iterator[tuple[int, float, int, float]]:
-    """Yield line number, slope, seed (0 without that column) and accuracy of each row."""
-    rows = _rows(path)
-    try:
-        _, names = next(rows)
-    except StopIteration:
+@dataclasses.dataclass(frozen=True)
+class LookupTask:
+    """A `task.BatchTask` that answers from a table instead of training.
+
+    Attributes:
+      items: keys, with cells by their canonical names, and evaluations; at least one, all of
+        one space, task and unit. `open_task` reads them.
+      source: the file that messages name.
+      answers_smaller_budgets: whether entry b of a curve is what an evaluation with budget b
+        would have scored.
+    """
+
+    items: tuple[tuple[EvaluationKey, Evaluation], ...]
+    source: pathlib.Path
+    answers_smaller_budgets: bool = False
+
+    @property
+    def budget(self) -> int:
+        """The largest budget in the table."""
+        return max(key.budget for key, _ in self.items)
+
+    @property
+    def unit(self) -> str:
+        """What a score is."""
+        return self.items[0][1].unit
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that the evaluations decide, wherever the file lies."""
+        return hashlib.sha256(repr(self.items).encode()).hexdigest()[:16]
+
+    def evaluate(self, cell: str, seed: int, budget: int) -> Evaluation:
+        """Return what the table holds.
+
+        Raises:
+          UserError: it does not hold this cell with this seed and budget.
+        """
+        known = self._by_training.get((cell, seed), {})
+        longer = [b for b in known if b > budget] if self.answers_smaller_budgets else []
+        found = known.get(budget)
+        if found is None and longer:
+            key = EvaluationKey("", cell, "", seed, min(longer))
+            found = beginning(Purchase(key, known[min(longer)], ""), budget)
+        if found is not None:
+            return dataclasses.replace(found, unit=self.unit)
         raise UserError(
-            f"{path} is empty: give a header line with the columns slope and accuracy"
-        ) from None
-    for column in ("slope", "accuracy", "seed"):
-        if names.count(column) != 1 and (column != "seed" or column in names):
-            raise UserError(
-                f"{path} needs one column named {column!r}, but its header is "
-                f"{','.join(names)!r}: name the columns slope, accuracy and, if you like, seed"
-            )
-    for line, fields in rows:
-        if len(fields) != len(names):
-            raise UserError(
-                f"{path}, line {line}: {len(fields)} values for {len(names)} columns: "
-                "give one value per column, separated by commas"
-            )
-        row = dict(zip(names, fields, strict=True))
-        where = f"{path}, line {line}"
-        yield (
-            line,
-            _number(row["slope"], f"{where}: slope"),
-            _whole_number(row.get("seed", "0"), f"{where}: seed"),
-            _number(row["accuracy"], f"{where}: accuracy"),
+            f"{self.source} has no evaluation of the cell {cell!r} with seed {seed} and budget "
+            f"{budget}: ask for what the table holds"
         )
 
+    def evaluate_many(
+        self, cells: Sequence[str], seeds: Sequence[int], budget: int
+    ) -> Iterator[tuple[int, Evaluation]]:
+        """Yield place and evaluation of every pair of `cells[i]` and `seeds[i]`.
 
-def _rows(path: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield line number and stripped fields of each row that is neither comment nor empty."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: give the path of a CSV file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): give a CSV file in UTF-8") from error
-    # A comment becomes an empty line, so that the reader's line numbers stay those of the file.
-    reader = csv.reader(_blank_comments(lines))
-    try:
-        for row in reader:
-            fields = [field.strip() for field in row]
-            if any(fields):
-                yield reader.line_num, fields
-    except csv.Error as error:
+        Raises:
+          UserError: the table does not hold one of them; the ones before it were yielded.
+        """
+        for place, (cell, seed) in enumerate(zip(cells, seeds, strict=True)):
+            yield place, self.evaluate(cell, seed, budget)
+
+    @functools.cached_property
+    def _by_training(self) -> dict[tuple[str, int], dict[int, Evaluation]]:
+        """Evaluations by budget, of every cell and seed."""
+        found: dict[tuple[str, int], dict[int, Evaluation]] = {}
+        for key, evaluation in self.items:
+            found.setdefault((key.cell, key.seed), {})[key.budget] = evaluation
+        return found
+
+
+def open_task(
+    path: files.Path, space: SearchSpace, *, answers_smaller_budgets: bool = False
+) -> LookupTask:
+    """Return a task that answers from a table; arguments and errors as `read`."""
+    _, items = _named(path, space)
+    return LookupTask(tuple(items), pathlib.Path(path), answers_smaller_budgets)
+
+
+def _named(path: files.Path, space: SearchSpace) -> tuple[Cells, Items]:
+    """Return the motifs of a table, and its evaluations under their names; errors as `read`."""
+    items = table.read(path)
+    if not items:
+        raise UserError(f"{path} has no rows: give at least one evaluation")
+    spaces = {key.space for key, _ in items} - {"", space.name}
+    if spaces:
         raise UserError(
-            f"{path}, line {reader.line_num}: {error}: give plain comma-separated values"
-        ) from error
-
-
-def _blank_comments(lines: Iterable[str]) -> Iterator[str]:
-    return ("" if line.lstrip().startswith("#") else line for line in lines)
-
-
-def _number(text: str, what: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        raise UserError(f"{what} is {text!r}: give a number") from None
-    if not math.isfinite(number):
-        raise UserError(
-            f"{what} is {text!r}: give a finite number, or delete the row of a failed run"
+            f"{path} holds motifs of the space {min(spaces)!r}: give a table of {space.name!r}"
         )
-    return number
-
-
-def _whole_number(text: str, what: str) -> int:
+    kinds = {(key.task, evaluation.unit) for key, evaluation in items}
+    if len(kinds) != 1:
+        raise UserError(
+            f"{path} holds evaluations of {len(kinds)} tasks: give a table of one task, with "
+            "scores in one unit"
+        )
+    texts = list(dict.fromkeys(key.cell for key, _ in items))
     try:
-        return int(text)
-    except ValueError:
-        raise UserError(f"{what} is {text!r}: give a whole number") from None
+        born = Cells.read(space, texts)
+    except UserError as error:
+        raise UserError(f"{path} holds something else than motifs: {error}") from error
+    names = dict(zip(texts, born.names, strict=True))
+    found: dict[EvaluationKey, Evaluation] = {}
+    for key, evaluation in items:
+        key = key._replace(space=space.name, cell=names[key.cell])
+        if key in found or key.parent:
+            what = "inherited its weights" if key.parent else "is there twice"
+            raise UserError(
+                f"{path}: the cell {key.cell!r} with seed {key.seed} and budget {key.budget} "
+                f"{what}: give one training from scratch"
+            )
+        found[key] = evaluation
+    return born, list(found.items())
 
 
-def _standard_error(values: Sequence[float] | np.ndarray) -> float:
-    if len(values) == 1:
-        return float("nan")
-    return float(np.std(values, ddof=1) / math.sqrt(len(values)))
+def _score(evaluation: Evaluation) -> float:
+    return evaluation.score if evaluation.status == "ok" else math.nan

@@ -6,52 +6,16 @@ import functools
 import math
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
-from typing import Protocol
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 from spd_jax.errors import UserError
-from spd_jax.ground_truth.executors import WorkerDied, run_all
-from spd_jax.ledger import Evaluation, EvaluationKey, Ledger, Purchase
+from spd_jax.ground_truth.executors import TimeLimitExceeded, WorkerDied, run_all
+from spd_jax.ground_truth.task import BatchTask, Progress, Task, no_progress
+from spd_jax.ledger import STATUSES, Evaluation, EvaluationKey, Ledger, Purchase
 
 LONGEST_ERROR = 20_000  # characters of a traceback that are kept: its end
-
-
-class Task(Protocol):
-    """What is bought: the training of one cell. Picklable, for example a frozen dataclass.
-
-    Attributes:
-      budget: units (epochs) of a full evaluation.
-      fingerprint: changes with every setting and every byte of data that a score
-        depends on.
-    """
-
-    @property
-    def budget(self) -> int:
-        """Units of a full evaluation."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """What the evaluation depends on, beside cell, seed and budget."""
-        ...
-
-    def evaluate(self, cell: str, seed: int, budget: int) -> Evaluation:
-        """Train a cell; a smaller budget is the beginning of a larger one.
-
-        Args:
-          cell: canonical text.
-          seed: of everything random; equal arguments give equal scores.
-          budget: units to train for.
-
-        Returns:
-          Scores, higher is better; a training that diverges returns a failed one.
-
-        Raises:
-          UserError: the task itself cannot run (data are missing, say): nothing is
-            bought. Any other exception fails this cell alone.
-        """
-        ...
+Outcomes = Generator[tuple[int, Any]]  # of a key's place: an evaluation, or what was raised
 
 
 def _silent(done: int, total: int, evaluation: Evaluation) -> None:
@@ -60,18 +24,25 @@ def _silent(done: int, total: int, evaluation: Evaluation) -> None:
 
 @dataclasses.dataclass
 class GroundTruth:
-    """A task, the ledger of what was bought, and workers: nothing is bought twice.
+    """A task and the ledger of what was bought: nothing is bought twice.
+
+    A `BatchTask` without workers is asked for everything that is missing at once; otherwise
+    each cell is evaluated on its own.
 
     Attributes:
       space_name: name of the search space, part of each key.
       task: what is evaluated.
       ledger: where it is written.
-      workers: 0 evaluates in this process; more are so many spawned processes.
+      workers: 0 evaluates in this process; more are so many processes.
       on_result: called after each purchase has been written, with the number done and
         the number to buy (by this call of `evaluate`), and the evaluation.
-      retries: how often a cell is given to another worker after its worker died.
-      executor_factory: makes the executor of one worker, see `executors.run_all`.
+      on_progress: handed on to a batch task, which calls it while it trains.
+      time_limit: seconds after which an evaluation is given up and recorded as failed; None
+        lets it run. It needs workers, because this process cannot be killed.
       bought: evaluations computed by this object, failed ones included.
+
+    Raises:
+      UserError: the task lacks something of the `Task` protocol.
     """
 
     space_name: str
@@ -80,16 +51,21 @@ class GroundTruth:
     workers: int = 0
     on_result: Callable[[int, int, Evaluation], None] = _silent
     _: dataclasses.KW_ONLY
-    retries: int = 2
-    executor_factory: Callable[[], Executor] | None = None
+    on_progress: Progress = no_progress
+    time_limit: float | None = None
     bought: int = dataclasses.field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what is no task before anything is bought."""
+        _check(self.task)
 
     def evaluate(
         self, cells: Sequence[str], seeds: Sequence[int] = (0,), budget: int | None = None
     ) -> list[list[Evaluation]]:
         """Return evaluations, bought where the ledger has none.
 
-        A budget below one in the ledger is answered from that one's curve.
+        Where the task answers smaller budgets, a budget below one in the ledger is answered
+        from that one's curve.
 
         Args:
           cells: canonical texts; a cell that is there twice is bought once.
@@ -102,13 +78,10 @@ class GroundTruth:
         Raises:
           UserError: the task itself cannot run, or the ledger cannot be written.
         """
-        units = self.task.budget if budget is None else budget
+        units = _whole_budget(self.task.budget if budget is None else budget)
         fingerprint = self.task.fingerprint
         rows = [
-            [
-                EvaluationKey(self.space_name, cell, fingerprint, int(seed), int(units))
-                for seed in seeds
-            ]
+            [EvaluationKey(self.space_name, cell, fingerprint, int(seed), units) for seed in seeds]
             for cell in cells
         ]
         distinct = list(dict.fromkeys(key for row in rows for key in row))
@@ -119,7 +92,7 @@ class GroundTruth:
 
     def _known(self, key: EvaluationKey) -> Evaluation | None:
         known = self.ledger.get(key)
-        if known is None:
+        if known is None and self.task.answers_smaller_budgets:
             longer = self.ledger.get_longer(key)
             known = None if longer is None else beginning(longer, key.budget)
         return known
@@ -129,22 +102,28 @@ class GroundTruth:
     ) -> None:
         arrived = 0
 
-        def write(index: int, outcome: Evaluation | Exception) -> None:
+        def write(place: int, outcome: Evaluation | Exception) -> None:
             nonlocal arrived
-            evaluation = _evaluation(outcome)
-            self.ledger.put(keys[index], evaluation)
+            key = keys[place]
+            evaluation = _evaluation(outcome, key.budget)
+            evaluation = dataclasses.replace(evaluation, unit=evaluation.unit or self.task.unit)
+            self.ledger.put(key, evaluation)
             # What is read back is what a resumed run will see.
-            answers[keys[index]] = evaluation = self.ledger.get(keys[index]) or evaluation
+            answers[key] = evaluation = self.ledger.get(key) or evaluation
             self.bought += 1
             arrived += 1
             self.on_result(arrived, len(keys), evaluation)
 
+        at_once = not self.workers and self.time_limit is None
+        if at_once and keys and isinstance(self.task, BatchTask):
+            for place, outcome in _many(self.task, keys, self.on_progress):
+                write(place, outcome)
+            return
         runs = run_all(
             functools.partial(_evaluate, self.task),
             [(key.cell, key.seed, key.budget) for key in keys],
             workers=self.workers,
-            retries=self.retries,
-            executor_factory=self.executor_factory,
+            time_limit=self.time_limit,
             on_arrival=write,
         )
         with contextlib.closing(runs):  # type: ignore[type-var]
@@ -154,6 +133,8 @@ class GroundTruth:
 
 def beginning(purchase: Purchase, budget: int) -> Evaluation | None:
     """Return what a longer evaluation tells about its first `budget` units.
+
+    It is for tasks that answer smaller budgets.
 
     Args:
       purchase: of a larger budget.
@@ -168,35 +149,112 @@ def beginning(purchase: Purchase, budget: int) -> Evaluation | None:
     curve = whole.curve[:budget]
     share = whole.seconds * budget / purchase.key.budget
     if len(curve) == budget and math.isfinite(curve[-1]):
-        return Evaluation("ok", curve[-1], math.nan, curve, share)
+        return Evaluation("ok", curve[-1], math.nan, curve, share, unit=whole.unit)
     if whole.status == "failed":
         return dataclasses.replace(whole, curve=curve)
     return None
+
+
+def _check(task: Task) -> None:
+    """See that a task has what is relied on, in one sentence each."""
+    name = type(task).__name__
+    for attribute in ("budget", "unit", "fingerprint", "answers_smaller_budgets", "evaluate"):
+        if not hasattr(task, attribute):
+            raise UserError(
+                f"the task {name} has no {attribute}: give it all that "
+                "spd_jax.ground_truth.task.Task lists"
+            )
+    _whole_budget(task.budget)
+    for attribute in ("unit", "fingerprint"):
+        if not isinstance(getattr(task, attribute), str):
+            raise UserError(
+                f"the {attribute} of the task {name} is {getattr(task, attribute)!r}: give a text"
+            )
+
+
+def _whole_budget(budget: int) -> int:
+    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
+        raise UserError(f"the budget is {budget!r}: give a whole number of units, at least 1")
+    return budget
 
 
 def _evaluate(task: Task, arguments: tuple[str, int, int]) -> Evaluation:
     """Evaluate one cell, in a worker: what comes back is plain data, whatever happened."""
     began = time.perf_counter()
     try:
-        return _checked(task.evaluate(*arguments), arguments[2])
+        return task.evaluate(*arguments)
     except UserError as error:
         raise UserError(str(error)) from None  # a subclass of it may not unpickle
     except (Exception, SystemExit):
         return _failed(traceback.format_exc(), time.perf_counter() - began)
 
 
-def _checked(evaluation: Evaluation, budget: int) -> Evaluation:
-    """Refuse what no ledger should hold."""
-    if not isinstance(evaluation, Evaluation):
+def _many(task: BatchTask, keys: Sequence[EvaluationKey], on_progress: Progress) -> Outcomes:
+    """Evaluate keys of one budget in one call of the task; yield them as they come."""
+    missing = set(range(len(keys)))
+    began = time.perf_counter()
+    cells, seeds = [key.cell for key in keys], [key.seed for key in keys]
+    try:
+        for place, evaluation in task.evaluate_many(cells, seeds, keys[0].budget, on_progress):
+            if place not in missing:
+                raise UserError(
+                    f"the task's evaluate_many yielded place {place!r} twice, or there is none: "
+                    f"yield every number from 0 to {len(keys) - 1} once"
+                )
+            missing.remove(place)
+            yield place, evaluation
+    except UserError:
+        raise
+    except (Exception, SystemExit):
+        seconds = (time.perf_counter() - began) / len(keys)
+        error = traceback.format_exc()
+        for place in sorted(missing):
+            yield place, _failed(error, seconds)
+    else:
+        if missing:
+            raise UserError(
+                f"the task's evaluate_many yielded nothing for {keys[min(missing)].cell!r}: "
+                "yield an evaluation for every cell"
+            )
+
+
+def _evaluation(outcome: Evaluation | Exception, budget: int) -> Evaluation:
+    """Return what is to be written: failed where something went wrong with this cell alone."""
+    if isinstance(outcome, WorkerDied | TimeLimitExceeded):
+        return _failed(str(outcome))
+    if isinstance(outcome, UserError):
+        raise outcome
+    if isinstance(outcome, Exception):  # not the cell's doing: it never reached the task
         raise UserError(
-            f"the task's evaluate returned {type(evaluation).__name__}: "
-            "return a spd_jax.ledger.Evaluation"
+            f"a worker could not evaluate a cell ({outcome}): see that the task can be "
+            "pickled and that the workers run"
+        ) from outcome
+    if not isinstance(outcome, Evaluation) or outcome.status not in STATUSES:
+        what = outcome.status if isinstance(outcome, Evaluation) else type(outcome).__name__
+        raise UserError(
+            f"the task's evaluate returned {what}: return a spd_jax.ledger.Evaluation whose "
+            f"status is {' or '.join(STATUSES)}"
         )
-    if len(evaluation.curve) > budget:
+    if len(outcome.curve) > budget:
         raise UserError(
-            f"the task's evaluate returned a curve of {len(evaluation.curve)} values for budget "
+            f"the task's evaluate returned a curve of {len(outcome.curve)} values for budget "
             f"{budget}: return at most one per unit"
         )
+    return _of_floats(outcome)
+
+
+def _of_floats(evaluation: Evaluation) -> Evaluation:
+    """Return an evaluation with plain floats; failed where its score is none, or not finite."""
+    try:
+        evaluation = dataclasses.replace(
+            evaluation,
+            score=float(evaluation.score),
+            test_score=float(evaluation.test_score),
+            curve=tuple(map(float, evaluation.curve)),
+            seconds=float(evaluation.seconds),
+        )
+    except (TypeError, ValueError, OverflowError) as error:
+        return _failed(f"a score is no number: {error}")
     if evaluation.status == "ok" and not math.isfinite(evaluation.score):
         return dataclasses.replace(
             evaluation,
@@ -208,18 +266,5 @@ def _checked(evaluation: Evaluation, budget: int) -> Evaluation:
     return evaluation
 
 
-def _evaluation(outcome: Evaluation | Exception) -> Evaluation:
-    if isinstance(outcome, WorkerDied):
-        return _failed(str(outcome))
-    if isinstance(outcome, UserError):
-        raise outcome
-    if isinstance(outcome, Exception):  # not the cell's doing: it never reached the task
-        raise UserError(
-            f"the executor could not evaluate a cell ({outcome}): see that the task can be "
-            "pickled and that the workers run"
-        ) from outcome
-    return outcome
-
-
 def _failed(error: str, seconds: float = 0.0) -> Evaluation:
-    return Evaluation("failed", math.nan, math.nan, (), seconds, error[-LONGEST_ERROR:])
+    return Evaluation("failed", seconds=seconds, error=error[-LONGEST_ERROR:])

@@ -1,9 +1,15 @@
 """What can be bought: the training of one cell, or of many cells at once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from spd_jax.ledger import Evaluation
+
+Progress = Callable[[int, int, str], None]
+
+
+def no_progress(done: int, total: int, note: str) -> None:
+    """Tell nobody."""
 
 
 class Task(Protocol):
@@ -52,11 +58,26 @@ class BatchTask(Task, Protocol):
     """A task that answers many cells at once: a table, or one program that trains them all."""
 
     def evaluate_many(
-        self, cells: Sequence[str], seeds: Sequence[int], budget: int
+        self,
+        cells: Sequence[str],
+        seeds: Sequence[int],
+        budget: int,
+        on_progress: Progress = no_progress,
     ) -> Iterator[tuple[int, Evaluation]]:
-        """Yield place and evaluation of every pair of `cells[i]` and `seeds[i]`.
+        """Train many cells; yield each evaluation as soon as it is known.
 
-        In any order; each is written to the ledger when it is yielded. Errors as `evaluate`:
-        an exception that is no UserError fails every cell that was not yet yielded.
+        It is written to the ledger when it is yielded. Errors are those of `evaluate`: an
+        exception that is no UserError fails every cell that was not yet yielded.
+
+        Args:
+          cells: their names, `[n]`.
+          seeds: the seed of each, `[n]`.
+          budget: units to train for.
+          on_progress: called while a batch trains with the steps done, the steps to do, and
+            the latest figures in a few words.
+
+        Yields:
+          Place `i` and the evaluation of `cells[i]` with `seeds[i]`: each place once, in any
+          order.
         """
         ...

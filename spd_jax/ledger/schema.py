@@ -1,10 +1,10 @@
 """What a ledger's file must look like, and how one of version 1 becomes one of version 2."""
 
 import contextlib
+import os
 import pathlib
 import sqlite3
 
-from spd_jax import files
 from spd_jax.errors import UserError
 from spd_jax.ledger import rows
 
@@ -32,6 +32,7 @@ CREATE TABLE evaluations (
   UNIQUE (space, cell, task, seed, budget, parent)
 )""",
 }
+KINDS = ("table", "index", "view", "trigger")  # of SQLite
 # What the columns hold that version 1 does not have.
 DEFAULTS = {"parent": "'' AS parent", "unit": "'' AS unit", "info": "'{}' AS info"}
 
@@ -66,13 +67,16 @@ def check(database: sqlite3.Connection, path: pathlib.Path) -> int:
     ]
     for kind, name, sql in found:
         if (kind, name, sql) not in ours:
+            what = kind if kind in KINDS else "thing"
             raise UserError(
-                f"{path} holds the {kind} {name!r}, which is not of this program: give a ledger "
-                "that nobody else changed"
+                f"{path} holds the {what} {str(name)[:60]!r}, which is not of this program: give "
+                "a ledger that nobody else changed"
             )
     (verdict,) = database.execute("PRAGMA integrity_check(1)").fetchone()
-    if verdict != "ok" or len(found) != len(ours):
-        raise sqlite3.DatabaseError(" ".join(verdict.split()))
+    if verdict != "ok":
+        raise sqlite3.DatabaseError(verdict)
+    if len(found) != len(ours):
+        raise sqlite3.DatabaseError("it has no table of evaluations")
     return version
 
 
@@ -91,7 +95,7 @@ def upgrade(database: sqlite3.Connection, path: pathlib.Path) -> None:
     leaves the ledger of version 1 or that of version 2. The caller holds the writer's lock.
 
     Raises:
-      UserError: the copy cannot be written.
+      OSError: the copy cannot be written.
       sqlite3.DatabaseError: the disk is full or fails; the ledger stays as it was.
     """
     _back_up(database, path)
@@ -116,8 +120,12 @@ def _back_up(database: sqlite3.Connection, path: pathlib.Path) -> None:
     while backup.exists():
         number += 1
         backup = path.with_name(f"{path.name}.v1.backup{number}")
-    with (
-        files.atomic_path(backup) as temporary,
-        contextlib.closing(sqlite3.connect(temporary)) as copy,
-    ):
-        database.backup(copy)
+    # Written here and not through `files`, whose jax takes a second to import.
+    temporary = backup.with_name(f".{backup.name}.partial")
+    temporary.unlink(missing_ok=True)
+    try:
+        with contextlib.closing(sqlite3.connect(temporary)) as copy:
+            database.backup(copy)
+        os.replace(temporary, backup)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -219,7 +219,7 @@ class Ledger:
         )
 
     def _snapshot(self) -> bytes | None:
-        """Return the file's content, or `None` while somebody writes it.
+        """Return the file's content, or `None` while somebody writes it or it is empty.
 
         A ledger that nobody writes is read from memory: SQLite itself would leave two files
         beside it, which a folder that one may only read cannot even take.
@@ -229,7 +229,7 @@ class Ledger:
         after = self.path.stat()
         logs = [self.path.with_name(self.path.name + end) for end in ("-wal", "-journal")]
         changed = (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size)
-        if changed or any(log.exists() for log in logs):
+        if changed or not content or any(log.exists() for log in logs):
             return None
         if content[18:20] == b"\2\2":  # says that there is a log, which memory does not have
             content = content[:18] + b"\1\1" + content[20:]
@@ -251,13 +251,15 @@ class Ledger:
         try:
             yield
         except (OSError, sqlite3.OperationalError) as error:
+            why = " ".join(str(error).split())
             raise UserError(
-                f"{self.path} cannot be read or written ({error}): see that it is a file in a "
+                f"{self.path} cannot be read or written ({why}): see that it is a file in a "
                 "folder that you may write to, on a disk with free space"
             ) from error
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # of SQLite's own message
+            why = " ".join(str(error).split())
             raise UserError(
-                f"{self.path} is damaged or no ledger ({error}): "
+                f"{self.path} is damaged or no ledger ({why}): "
                 "put a copy in its place, or move it away to begin anew"
             ) from error
 

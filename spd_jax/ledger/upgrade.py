@@ -14,7 +14,7 @@ import numpy as np
 from spd_jax import files
 from spd_jax.errors import UserError
 from spd_jax.ledger import table
-from spd_jax.ledger.evaluation import Evaluation, EvaluationKey
+from spd_jax.ledger.evaluation import Evaluation, EvaluationKey, fault
 
 Row = Mapping[str, str]
 Item = tuple[EvaluationKey, Evaluation]
@@ -60,17 +60,24 @@ def upgrade(old: files.Path, new: files.Path, given: Mapping[str, str]) -> int:
             f"{old} is no table of an older format: give rows with the columns "
             f"{' or '.join(', '.join(kind.columns) for kind in FORMATS)}"
         )
-    kind, items = known[0], []
+    kind = known[0]
+    items: dict[EvaluationKey, Evaluation] = {}
     for line, row in rows:
         try:
-            items.append(kind.item({**kind.defaults, **row, **given}))
+            key, evaluation = kind.item({**kind.defaults, **row, **given})
+            wrong = "it is there twice: drop one" if key in items else fault(key, evaluation)
+            if wrong:
+                raise ValueError(wrong)
         except ValueError as error:
             raise UserError(f"{old}, line {line}: {error}") from error
+        items[key] = evaluation
     with files.atomic_path(new) as temporary:
-        table.write(temporary, items, comments)
+        table.write(temporary, items.items(), comments)
         written = table.read(temporary)
         new_numbers = [_bits(kind.new(*item)) for item in written]
-        if written != items or new_numbers != [_bits(kind.old(row)) for _, row in rows]:
+        if written != list(items.items()) or new_numbers != [
+            _bits(kind.old(row)) for _, row in rows
+        ]:
             raise RuntimeError(f"{new} would not equal {old}, and is not written")
     return len(items)
 

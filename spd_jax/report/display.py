@@ -9,7 +9,6 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-from spd_jax.report.text import wrapped
 from spd_jax.report.views import SearchView, StageView
 from spd_jax.studies.events import Advanced, Event, SearchAdvanced, SearchStage, Stage
 
@@ -57,11 +56,12 @@ class Display:
         # Workers' results and the heartbeat come from threads of their own.
         self._lock = threading.RLock()
         self._closed = threading.Event()
+        self._heart = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> Self:
         """Start the heartbeat of plain lines."""
         if self._console is None:
-            threading.Thread(target=self._beat, daemon=True).start()
+            self._heart.start()
         return self
 
     def __exit__(
@@ -72,6 +72,8 @@ class Display:
     ) -> None:
         """Leave the last state behind, whether the block succeeded or not."""
         self._closed.set()
+        if self._heart.is_alive():
+            self._heart.join()
         with self._lock:
             self._finish()
 
@@ -112,7 +114,7 @@ class Display:
             self._live.start()
             return
         for line in view.heading():
-            print(wrapped(line) if not line.startswith(" ") else line, file=self._stream)
+            print(line, file=self._stream)
         self._changed(urgent=True)
 
     def _finish(self) -> None:
@@ -137,7 +139,7 @@ class Display:
 
     def _print(self) -> None:
         if self._stage is not None:
-            text = wrapped(self._stage.line(), "  " if self._search else "")
+            text = self._stage.line("  " if self._search else "")
         else:
             assert self._search is not None
             text = self._search.line()

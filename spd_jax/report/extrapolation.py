@@ -1,7 +1,8 @@
-"""The sigmoid-slope experiment in four pictures: figures 1 and 4 of Rawal et al., and the fit."""
+"""The sigmoid-slope experiment: its table, and figures 1 and 4 of Rawal et al. and the fit."""
 
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,37 +10,69 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from spd_jax.files import atomic_path
-from spd_jax.report.extrapolation_run import SAMPLES, Band, Run, quartiles, read
+from spd_jax.report import style
 from spd_jax.report.style import INK, label_axes
+from spd_jax.report.text import table, wrapped
+from spd_jax.studies.predictions import METHODS, SAMPLES, Band, Run, quartiles, read
 
-# Okabe and Ito (2008), told apart under every common colour blindness; hues as in the paper.
-TRUTH, DISH, MLP, GAUSSIAN = "#0072B2", "#009E73", "#D55E00", "#B0508A"
+# Hues as in the paper.
+TRUTH, DISH, MLP, GAUSSIAN = style.BLUE, style.GREEN, style.VERMILION, style.PURPLE
 SCORE = "validation accuracy\n(standard deviations over the training motifs)"
+FIGURES = {
+    "kendall_tau": "tau",
+    "kendall_tau_test": "tau, held out",
+    "kendall_tau_left": "tau, left",
+    "predicted_peak_slope": "peak slope",
+    "peak_error": "peak error",
+}
+
+
+def results(summary: Mapping[str, Any]) -> str:
+    """Return a finished run as text of at most 80 columns: every figure of every method.
+
+    Args:
+      summary: of the experiment, as its summary.json holds it.
+    """
+    rows = []
+    for figure, words in FIGURES.items():
+        spreads = [summary[method][figure] for method in METHODS]
+        known = [spread["median"] is not None for spread in spreads]
+        pairs = list(zip(spreads, known, strict=True))
+        rows.append([words, *(f"{s['median']:.3f}" if k else "-" for s, k in pairs)])
+        rows.append(["", *(f"[{s['q25']:.2f}, {s['q75']:.2f}]" if k else "" for s, k in pairs)])
+    seeds = len(summary["seeds"])
+    title = f"medians, [quartiles] below, over {seeds} seed" + ("s" if seeds > 1 else "")
+    ceiling = summary["noise_ceiling"]
+    words = "-" if ceiling is None else f"{ceiling:.3f}"
+    peak = summary["true_peak_slope"]
+    notes = [
+        "held out: slopes not trained on; left: those left of the training interval",
+        f"true peak at {'-' if peak is None else format(peak, '.2f')}; {summary['slopes']} slopes, "
+        f"{summary['ground_truth_rows']} trained networks",
+        f"tau between one seed of the ground truth and the others: {words}",
+    ]
+    return table(title, ["", *METHODS], rows) + "\n".join(map(wrapped, notes))
 
 
 def draw(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
-    """Draw a finished run: figure1, figure4, convergence and synthetic_data, as PNG.
-
-    Args:
-      workdir: a run folder with predictions.csv, summary.json, metrics.jsonl and
-        synthetic_data.npz; the pictures are written beside them.
-
-    Returns:
-      The pictures' paths, in that order.
+    """Draw a finished run folder and return the pictures' paths.
 
     Raises:
-      UserError: a file is missing or is not what the experiment writes; no picture is
-        then written.
+      UserError: a file is missing or is not what the experiment writes.
     """
-    workdir = pathlib.Path(workdir)
-    run = read(workdir)
-    paths = []
-    for picture in (figure1, figure4, convergence, synthetic_data):
-        paths.append(workdir / f"{picture.__name__}.png")
-        with atomic_path(paths[-1]) as temporary:
-            picture(run).savefig(temporary, dpi=150)
-    return paths
+    return style.save_all(workdir, pictures(read(workdir)))
+
+
+def pictures(run: Run) -> dict[str, Figure]:
+    """Return the pictures of a run by file name.
+
+    Where no outer step was taken, nothing was learned: convergence and synthetic data are left
+    out, and figure 4 has one panel.
+    """
+    drawn = {"figure1.png": figure1(run), "figure4.png": figure4(run)}
+    if _learned(run):
+        drawn |= {"convergence.png": convergence(run), "synthetic_data.png": synthetic_data(run)}
+    return drawn
 
 
 def focus(run: Run) -> tuple[float, float]:
@@ -69,7 +102,7 @@ def peaks(run: Run) -> list[tuple[float, str, str]]:
 
 def figure1(run: Run) -> Figure:
     """Return the paper's figure 1: truth, dish and rivals; (a) near the peak, (b) everywhere."""
-    figure = Figure(figsize=(11.5, 5.2), layout="constrained")
+    figure = _titled(run, (11.5, 5.5))
     near, whole = figure.subplots(1, 2, width_ratios=[1.75, 1])
     for axes in (near, whole):
         _truth_and_dish(axes, run, "dish")
@@ -92,11 +125,13 @@ def figure1(run: Run) -> Figure:
 
 
 def figure4(run: Run) -> Figure:
-    """Return the paper's figure 4, the dish on random data, beside the dish on learned data."""
-    figure = Figure(figsize=(11.5, 4.8), layout="constrained")
-    panels = figure.subplots(1, 2)
-    titles = ("(a)  random data, before training", f"(b)  {_after(run)}")
-    for axes, name, title in zip(panels, ("dish_untrained", "dish"), titles, strict=True):
+    """Return the paper's figure 4: the dish on random data and, if it learned, on learned data."""
+    panels = {"dish_untrained": "(a)  random data, before training", "dish": f"(b)  {_after(run)}"}
+    if not _learned(run):
+        panels = {"dish_untrained": "random data, no outer step was taken"}
+    figure = _titled(run, (11.5, 5.1) if len(panels) > 1 else (7.2, 5.1))
+    for axes, (name, title) in zip(figure.subplots(1, len(panels), squeeze=False)[0],
+                                   panels.items(), strict=True):  # fmt: skip
         _truth_and_dish(axes, run, name)
         label_axes(axes, title, "sigmoid slope c", SCORE)
         _look_near(axes, run)
@@ -104,14 +139,14 @@ def figure4(run: Run) -> Figure:
         if tau is not None:
             place = {"transform": axes.transAxes, "ha": "right", "va": "top"}
             axes.text(0.97, 0.96, f"Kendall's τ = {_words(tau, '.2f')}", color=DISH, **place)
-    _legend(figure, panels[0])
+    _legend(figure, figure.axes[0])
     return figure
 
 
 def convergence(run: Run) -> Figure:
     """Return outer loss against outer step; a seed that stopped early keeps its last loss."""
     steps = np.unique(np.concatenate([own for own, _ in run.losses.values()]))
-    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
+    figure = _titled(run, (7.5, 4.9))
     axes = figure.subplots()
     members: list[np.ndarray] = []
     for own, losses in run.losses.values():
@@ -121,16 +156,16 @@ def convergence(run: Run) -> Figure:
     axes.lines[0].set_label("single dishes")
     band = quartiles(np.array(members), failed=1.0)
     axes.fill_between(steps, band.low, band.high, color=DISH, alpha=0.3, lw=0, label="quartiles")
-    style: dict[str, Any] = {"lw": 2.2, "marker": "o" if len(steps) == 1 else ""}
-    axes.plot(steps, band.median, color=DISH, label=f"median of {len(members)} dishes", **style)
-    if 0 < np.min(members, initial=np.inf, where=np.isfinite(members)) < np.inf:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
-        axes.yaxis.set_minor_formatter(ticker.LogFormatter())
+    label = f"median of {len(members)} dishes"
+    axes.plot(steps, band.median, color=DISH, label=label, lw=2.2)
     label_axes(axes, "Learning the synthetic data", "outer step", "outer loss")
-    if steps.max() == 0:
-        note = "no outer step was taken:\nthis run's dishes keep their random data"
-        axes.text(0.5, 0.75, note, transform=axes.transAxes, ha="center", color=INK)
+    finite = np.array(members)[np.isfinite(members)]
+    if finite.size and finite.min() > 0 and finite.max() > 3 * finite.min():
+        axes.set_yscale("log")
+        subs = (1.0, 2.0, 5.0) if finite.max() < 1e3 * finite.min() else (1.0,)
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=subs))
+        axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(ticker.NullFormatter())
     axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.margins(x=0.01)
     axes.legend(frameon=False, fontsize=9)
@@ -143,9 +178,8 @@ def synthetic_data(run: Run) -> Figure:
     arrays = [run.samples[name] for name in SAMPLES]
     rows, columns = max(len(array) for array in arrays), [array.shape[1] for array in arrays]
     cell = min(10.5 / sum(columns), 8.0 / rows)
-    size = (cell * sum(columns) + 4.2, cell * rows + 1.0)
-    figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(f"Synthetic data of one dish {_after(run)}", fontsize=11)
+    size = (cell * sum(columns) + 4.2, cell * rows + 1.1)
+    figure = _titled(run, size, f"Synthetic data of one dish {_after(run)}: ")
     panels = figure.subplots(1, 5, width_ratios=columns, subplot_kw={"anchor": "N"})
     values, labels = (np.concatenate(part, axis=None) for part in (arrays[:3], arrays[3:]))
     largest = np.abs(values).max(initial=1e-6, where=np.isfinite(values))
@@ -165,6 +199,20 @@ def synthetic_data(run: Run) -> Figure:
     return figure
 
 
+def _learned(run: Run) -> bool:
+    return any(own.max() > 0 for own, _ in run.losses.values())
+
+
+def _titled(run: Run, size: tuple[float, float], what: str = "Sigmoid slopes: ") -> Figure:
+    """Return a figure whose title says whose results it shows."""
+    figure = Figure(figsize=size, layout="constrained")
+    seeds = f"{run.seeds} seed" + ("s" if run.seeds > 1 else "")
+    parts = [run.dataset, f"preset {run.preset}" if run.preset else "", seeds]
+    words = what + ", ".join(part for part in parts if part)
+    figure.suptitle(words, x=0.01, ha="left", fontsize=12, color=INK)
+    return figure
+
+
 def _after(run: Run) -> str:
     """Return how many outer steps the dishes took, in words."""
     last = sorted({int(own.max()) for own, _ in run.losses.values()})
@@ -173,29 +221,29 @@ def _after(run: Run) -> str:
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    style: dict[str, Any] = {"handlelength": 2.6, "columnspacing": 1.6, "frameon": False}
+    options: dict[str, Any] = {"handlelength": 2.6, "columnspacing": 1.6, "frameon": False}
     # matplotlib lists error bars last.
     handles, labels = (found[-1:] + found[:-1] for found in axes.get_legend_handles_labels())
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=9, **style)
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=9, **options)
 
 
-def _curve(axes: Axes, run: Run, name: str, colour: str, **style: Any) -> None:
+def _curve(axes: Axes, run: Run, name: str, colour: str, **line: Any) -> None:
     """Draw a band; a cross at the bottom is a motif whose median failed."""
-    band, style = run.bands[name], {"lw": 1.6, "zorder": 3, **style}
+    band, line = run.bands[name], {"lw": 1.6, "zorder": 3, **line}
     axes.fill_between(run.slopes, band.low, band.high, color=colour, alpha=0.2, lw=0, zorder=2)
-    axes.plot(run.slopes, band.median, color=colour, **style)
+    axes.plot(run.slopes, band.median, color=colour, **line)
     failed = run.slopes[~np.isfinite(band.median)]
     if failed.size:
-        style = {"transform": axes.get_xaxis_transform(), "label": "failed"}
-        axes.plot(failed, 0 * failed + 0.015, "x", color=colour, **style)
+        line = {"transform": axes.get_xaxis_transform(), "label": "failed"}
+        axes.plot(failed, 0 * failed + 0.015, "x", color=colour, **line)
 
 
 def _truth_and_dish(axes: Axes, run: Run, name: str) -> None:
     axes.axvspan(*run.train_interval, color="#56B4E9", alpha=0.13, lw=0, zorder=0)
     error = np.nan_to_num(run.truth_error)
     label = "ground truth (± standard error)" if error.any() else "ground truth"
-    style: dict[str, Any] = {"fmt": "D", "ms": 4, "elinewidth": 1.2, "zorder": 4}
-    axes.errorbar(run.slopes, run.truth, yerr=error, color=TRUTH, label=label, **style)
+    marks: dict[str, Any] = {"fmt": "D", "ms": 4, "elinewidth": 1.2, "zorder": 4}
+    axes.errorbar(run.slopes, run.truth, yerr=error, color=TRUTH, label=label, **marks)
     spread = f"{run.seeds} seeds" if run.seeds > 1 else "its members"
     label = f"Synthetic Petri Dish (median, quartiles of {spread})"
     _curve(axes, run, name, DISH, label=label, lw=2, marker="o", ms=3)
@@ -204,13 +252,14 @@ def _truth_and_dish(axes: Axes, run: Run, name: str) -> None:
 def _look_near(axes: Axes, run: Run) -> None:
     """Keep the axes to the peak's neighbourhood, and say what is left out."""
     axes.set(ylim=focus(run), xlim=(min(0.0, run.slopes[0]), run.slopes[-1] * 1.02))
-    style: dict[str, Any] = {"fontsize": 9, "in_layout": False, "color": TRUTH}
-    style["transform"] = axes.get_xaxis_transform()
-    axes.text(run.train_interval[1], 0.03, "training interval ", ha="right", **style)
+    words: dict[str, Any] = {"fontsize": 9, "in_layout": False, "color": TRUTH, "zorder": 5}
+    words |= {"transform": axes.get_xaxis_transform()}
+    words["bbox"] = {"facecolor": "#E9F5FC", "alpha": 0.85, "lw": 0, "pad": 1}
+    axes.text(run.train_interval[1], 0.03, "training interval ", ha="right", **words)
     worst = int(np.nanargmin(run.truth))
     if run.truth[worst] < axes.get_ylim()[0]:
         note = f"  ← truth falls to $-${-run.truth[worst]:.0f} at c = {run.slopes[worst]:.3g}"
-        axes.text(run.train_interval[0], 0.03, note, **style)
+        axes.text(run.train_interval[0], 0.03, note, **words)
 
 
 def _words(spread: Band, digits: str) -> str:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import pathlib
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from spd_jax.report import style
 from spd_jax.report.style import INK, end_labels, label_axes
 from spd_jax.report.text import duration, table
+from spd_jax.studies.league import League
 from spd_jax.studies.spreads import aggregate
 
 SOLID, DASHED, DASHDOT = "-", (0, (5, 1.5)), (0, (6, 1.5, 1.2, 1.5))
@@ -69,6 +71,23 @@ def looks(names: Sequence[str]) -> dict[str, Look]:
     for name, (dash, (colour, marker)) in zip(others, itertools.cycle(OTHERS), strict=False):
         found[name] = Look(name.replace("_", " "), colour, marker, dash)
     return {name: LOOKS.get(name) or found[name] for name in names}
+
+
+def results(league: League) -> str:
+    """Return a finished league as text, see `tables`, with a word on a missing noise ceiling."""
+    ceiling = league.summary["noise_ceiling"]["kendall_tau"]
+    text = tables(league.rows, ceiling=ceiling)
+    if ceiling is None:
+        text += "\nno noise ceiling: the table has fewer than 3 motifs with 3 seeds"
+    return text
+
+
+def draw(league: League) -> list[pathlib.Path]:
+    """Draw a league into its run folder and return the picture's path."""
+    summary = league.summary
+    title = f"{summary['problem']}, {summary['table']}: agreement with held-out ground truth"
+    figure = picture(league.rows, summary["noise_ceiling"]["kendall_tau"], title)
+    return style.save_all(league.path, {"league.png": figure})
 
 
 def tables(rows: Sequence[Row], *, ceiling: float | None = None) -> str:

@@ -1,6 +1,7 @@
 """A finished comparison of searches: its table, figure 3 of Rawal et al., and scatters."""
 
 import math
+import pathlib
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -15,6 +16,8 @@ from spd_jax.report import style
 from spd_jax.report.style import INK, end_labels, label_axes
 from spd_jax.report.text import WIDTH, wrapped
 from spd_jax.search.record import Iteration
+from spd_jax.studies.search_comparison import Comparison
+from spd_jax.studies.searches import METHODS
 from spd_jax.studies.spreads import result_at
 from spd_jax.units import in_unit, named
 
@@ -78,10 +81,11 @@ def results(summary: Mapping[str, Any]) -> str:
     first = max(14, 2 + max(map(len, summary["methods"])))
     heads = f"{'runs':>5}{'mean at ' + str(equal):>14}{'std':>9}{'spent':>8}"
     lines = [f"test {unit} of the cell best on validation"]
-    lines.append(f"{'method':{first}}{heads}  median tau by iteration")
+    taus = "median tau by iteration" if first < 20 else "median taus"
+    lines.append(f"{'method':{first}}{heads}  {taus}")
     for method, row in summary["methods"].items():
         lines += _row(f"{method:{first}}", row)
-    ceiling = (summary["noise_ceiling"] or {}).get("noise_ceiling")
+    ceiling = (summary["noise_ceiling"] or {}).get("kendall_tau")
     known = "not known" if ceiling is None else f"{ceiling:.2f}, over random cells"
     lines.append(f"noise ceiling of tau: {known}")
     if ceiling is not None and any(row["tau_by_iteration"] for row in summary["methods"].values()):
@@ -92,7 +96,8 @@ def results(summary: Mapping[str, Any]) -> str:
     if summary["failed"]:
         lines.append(f"{summary['failed']} cells failed; the ledger of their run says why")
     best = summary["best_cell"]
-    lines += [f"best cell (test {best['test']:.4f} {unit}):", wrapped(best["cell"], "  ")]
+    test = "not measured" if best["test"] is None else f"{best['test']:.4f} {unit}"
+    lines += [f"best cell (test {test}):", wrapped(best["cell"], "  ")]
     network = summary.get("motif_network")
     if network:
         paper = network.get("parameters_in_the_paper")
@@ -108,12 +113,39 @@ def _row(name: str, row: Mapping[str, Any]) -> list[str]:
     mean = "-" if test["mean"] is None else f"{test['mean']:.4f}"
     start = f"{name}{row['runs']:>5}{mean:>14}{std:>9}{row['spent']:>8.0f}  "
     taus = ", ".join(_fixed(tau["median"]) for tau in row["tau_by_iteration"].values()) or "-"
-    broken = textwrap.wrap(taus, max(WIDTH - len(start), 20))
+    broken = textwrap.wrap(taus, max(WIDTH - len(start), 12))
     return [start + broken[0], *(" " * len(start) + more for more in broken[1:])]
 
 
 def _fixed(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
+
+
+def draw(comparison: Comparison) -> list[pathlib.Path]:
+    """Draw a comparison into its run folder: figure 3, scatters, and the best cell.
+
+    Returns:
+      The pictures' paths; the best cell has one where its space can draw.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    problem, settings, summary = comparison.problem, comparison.settings, comparison.summary
+    data = f"{problem.name}, {settings.preset}"
+    drawn = pictures(
+        comparison.records,
+        METHODS,
+        summary["unit"],
+        data=data,
+        warm_start=settings.warm_start,
+        ceiling=(summary["noise_ceiling"] or {}).get("kendall_tau"),
+    )
+    if problem.drawing is not None:
+        best = summary["best_cell"]
+        cell = problem.space.decode(best["cell"])
+        test = "" if best["test"] is None else f": test {best['test']:.4g} {summary['unit']}"
+        drawn["best_cell.png"] = problem.drawing.draw(cell, f"best cell of {data}{test}")
+    return style.save_all(comparison.path, drawn)
 
 
 def pictures(
@@ -345,9 +377,7 @@ def scatter(
         panels[0].text(0.5, 0.5, words, ha="center", va="center", color=INK)
     vertical = f"validation {unit}" + ("\n(axis turned round: better is up)" if turned else "")
     for place, (axes, own) in enumerate(zip(panels, ranked, strict=False)):
-        tau = (
-            f"τ = {own.tau:.2f}".replace("-", "−") if math.isfinite(own.tau) else "τ is not defined"
-        )
+        tau = f"τ = {own.tau:.2f}" if math.isfinite(own.tau) else "τ is not defined"
         words = vertical if place % columns == 0 else ""
         label_axes(axes, f"iteration {own.index}: {tau}", "predicted (higher is better)", words)
         _cloud(axes, own.predicted, in_unit(own.scores, unit), colour)

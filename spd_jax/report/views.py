@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from spd_jax.report.pace import Pace
+from spd_jax.report.text import wrapped
 from spd_jax.studies.events import Advanced, SearchAdvanced, SearchStage, Stage
 from spd_jax.units import in_unit, named
 
@@ -30,11 +31,11 @@ class StageView:
         """Return lines that are printed once; a stage needs none."""
         return []
 
-    def line(self) -> str:
+    def line(self, indent: str = "") -> str:
         """Return where the stage is, such as `seeds: 1/5 (20%), 0:17 elapsed, ~1:07 left`."""
         share = f" ({self._done / self._total:.0%})" if self._total else ""
         parts = [f"{self._name}: {self._count()}{share}", self._pace.status(), self._note]
-        return ", ".join(part for part in parts if part)
+        return wrapped(", ".join(part for part in parts if part), indent)
 
     def drawn(self, width: int) -> Any:
         """Return one line with a bar, for a terminal of so many columns."""
@@ -98,7 +99,7 @@ class SearchView:
     def heading(self) -> list[str]:
         """Return what the search is, and what stands in its columns."""
         noise = self._noise()
-        lines = [f"{self._stage.name}, best validation {self._unit.name}"]
+        lines = [wrapped(f"{self._stage.name}, best validation {self._unit.name}")]
         lines += [f"  {noise}"] if noise else []
         heads = ("iteration", "best", "tau", "ground truths", "elapsed", "left")
         return [*lines, _columns(heads)]
@@ -106,11 +107,13 @@ class SearchView:
     def line(self) -> str:
         """Return the latest row."""
         if not self._rows:
-            return _columns(("warm start", "-", "-", f"0/{self._stage.total:g}", self._spent()))
+            return _columns(
+                ("warm start", "-", "-", f"0/{self._stage.total:g}", self._pace.elapsed())
+            )
         index, row = list(self._rows.items())[-1]
         spent = f"{row.ground_truths:g}/{self._stage.total:g}"
         name = _name(index)
-        return _columns((name, row.best, row.tau, spent, self._spent(), self._pace.left()))
+        return _columns((name, row.best, row.tau, spent, self._pace.elapsed(), self._pace.left()))
 
     def drawn(self, width: int) -> Any:
         """Return the table as rich draws it; it fits a terminal of any width."""
@@ -139,9 +142,6 @@ class SearchView:
     def _noise(self) -> str:
         ceiling = self._stage.ceiling
         return "" if ceiling is None else f"noise ceiling of tau over random cells: {ceiling:.2f}"
-
-    def _spent(self) -> str:
-        return self._pace.elapsed()
 
 
 def _name(index: int) -> str:

@@ -85,8 +85,9 @@ def search(
       fit: called instead of `surrogate.fit`, with the iteration's number in front, so that a
         fit can be saved and found again; it must return what `surrogate.fit` would.
       recall: returns what an earlier run handed to `on_choice` for an iteration, or None. It
-        is used if it was made from the same cells and scores, so that the search goes on
-        alike on a machine that rounds differently.
+        is used if it was made from the same cells and scores and has as many cells as
+        `config.evaluations`, so that the search goes on alike on a machine that rounds
+        differently.
       on_choice: called before an iteration buys anything.
       on_iteration: called after the warm start and after every iteration.
 
@@ -108,7 +109,11 @@ def search(
     on_iteration(state.buy(cells, choice, ranked=False))
     for index in range(1, config.iterations + 1):
         recalled = recall(index)
-        if recalled is not None and recalled.known == state.fingerprint:
+        if (
+            recalled is not None
+            and recalled.known == state.fingerprint
+            and len(recalled.cells) == config.evaluations
+        ):
             cells, choice = Cells.read(space, recalled.cells), recalled
         else:
             cells, choice = _choose(index, key, state, proposer, surrogate, config, fit)
@@ -211,7 +216,7 @@ class _State:
         )
         predicted = choice.predicted
         tau = kendall_tau(predicted, scores) if ranked else math.nan
-        self.cost += choice.cost + len(cells)
+        self.cost = self.cost + choice.cost + len(cells)
         self.cells = cells if self.cells is None else self.cells.joined(cells)
         self.record.append(
             Iteration(

@@ -58,7 +58,7 @@ class NaoProposer:
         fit_key, collect_key = jax.random.split(key)
         fitted = NaoPredictor(self.tokens, self.config).fit(fit_key, known.archs, scores)
         order = protocol.ranking(scores)[: self.seeds]
-        starts = known.take(order[np.isfinite(np.asarray(scores)[order])]).archs
+        starts = known.take(order[np.isfinite(scores[order])]).archs
         steps = iter(self.steps)
 
         def climb(key: Key, count: int) -> Archs:

@@ -71,8 +71,11 @@ class Evaluator(Protocol):
 
 def fresh(cells: Cells, seen: Collection[str]) -> Cells:
     """Keep the cells that are not among the names `seen`, each once, in their order."""
-    first = {name: i for i, name in reversed(list(enumerate(cells.names)))}
-    return cells.take(sorted(i for name, i in first.items() if name not in seen))
+    first: dict[str, int] = {}
+    for i, name in enumerate(cells.names):
+        if name not in seen:
+            first.setdefault(name, i)
+    return cells.take(list(first.values()))
 
 
 def collect(

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -21,6 +21,7 @@ COLUMNS = (
     "method", "run", "iteration", "cell", "predicted", "score", "test_score", "tau", "cost",
     "seconds", "notes",
 )  # fmt: skip
+_DAMAGES = (TypeError, ValueError, OverflowError)  # what reading a damaged record raises
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +132,7 @@ def best_by_iteration(record: Sequence[Iteration]) -> list[Best]:
     for iteration in record:
         rows = zip(iteration.cells, iteration.scores, iteration.test_scores, strict=True)
         for cell, score, test_score in rows:
-            if score > leader.score:
+            if math.isfinite(score) and score > leader.score:
                 leader = Best(cell, float(score), float(test_score))
         leaders.append(leader)
     return leaders
@@ -177,7 +178,7 @@ def read_history(path: str | os.PathLike[str]) -> tuple[Records, dict[str, str]]
     for line, row in rows:
         try:
             _add_row(records, row)
-        except (ValueError, TypeError, AttributeError) as error:
+        except (*_DAMAGES, RecursionError) as error:
             raise UserError(
                 f"{path}, line {line}, is damaged ({error}): give a history as it was written"
             ) from error
@@ -192,18 +193,18 @@ def _add_row(records: Records, row: Mapping[str, str]) -> None:
     index = int(row["iteration"])
     if index == len(record):
         nothing = np.zeros(0)
-        tau, cost, seconds = (_number(row[name]) for name in ("tau", "cost", "seconds"))
-        notes = {k: _number(v) for k, v in json.loads(row["notes"] or "{}").items()}
+        tau, cost, seconds = (_parsed(row[name]) for name in ("tau", "cost", "seconds"))
+        notes = _notes(json.loads(row["notes"] or "{}"))
         record.append(Iteration(index, (), nothing, nothing, nothing, tau, cost, seconds, notes))
-    elif index != len(record) - 1:
+    elif not record or index != len(record) - 1:
         raise ValueError(f"iteration {index} follows iteration {len(record) - 1}")
     own = record[-1]
     record[-1] = dataclasses.replace(
         own,
         cells=(*own.cells, row["cell"]),
-        predicted=np.append(own.predicted, _number(row["predicted"])),
-        scores=np.append(own.scores, _number(row["score"])),
-        test_scores=np.append(own.test_scores, _number(row["test_score"])),
+        predicted=np.append(own.predicted, _parsed(row["predicted"])),
+        scores=np.append(own.scores, _parsed(row["score"])),
+        test_scores=np.append(own.test_scores, _parsed(row["test_score"])),
     )
 
 
@@ -211,30 +212,58 @@ def _to_json(entry: Any) -> dict[str, Any]:
     return {field.name: _plain(getattr(entry, field.name)) for field in dataclasses.fields(entry)}
 
 
-def _from_json(kind: type, entry: Mapping[str, Any]) -> dict[str, Any]:
+def _from_json(kind: type, entry: Any) -> dict[str, Any]:
     """Return the fields of a `Choice` or an `Iteration`."""
     try:
-        values: dict[str, Any] = {}
-        for field in dataclasses.fields(kind):
-            value = entry[field.name]
-            if field.type is np.ndarray:
-                values[field.name] = np.array([_number(x) for x in value], float)
-            elif field.type is float:
-                values[field.name] = _number(value)
-            elif field.name == "notes":
-                values[field.name] = {str(k): _number(x) for k, x in value.items()}
-            elif field.name == "cells":
-                values[field.name] = tuple(str(cell) for cell in value)
-            else:
-                values[field.name] = int(value) if field.name == "index" else str(value)
+        _checked(entry, Mapping, "object")
+        missing = [x.name for x in dataclasses.fields(kind) if x.name not in entry]
+        if missing:
+            raise ValueError(f"it has no {missing[0]!r}")
+        values = {x.name: _READERS[x.type](entry[x.name]) for x in dataclasses.fields(kind)}
         lengths = {len(x) for x in values.values() if isinstance(x, tuple | np.ndarray)}
         if len(lengths) != 1:
             raise ValueError(f"lists of lengths {sorted(lengths)}")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except _DAMAGES as error:
         raise UserError(
             f"a record of a search is damaged ({error}): delete its file to make it anew"
         ) from error
     return values
+
+
+def _checked(value: Any, kinds: Any, what: str) -> Any:
+    """Return `value`; raise TypeError when it is not `what`."""
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        raise TypeError(f"{value!r:.60} is no {what}")
+    return value
+
+
+def _number(value: Any) -> float:
+    """Return a number of JSON; None stands for NaN."""
+    return math.nan if value is None else float(_checked(value, (int, float), "number"))
+
+
+def _string(value: Any) -> str:
+    return _checked(value, str, "text")
+
+
+def _list(value: Any) -> Sequence[Any]:
+    return _checked(value, (list, tuple), "list")
+
+
+def _notes(value: Any) -> dict[str, float]:
+    entries = _checked(value, Mapping, "object of notes")
+    return {_string(name): _number(figure) for name, figure in entries.items()}
+
+
+# Makes a field of a type from plain data; raises one of `_DAMAGES` where it cannot be made.
+_READERS: dict[Any, Callable[[Any], Any]] = {
+    int: lambda value: _checked(value, int, "whole number"),
+    float: _number,
+    str: _string,
+    np.ndarray: lambda value: np.array([_number(x) for x in _list(value)], float),
+    tuple[str, ...]: lambda value: tuple(_string(x) for x in _list(value)),
+    Mapping[str, float]: _notes,
+}
 
 
 def _plain(value: Any) -> Any:
@@ -252,5 +281,5 @@ def _text(value: float) -> str:
     return "" if math.isnan(value) else repr(float(value))
 
 
-def _number(value: Any) -> float:
-    return math.nan if value in (None, "") else float(value)
+def _parsed(text: str) -> float:
+    return float(text) if text else math.nan

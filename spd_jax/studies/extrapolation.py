@@ -10,7 +10,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -23,23 +23,16 @@ from spd_jax.errors import UserError
 from spd_jax.ground_truth import lookup
 from spd_jax.ground_truth.lookup import TruthTable
 from spd_jax.problems import Problem
-from spd_jax.studies import events, machine, saved_fits, table_purchase, tuning
+from spd_jax.studies import events, machine, predictions, saved_fits, table_purchase, tuning
 from spd_jax.studies import settings as settings_lib
+from spd_jax.studies.predictions import FIGURES, METHODS, slopes_of
 from spd_jax.studies.run_folder import RunFolder, open_folder
 from spd_jax.studies.settings import setting
 from spd_jax.surrogates.dish_surrogate import DishSurrogate, FittedDish
-from spd_jax.surrogates.protocol import Surrogate
+from spd_jax.surrogates.protocol import FitStep, Surrogate
 from spd_jax.surrogates.regressors import GaussianProcess
 from spd_jax.surrogates.slope_mlp import SlopeMlp
 
-METHODS = ("dish", "dish_untrained", "slope_mlp", "gaussian_process")
-FIGURES = (
-    "kendall_tau",
-    "kendall_tau_test",
-    "kendall_tau_left",
-    "predicted_peak_slope",
-    "peak_error",
-)
 SAVE_EVERY = 5  # outer steps between two saved states
 
 
@@ -101,11 +94,6 @@ class Split:
     left: np.ndarray
 
 
-def slopes_of(table: TruthTable) -> np.ndarray:
-    """Return the slopes of a table `[M]` float64, with the digits of their names."""
-    return np.array([float(name) for name in table.cells.names])
-
-
 def draw_split(table: TruthTable, seed: int, settings: ExtrapolationSettings) -> Split:
     """Draw the known slopes of a seed; raises UserError when the interval has too few."""
     slopes, low = slopes_of(table), settings.train_slope_min
@@ -164,11 +152,12 @@ def run(
             table = in_order(compute_table(folder, problem, table, listen))
         results = _run_seeds(folder, table, settings, candidates, listen)
         summary = summarise(table, settings, results)
-        write_predictions(folder, table, results)
+        predictions.write_curves(folder, table, results)
         seed, first = next(iter(results.items()))
         surrogate = candidates[first["setting"]]
-        split = draw_split(table, seed, settings)
-        _write_synthetic_data(folder, table, split, surrogate, seed)
+        fitted = _find_dish(folder, seed, table, draw_split(table, seed, settings), surrogate)
+        start = surrogate.start(jax.random.key(seed))
+        predictions.write_samples(folder, start.data, fitted.state.data)
         folder.write_json("summary.json", summary)
     return summary
 
@@ -288,11 +277,11 @@ def run_seed(
         fitted = _fit_dish(folder, seed, table, split, surrogate)
     with _timed(seconds, "predict"):
         members = _members(surrogate, fitted.state, archs)
-    predictions = {"dish": np.median(members, axis=0)} | _quartiles("dish", members)
+    predicted = {"dish": np.median(members, axis=0)} | _quartiles("dish", members)
     if int(fitted.state.stop_step) > 0:
         members = _standardised(_members(surrogate, surrogate.start(key), archs), split.train)
-    predictions |= {"dish_untrained": np.median(members, axis=0)}
-    predictions |= _quartiles("dish_untrained", members)
+    predicted |= {"dish_untrained": np.median(members, axis=0)}
+    predicted |= _quartiles("dish_untrained", members)
     mean, std = known_truth.mean(), known_truth.std() or 1.0
     rivals: dict[str, Surrogate] = {
         "slope_mlp": SlopeMlp(),
@@ -301,12 +290,12 @@ def run_seed(
     for name, rival in rivals.items():
         with _timed(seconds, name):
             values = rival.fit(key, known, known_truth).predict(archs)
-        predictions[name] = (np.asarray(values) - mean) / std
+        predicted[name] = (np.asarray(values) - mean) / std
     return {
         "train": split.train.tolist(),
         "setting": setting,
-        "predictions": {name: _finite(values) for name, values in predictions.items()},
-        "figures": {name: score(table, split, predictions[name]) for name in METHODS},
+        "predictions": {name: _finite(values) for name, values in predicted.items()},
+        "figures": {name: score(table, split, predicted[name]) for name in METHODS},
         "seconds": dict(seconds),
         "outer_steps": int(fitted.state.stop_step),
     }
@@ -342,9 +331,9 @@ def _choose(
     if len(candidates) == 1:
         return next(iter(candidates))
     name = f"states/{table.identity[:8]}/tuning_seed{seed}.json"
-    chosen = folder.read_json(name, lambda log: str(log["chosen"]))
-    if chosen in candidates:
-        return chosen
+    known = folder.read_json(name, lambda log: str(log["chosen"]))
+    if known is not None and known in candidates:
+        return known
     trials: list[tuning.Trial] = []
     chosen = tuning.choose(
         jax.random.fold_in(key, 1),
@@ -367,12 +356,35 @@ def _choose(
     return chosen
 
 
+def _find_dish(
+    folder: RunFolder,
+    seed: int,
+    table: TruthTable,
+    split: Split,
+    surrogate: DishSurrogate,
+    *,
+    on_start: Callable[[DishState], None] = lambda state: None,
+    on_step: Callable[[FitStep], None] = lambda step: None,
+) -> FittedDish:
+    """Fit the dish of a seed, or go on with it, or load it; see `saved_fits.fit`."""
+    fitted: Any = saved_fits.fit(
+        folder,
+        f"{table.identity[:8]}/dish_seed{seed}",
+        surrogate,
+        jax.random.key(seed),
+        batches.take(table.cells.archs, split.train),
+        table.scores[split.train],
+        every=SAVE_EVERY,
+        on_start=on_start,
+        on_step=on_step,
+    )
+    return fitted
+
+
 def _fit_dish(
     folder: RunFolder, seed: int, table: TruthTable, split: Split, surrogate: DishSurrogate
 ) -> FittedDish:
-    """Fit the dish of a seed, or find it; log its outer losses in metrics.jsonl."""
-    known = batches.take(table.cells.archs, split.train)
-    truth = table.scores[split.train]
+    """Return the dish of a seed, its outer losses logged in metrics.jsonl."""
 
     def log(phase: str, step: int, losses: np.ndarray) -> None:
         rounded = [float(f"{loss:.6g}") for loss in losses]
@@ -381,22 +393,19 @@ def _fit_dish(
     def keep_before(state: DishState) -> None:
         folder.keep_metrics(lambda line: line["seed"] != seed or _is_before(line, state))
 
-    fitted: Any = saved_fits.fit(
-        folder,
-        f"{table.identity[:8]}/dish_seed{seed}",
-        surrogate,
-        jax.random.key(seed),
-        known,
-        truth,
-        every=SAVE_EVERY,
-        on_start=keep_before,
-        on_step=lambda step: log(step.phase, step.done - 1, step.losses),
+    def on_step(step: FitStep) -> None:
+        log(step.phase, step.done - 1, step.losses)
+
+    fitted = _find_dish(
+        folder, seed, table, split, surrogate, on_start=keep_before, on_step=on_step
     )
-    keep_before(fitted.state)  # and drop the last line, if a killed run wrote it already
+    keep_before(fitted.state)  # a killed run may have written the last line already
     raw = dish.raw_scores(
-        fitted.state, surrogate.family, surrogate.config, known, sharding=surrogate.sharding
-    )
-    log("fit", int(fitted.state.stop_step), dish.outer_losses(surrogate.config, raw, truth))
+        fitted.state, surrogate.family, surrogate.config,
+        batches.take(table.cells.archs, split.train), sharding=surrogate.sharding,
+    )  # fmt: skip
+    losses = dish.outer_losses(surrogate.config, raw, table.scores[split.train])
+    log("fit", int(fitted.state.stop_step), losses)
     return fitted
 
 

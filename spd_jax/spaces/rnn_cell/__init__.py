@@ -9,8 +9,6 @@ from spd_jax.spaces.rnn_cell.cells import (
     RnnCell,
     RnnCellSpace,
     check_variant,
-    stack,
-    unstack,
 )
 
 __all__ = [
@@ -22,6 +20,4 @@ __all__ = [
     "RnnCell",
     "RnnCellSpace",
     "check_variant",
-    "stack",
-    "unstack",
 ]

@@ -13,15 +13,18 @@ and the new state is a mean of nodes. The variants differ in two things only:
 """
 
 import dataclasses
-import hashlib
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spd_jax.archs import unstack
 from spd_jax.axes import Key
 from spd_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NODES = 12
 ACTIVATIONS = ("tanh", "relu", "identity", "sigmoid")
@@ -128,7 +131,7 @@ class RnnCellSpace:
         return np.array(pairs if self.variant == "nao" else [NODES, *pairs])
 
     def to_tokens(self, archs: RnnCell) -> np.ndarray:
-        """Return cells `[M]` as tokens of NAO's network: int32 `[M, L]` in 1..15."""
+        """Return cells `[M]` in canonical form as tokens 1..15 of NAO's network: int32 `[M, L]`."""
         return self.to_loci(archs) + self.token_offsets.astype(np.int32)
 
     def from_tokens(self, tokens: np.ndarray) -> RnnCell:
@@ -194,18 +197,9 @@ class RnnCellSpace:
             to_visit += [(child, number) for child in reversed(children[node])]
         return RnnCell(np.array(predecessor[1:], np.int32), np.array(order, np.int32))
 
-    def canonical_text(self, arch: RnnCell) -> str:
-        """Return the encoding of the canonical form: the cell's name in ledgers."""
-        return self.encode(self.canonical(arch))
-
-    def canonical_hash(self, arch: RnnCell) -> str:
-        """Return 16 hexadecimal digits, the same for all numberings of a cell."""
-        text = f"{self.name}: {self.canonical_text(arch)}"
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
     def features(self, archs: RnnCell) -> np.ndarray:
-        """Return the encoding of the canonical forms, one-hot by locus: float64 `[M, F]`."""
-        loci = self.to_loci(stack([self.canonical(cell) for cell in unstack(archs)]))
+        """Return cells in canonical form as their loci, one-hot: float64 `[M, F]`."""
+        loci = self.to_loci(archs)
         columns = [
             loci[:, place, None] == np.arange(count) for place, count in enumerate(self.choices)
         ]
@@ -221,22 +215,11 @@ class RnnCellSpace:
         """
         return np.stack([_structure(cell) for cell in unstack(archs)])
 
-    def describe(self, arch: RnnCell) -> str:
-        """Return one line: every node as `number:activation(predecessor)`."""
-        names = [ACTIVATIONS[a] for a in np.asarray(arch.activation)]
-        nodes = [f"{i}:{names[i]}({p})" for i, p in enumerate(np.asarray(arch.predecessor), 1)]
-        return " ".join([f"0:{names[0]}", *nodes])
+    def draw(self, arch: RnnCell, title: str = "") -> "Figure":
+        """Return the tree of nodes as a picture, see `drawing.draw`."""
+        from spd_jax.spaces.rnn_cell import drawing  # brings matplotlib
 
-
-def unstack(archs: RnnCell) -> list[RnnCell]:
-    """Return the cells of a batch `[M]` one by one."""
-    predecessor, activation = (np.asarray(x) for x in archs)
-    return [RnnCell(p, a) for p, a in zip(predecessor, activation, strict=True)]
-
-
-def stack(cells: list[RnnCell]) -> RnnCell:
-    """Return cells as one batch `[M]`."""
-    return RnnCell(*(np.stack(field) for field in zip(*cells, strict=True)))
+        return drawing.draw(arch, self.variant, title)
 
 
 def _structure(cell: RnnCell) -> np.ndarray:

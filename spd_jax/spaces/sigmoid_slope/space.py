@@ -5,14 +5,18 @@ Rawal et al., section 4.1. An arch is a float32 scalar, a batch of archs `[M]`.
 
 import dataclasses
 import functools
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spd_jax.axes import Array, Key, Params
+from spd_jax.axes import Arch, Array, Key, Params
 from spd_jax.errors import UserError
 from spd_jax.motif import MotifFamily
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def family(
@@ -73,6 +77,11 @@ class SigmoidSlopeSpace:
     high: float = 2.01
     mutation_scale: float = 0.1
 
+    @property
+    def name(self) -> str:
+        """Name in ledgers and tables."""
+        return "sigmoid_slope"
+
     def sample(self, key: Key, count: int) -> Array:
         """Draw slopes `[count]`, uniform; `key` is consumed."""
         return jax.random.uniform(key, (count,), minval=self.low, maxval=self.high)
@@ -88,9 +97,9 @@ class SigmoidSlopeSpace:
         share = jax.random.uniform(key, jnp.shape(first))
         return jnp.clip(share * first + (1 - share) * second, self.low, self.high)
 
-    def encode(self, arch: float) -> str:
-        """Return the slope with nine significant digits: float32 comes back to the bit."""
-        return f"{float(arch):.9g}"
+    def encode(self, arch: Arch) -> str:
+        """Return the shortest text that comes back as the same float32."""
+        return str(np.float32(arch))
 
     def decode(self, text: str) -> np.float32:
         """Read a slope; raises UserError when it is no number of the interval."""
@@ -103,17 +112,19 @@ class SigmoidSlopeSpace:
             raise UserError(f"{text!r} is no slope in [{self.low}, {self.high}]")
         return slope
 
+    def canonical(self, arch: Arch) -> np.float32:
+        """Return the slope: no two slopes are the same motif."""
+        return np.float32(arch)
+
     def features(self, archs: Array) -> np.ndarray:
         """Return the slopes as `[M, 1]` float64."""
         return np.asarray(archs, float)[:, None]
 
-    def canonical_hash(self, arch: float) -> str:
-        """Return the encoding: no two slopes are the same motif."""
-        return self.encode(arch)
+    def draw(self, arch: Arch, title: str = "") -> "Figure":
+        """Return the curve of the sigmoid as a picture, see `drawing.draw`."""
+        from spd_jax.spaces.sigmoid_slope import drawing  # brings matplotlib
 
-    def describe(self, arch: float) -> str:
-        """Return the formula."""
-        return f"sigmoid({float(arch):.3g} z)"
+        return drawing.draw(arch, title)
 
 
 def table_slopes() -> np.ndarray:

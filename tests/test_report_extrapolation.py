@@ -1,19 +1,22 @@
-"""report: what a run folder becomes, number by number and picture by picture; progress lines."""
+"""report.extrapolation: what a run folder becomes, number by number, picture by picture."""
 
+import contextlib
 import csv
-import io
 import json
-import re
-import sys
+import pathlib
+import tempfile
 
 import matplotlib.image
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from matplotlib._pylab_helpers import Gcf
 
 from spd_jax.errors import UserError
-from spd_jax.report import extrapolation as sigmoid_slope
-from spd_jax.report.progress import Progress
+from spd_jax.report import extrapolation as report
+from spd_jax.report import style
+from spd_jax.studies.predictions import METHODS, SAMPLES, quartiles, read
 
 PICTURES = ["figure1.png", "figure4.png", "convergence.png", "synthetic_data.png"]
 ENDS = ("", "_low", "_high")
@@ -80,8 +83,9 @@ def write_predictions(folder, rows):
 def write_summary(folder, interval, true_peak, dish_peak, tau=None):
     tau = tau or spread([0.8, 0.85, 0.9])
     method = {"predicted_peak_slope": dish_peak, "kendall_tau": tau}
-    summary = dict.fromkeys(("dish", "dish_untrained", "slope_mlp", "gaussian_process"), method)
+    summary = dict.fromkeys(METHODS, method)
     summary |= {"train_interval": interval, "true_peak_slope": true_peak}
+    summary |= {"dataset": "MNIST", "preset": "best"}
     (folder / "summary.json").write_text(json.dumps(summary))
 
 
@@ -91,13 +95,20 @@ def write_metrics(folder, entries):
     (folder / "metrics.jsonl").write_text("".join(lines))
 
 
-def write_samples(folder, rng, sizes=(10, 10), names=sigmoid_slope.SAMPLES):
+def write_samples(folder, rng, sizes=(10, 10), names=SAMPLES):
     arrays = {}
     for name in names:
         count = sizes["valid" in name]
         labels = rng.integers(0, 2, (count, 10))
         arrays[name] = labels if "labels" in name else rng.normal(size=(count, 10))
     np.savez(folder / "synthetic_data.npz", **arrays)
+
+
+@pytest.fixture(scope="module")
+def undamaged(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small")
+    small_run(folder)
+    return {name: (folder / name).read_bytes() for name in FILES}
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +127,7 @@ def small_run(folder):
     write_summary(folder, [0.4, 0.6], 0.5, {"median": 0.45, "q25": 0.4, "q75": 0.525})
     write_metrics(folder, [(0, 0, [1.0, 3.0]), (0, 1, [0.5, 1.0]), (1, 0, [2.0, None])])
     write_samples(folder, np.random.default_rng(0))
-    return sigmoid_slope.read(folder)
+    return read(folder)
 
 
 def test_read_puts_the_truth_in_units_of_the_training_interval(tmp_path):
@@ -134,17 +145,17 @@ def test_read_puts_the_truth_in_units_of_the_training_interval(tmp_path):
 
 def test_a_single_seed_shows_the_spread_of_its_members(tmp_path):
     (predicted,) = write_run(tmp_path, seeds=1)
-    band = sigmoid_slope.read(tmp_path).bands["dish"]
+    band = read(tmp_path).bands["dish"]
     np.testing.assert_allclose(band, [predicted[f"dish{end}"] for end in ENDS])
 
 
 def test_quartiles_count_failures_as_worst_and_never_interpolate_into_them():
     values = np.array([[-np.inf, 1.0], [np.nan, 2.0], [3.0, 3.0], [4.0, 4.0], [5.0, 5.0]])
-    band = sigmoid_slope.quartiles(values)
+    band = quartiles(values)
     np.testing.assert_array_equal(band.median, [3.0, 3.0])
     np.testing.assert_array_equal(band.low, [np.nan, 2.0])
     np.testing.assert_array_equal(band.high, [4.0, 4.0])
-    losses = sigmoid_slope.quartiles(values[1:4, :1], failed=1.0)
+    losses = quartiles(values[1:4, :1], failed=1.0)
     np.testing.assert_array_equal(np.ravel(losses), [4.0, 3.5, np.nan])
 
 
@@ -154,23 +165,23 @@ def test_focus_keeps_to_the_training_interval_and_the_peak(tmp_path):
     bottom, top = -0.02 / std, 0.02 / std
     # dish: median 3 at most; nothing lies lower inside than the truth
     span = top - bottom
-    assert sigmoid_slope.focus(run) == pytest.approx((bottom - 0.25 * span, 3.0 + 0.35 * span))
+    assert report.focus(run) == pytest.approx((bottom - 0.25 * span, 3.0 + 0.35 * span))
 
 
 def test_peaks_are_those_of_the_summary(tmp_path):
-    (true, true_words, _), (dish, dish_words, _) = sigmoid_slope.peaks(small_run(tmp_path))
+    (true, true_words, _), (dish, dish_words, _) = report.peaks(small_run(tmp_path))
     assert (true, true_words) == (0.5, "true peak: c = 0.5")
     assert (dish, dish_words) == (0.45, "dish's peak: c = 0.45 (quartiles 0.4 to 0.525)")
     unknown = dict.fromkeys(("median", "q25", "q75"))
     write_summary(tmp_path, [0.4, 0.6], None, unknown, tau=unknown)
-    assert sigmoid_slope.peaks(sigmoid_slope.read(tmp_path)) == []
-    assert len(sigmoid_slope.draw(tmp_path)) == 4
+    assert report.peaks(read(tmp_path)) == []
+    assert len(report.pictures(read(tmp_path))) == 4
 
 
 def test_figure1_marks_the_peaks_and_draws_the_median_over_seeds(finished):
     folder, predictions = finished
-    run = sigmoid_slope.read(folder)
-    near, whole = sigmoid_slope.figure1(run).axes
+    run = read(folder)
+    near, whole = report.figure1(run).axes
     median = np.median([predicted["dish"] for predicted in predictions], axis=0)
     for axes in (near, whole):
         lines = {line.get_label(): line for line in axes.lines}
@@ -182,7 +193,7 @@ def test_figure1_marks_the_peaks_and_draws_the_median_over_seeds(finished):
         assert axes.get_xlabel()
         assert axes.get_ylabel()
     words = [text.get_text() for text in near.get_legend().get_texts()]
-    assert words == [words for _, words, _ in sigmoid_slope.peaks(run)]
+    assert words == [words for _, words, _ in report.peaks(run)]
     # the truth falls to -50: the first panel leaves that out and says so, the second shows it
     assert near.get_ylim()[0] > -6
     assert any("falls to $-$" in text.get_text() for text in near.texts)
@@ -190,8 +201,8 @@ def test_figure1_marks_the_peaks_and_draws_the_median_over_seeds(finished):
 
 
 def test_figure4_shows_the_untrained_dish_first(finished):
-    run = sigmoid_slope.read(finished[0])
-    panels = sigmoid_slope.figure4(run).axes
+    run = read(finished[0])
+    panels = report.figure4(run).axes
     for axes, name in zip(panels, ("dish_untrained", "dish"), strict=True):
         (line,) = (line for line in axes.lines if line.get_label().startswith("Synthetic"))
         np.testing.assert_array_equal(line.get_ydata(), run.bands[name].median)
@@ -200,7 +211,7 @@ def test_figure4_shows_the_untrained_dish_first(finished):
 
 def test_a_seed_that_stopped_early_keeps_its_last_loss(tmp_path):
     run = small_run(tmp_path)
-    (axes,) = sigmoid_slope.convergence(run).axes
+    (axes,) = report.convergence(run).axes
     (line,) = (line for line in axes.lines if line.get_label() == "median of 4 dishes")
     np.testing.assert_array_equal(line.get_xdata(), [0, 1])
     # members: 1, 3, 2, infinite and then 0.5, 1, 2, infinite
@@ -213,28 +224,28 @@ def test_steps_that_go_back_void_the_later_ones(tmp_path):
     entries = [(0, step, [5.0]) for step in range(4)] + [(1, 0, [None])]
     entries += [(0, 2, [0.0]), (0, 3, [float("nan")]), (0, 1, [4.0])]
     write_metrics(tmp_path, entries)
-    run = sigmoid_slope.read(tmp_path)
+    run = read(tmp_path)
     np.testing.assert_array_equal(run.losses[0][0], [0, 1])
     np.testing.assert_array_equal(run.losses[0][1], [[5.0], [4.0]])
     np.testing.assert_array_equal(run.losses[1][1], [[np.nan]])
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "pictures"),
     [
-        {},
-        {"seeds": 1, "members": 1, "steps": 1, "error": ""},
-        {"failed": (0, 1, 40), "samples": (20, 7)},
-        {"failed": range(len(SLOPES)), "samples": (1, 1)},
+        ({}, PICTURES),
+        ({"seeds": 1, "members": 1, "steps": 1, "error": ""}, PICTURES[:2]),
+        ({"failed": (0, 1, 40), "samples": (20, 7)}, PICTURES),
+        ({"failed": range(len(SLOPES)), "samples": (1, 1)}, PICTURES),
     ],
-    ids=["usual", "least", "failed motifs", "all failed"],
+    ids=["usual", "no outer step", "failed motifs", "all failed"],
 )
-def test_draw_writes_four_pictures(tmp_path, options):
+def test_every_picture_that_shows_something_is_drawn(tmp_path, options, pictures):
     write_run(tmp_path, **options)
-    before = {path.name for path in tmp_path.iterdir()}
-    paths = sigmoid_slope.draw(str(tmp_path))
-    assert paths == [tmp_path / name for name in PICTURES]
-    assert {path.name for path in tmp_path.iterdir()} == before | set(PICTURES)
+    run = read(str(tmp_path))
+    paths = style.save_all(tmp_path, report.pictures(run))
+    assert paths == [tmp_path / name for name in pictures]
+    assert sorted(tmp_path.glob("*.png")) == sorted(paths)
     for path in paths:
         picture = matplotlib.image.imread(path)
         height, width = picture.shape[:2]
@@ -245,11 +256,62 @@ def test_draw_writes_four_pictures(tmp_path, options):
     assert not Gcf.figs  # pyplot keeps no figure
 
 
+def test_pictures_say_whose_results_they_show(finished, tmp_path):
+    for name, figure in report.pictures(read(finished[0])).items():
+        start = "Synthetic data of one dish after 59 outer steps: "
+        start = start if name == "synthetic_data.png" else "Sigmoid slopes: "
+        assert figure.get_suptitle() == start + "MNIST, preset best, 5 seeds"
+    write_run(tmp_path, seeds=1, steps=1)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    del summary["dataset"], summary["preset"]
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    assert report.figure1(read(tmp_path)).get_suptitle() == "Sigmoid slopes: 1 seed"
+
+
+def test_figure4_without_an_outer_step_has_one_panel(tmp_path):
+    write_run(tmp_path, steps=1)
+    (axes,) = report.figure4(read(tmp_path)).axes
+    assert axes.get_title(loc="left") == "random data, no outer step was taken"
+
+
+def summary(**changes):
+    spreads = {figure: spread([-0.9876, -0.98, -0.97]) for figure in report.FIGURES}
+    return {
+        **dict.fromkeys(METHODS, spreads),
+        "seeds": [0, 1, 2],
+        "noise_ceiling": 0.9039,
+        "true_peak_slope": 0.15,
+        "slopes": 60,
+        "ground_truth_rows": 120,
+        **changes,
+    }
+
+
+def test_the_results_as_text():
+    nothing = dict.fromkeys(("median", "q25", "q75"))
+    figures = summary()["dish"] | {"peak_error": nothing}
+    shown = report.results(summary(dish=figures)).splitlines()
+    assert max(map(len, shown)) <= 80
+    assert shown[0] == "medians, [quartiles] below, over 3 seeds"
+    assert shown[1].split() == list(METHODS)
+    assert shown[2].split() == ["tau", *["-0.980"] * 4]
+    assert shown[3].split() == ["[-0.98,", "-0.97]"] * 4
+    assert shown[10].split() == ["peak", "error", "-", *["-0.980"] * 3]
+    assert "true peak at 0.15; 60 slopes, 120 trained networks" in shown
+    assert shown[-1] == "tau between one seed of the ground truth and the others: 0.904"
+    unknown = report.results(summary(noise_ceiling=None, true_peak_slope=None, seeds=[0]))
+    assert "over 1 seed\n" in unknown
+    assert "true peak at -;" in unknown
+    assert unknown.endswith("the others: -")
+
+
 @pytest.mark.parametrize("losses", [[float("nan"), float("inf")], [0.0, -1.0]])
 def test_losses_that_a_logarithm_cannot_show_are_no_error(tmp_path, losses):
     small_run(tmp_path)
     write_metrics(tmp_path, [(0, 0, losses), (0, 1, losses)])
-    assert sigmoid_slope.draw(tmp_path)[2].exists()
+    figure = report.convergence(read(tmp_path))
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_yscale() == "linear"
 
 
 @pytest.mark.parametrize(
@@ -259,15 +321,17 @@ def test_losses_that_a_logarithm_cannot_show_are_no_error(tmp_path, losses):
         ("summary.json", None, "summary.json is missing"),
         ("metrics.jsonl", None, "metrics.jsonl is missing"),
         ("synthetic_data.npz", None, "synthetic_data.npz is missing"),
-        ("predictions.csv", "", "predictions.csv has no rows"),
-        ("predictions.csv", "seed,slope\n0,1\n", "predictions.csv, line 2, has no 'true'"),
-        ("predictions.csv", ",".join(COLUMNS) + "\n0,x\n", "line 2, cannot be read .*'x'"),
-        ("predictions.csv", ",".join(COLUMNS) + "\n,1\n", "line 2, cannot be read"),
+        ("predictions.csv", "", "predictions.csv cannot be read \\(no rows"),
+        ("predictions.csv", "seed,slope\n0,1\n", "predictions.csv cannot be read \\(no 'true'"),
+        ("predictions.csv", ",".join(COLUMNS) + "\n0,x\n", "predictions.csv cannot be .*'x'"),
+        ("predictions.csv", ",".join(COLUMNS) + "\n,1\n", "predictions.csv cannot be read"),
         ("predictions.csv", "\xff", "predictions.csv cannot be read"),
-        ("summary.json", '{"train_interval": [0, 1]}', "summary.json has no 'true_peak_slope'"),
+        ("summary.json", '{"train_interval": [0, 1]}', "summary.json .*no 'true_peak_slope'"),
         ("summary.json", '{"train_interval": 3}', "summary.json cannot be read"),
-        ("metrics.jsonl", "", "metrics.jsonl has no lines"),
-        ("metrics.jsonl", '{"seed": 0, "st', "metrics.jsonl, line 1, cannot be read"),
+        ("summary.json", "[3]", "summary.json cannot be read"),
+        ("metrics.jsonl", "", "metrics.jsonl cannot be read \\(no lines"),
+        ("metrics.jsonl", '{"seed": 0, "st', "metrics.jsonl cannot be read"),
+        ("metrics.jsonl", '{"seed": 0, "step": 1e30, "outer_loss": [1]}', "metrics.jsonl cannot"),
         ("synthetic_data.npz", "PK", "synthetic_data.npz cannot be read"),
     ],
 )
@@ -277,123 +341,40 @@ def test_a_folder_that_is_no_finished_run(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content.encode("latin-1"))
     with pytest.raises(UserError, match=message):
-        sigmoid_slope.draw(tmp_path)
-    assert not list(tmp_path.glob("*.png"))
+        read(tmp_path)
 
 
 def test_other_mistakes_in_a_run_folder(tmp_path):
     small_run(tmp_path)
     write_metrics(tmp_path, [(0, 0, [1.0]), (0, 1, [1.0, 2.0])])
     with pytest.raises(UserError, match=r"metrics\.jsonl cannot be read"):
-        sigmoid_slope.read(tmp_path)
+        read(tmp_path)
     small_run(tmp_path)
     write_samples(tmp_path, np.random.default_rng(0), names=["train_inputs_start"])
-    with pytest.raises(UserError, match=r"has no .*train_inputs"):
-        sigmoid_slope.read(tmp_path)
-    np.savez(tmp_path / "synthetic_data.npz", **dict.fromkeys(sigmoid_slope.SAMPLES, np.ones(3)))
-    with pytest.raises(UserError, match=r"train_inputs_start has shape \(3,\)"):
-        sigmoid_slope.read(tmp_path)
+    with pytest.raises(UserError, match=r"synthetic_data\.npz cannot .*train_inputs"):
+        read(tmp_path)
+    np.savez(tmp_path / "synthetic_data.npz", **dict.fromkeys(SAMPLES, np.ones(3)))
+    with pytest.raises(UserError, match=r"its arrays are not \[N, D\]"):
+        read(tmp_path)
     small_run(tmp_path)
     write_summary(tmp_path, [0.55, 0.65], 0.5, spread([0.5]))
     with pytest.raises(UserError, match="the truth does not vary in the training interval"):
-        sigmoid_slope.read(tmp_path)
+        read(tmp_path)
 
 
-class Clock:
-    """Seconds that pass only when told to."""
-
-    now = 100.0
-
-    def __call__(self):
-        return self.now
+FILES = ("predictions.csv", "summary.json", "metrics.jsonl", "synthetic_data.npz")
 
 
-def lines(total, calls, *, end, **options):
-    """Return the lines shown for `calls` of (second, done, text)."""
-    clock, stream = Clock(), io.StringIO()
-    with Progress("steps", total, stream=stream, clock=clock, **options) as progress:
-        for second, *update in calls:
-            clock.now = 100.0 + second
-            progress.update(*update)
-        clock.now = 100.0 + end
-    return stream.getvalue().splitlines()
-
-
-def test_plain_progress_is_a_line_now_and_then_and_a_last_one():
-    calls = [(2 * k, k, f"loss {k}") for k in range(13)]
-    assert lines(12, calls, end=25) == [
-        "steps: 0/12 (0%), 0:00:00 elapsed, loss 0",
-        "steps: 5/12 (42%), 0:00:10 elapsed, ~0:00:14 left, loss 5",
-        "steps: 10/12 (83%), 0:00:20 elapsed, ~0:00:04 left, loss 10",
-        "steps: 12/12 (100%), 0:00:25 elapsed, loss 12",
-    ]
-    assert len(lines(12, calls, end=25, every=1.0)) == 13
-    assert len(lines(12, calls, end=25, every=1e9)) == 2
-    assert lines(0, [], end=1) == []
-    assert lines(0, [(0, 0)], end=1) == ["steps: 0/0, 0:00:00 elapsed"]
-
-
-def test_time_left_counts_only_the_work_of_this_run():
-    # 3,600 s for 2 of 100, after 90 that an earlier run did and 50 s of compilation
-    assert lines(100, [(50, 90), (3650, 92)], end=3650) == [
-        "steps: 90/100 (90%), 0:00:50 elapsed",
-        "steps: 92/100 (92%), 1:00:50 elapsed, ~4:00:00 left",
-    ]
-    # the job starts anew, as a fit does after early stopping
-    shown = lines(100, [(0, 0), (100, 50), (120, 0), (130, 10)], end=130)
-    assert shown[-1] == "steps: 10/100 (10%), 0:02:10 elapsed, ~0:01:30 left"
-
-
-def test_a_failed_block_leaves_its_last_state():
-    stream = io.StringIO()
-
-    def job():
-        with Progress("steps", 3, stream=stream, clock=Clock()) as progress:
-            progress.update(0)
-            progress.update(2)
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        job()
-    assert stream.getvalue().splitlines()[-1].startswith("steps: 2/3 (67%)")
-
-
-def test_progress_goes_to_standard_error(capsys):
-    with Progress("steps", 1) as progress:
-        progress.update(1)
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err.startswith("steps: 1/1 (100%)")
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-@pytest.mark.parametrize("total", [12, 0])
-def test_a_terminal_gets_a_live_bar(monkeypatch, total):
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "120")
-    stream, clock = Terminal(), Clock()
-    with Progress("steps [x]", total, stream=stream, clock=clock) as progress:
-        progress.update(0)
-        clock.now += 30
-        progress.update(total // 2, "loss [0.5]")
-        clock.now += 5
-    bars = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()).split("\r")
-    last = [bar for bar in bars if bar.strip()][-1]
-    for part in ("steps [x]", f"{total // 2}/{total}", "0:00:35 elapsed", "loss [0.5]"):
-        assert part in last
-    assert ("~0:00:25 left" in last) == (total > 0)
-
-
-@pytest.mark.parametrize("lacking", ["rich", "cursor control"])
-def test_plain_lines_where_a_bar_cannot_be(monkeypatch, lacking):
-    monkeypatch.setenv("TERM", "xterm" if lacking == "rich" else "dumb")
-    if lacking == "rich":
-        monkeypatch.setitem(sys.modules, "rich", None)
-    stream = Terminal()
-    with Progress("steps", 2, stream=stream, clock=Clock()) as progress:
-        progress.update(2)
-    assert stream.getvalue() == "steps: 2/2 (100%), 0:00:00 elapsed\n"
+@given(st.sampled_from(FILES), st.integers(0, 2**32), st.integers(1, 8), st.booleans())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_a_damaged_file_is_read_or_refused_in_one_sentence(undamaged, name, seed, count, cut):
+    rng = np.random.default_rng(seed)
+    content = bytearray(undamaged[name])
+    for place in rng.integers(0, len(content), count):
+        content[place] = rng.choice(np.frombuffer(b'0159-e."[]{},\n\x00\xff', np.uint8))
+    content = content[: rng.integers(len(content))] if cut else content
+    with tempfile.TemporaryDirectory() as folder:
+        for own, text in undamaged.items():
+            pathlib.Path(folder, own).write_bytes(bytes(content) if own == name else text)
+        with contextlib.suppress(UserError):
+            report.pictures(read(folder))
