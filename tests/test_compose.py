@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from slope_dish import DISH, NEW, SCORES, SLOPES
 
-from spd_jax import dish, metrics
+from spd_jax import dish, files, metrics
 from spd_jax.errors import UserError
 from spd_jax.surrogates import protocol
 from spd_jax.surrogates.compose import Averaged, FrozenDish, Stacked
@@ -252,13 +252,15 @@ def test_a_part_that_is_damaged_is_named(place, tmp_path):
     name = ("first", "second")[place]
     path = tmp_path / "pair.npz"
     averaged().save(path)
-    arrays = protocol.load_arrays(path, "Averaged")
-    protocol.save_arrays(path, "Averaged", arrays | {name: arrays[name][:99]})
+    arrays = files.load_arrays(path, kind="Averaged")
+    files.save_arrays(path, arrays | {name: arrays[name][:99]}, kind="Averaged")
     with pytest.raises(UserError, match=rf"pair\.npz: the {name} cannot be read"):
         Averaged(DISH, PROCESS).load(path)
 
 
 def test_a_pair_of_others_is_refused(tmp_path):
     averaged().save(tmp_path / "pair.npz")
-    with pytest.raises(UserError, match=r"the second holds a GaussianProcess, not a RandomForest"):
+    with pytest.raises(
+        UserError, match="the second is of 'GaussianProcess', not of 'RandomForest'"
+    ):
         Averaged(DISH, FOREST).load(tmp_path / "pair.npz")

@@ -139,7 +139,7 @@ def test_another_scale_compiles_nothing_anew():
 
 def test_the_file_of_another_proxy_is_refused(tmp_path):
     linear("synflow").prepare(KEY).save(tmp_path / "proxy.npz")
-    with pytest.raises(UserError, match="holds a synflow, not a snip"):
+    with pytest.raises(UserError, match="is of 'synflow', not of 'snip'"):
         linear("snip").load(tmp_path / "proxy.npz")
 
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spd_jax import dish
+from spd_jax.archs import stack, unstack
 from spd_jax.dish import inner_loop, losses
 from spd_jax.dish.config import DishConfig
 from spd_jax.errors import UserError
@@ -39,7 +40,7 @@ def with_nodes(params, nodes):
 def some_cells(variant):
     """Return a few cells: random ones, all nodes leaves, one chain, the published ones."""
     space = SPACES[variant]
-    cells = rnn_cell.unstack(space.sample(jax.random.key(2), 4))
+    cells = unstack(space.sample(jax.random.key(2), 4))
     for predecessor in (np.zeros(11, np.int32), np.arange(11, dtype=np.int32)):
         activation = np.arange(12, dtype=np.int32) % 4
         cells.append(rnn_cell.RnnCell(predecessor, activation))
@@ -61,7 +62,7 @@ def test_the_motif_network_is_that_of_numpy(variant):
 def test_mapped_over_cells_it_is_the_same(variant):
     apply, params = network(variant)
     cells = some_cells(variant)
-    mapped = jax.vmap(apply, in_axes=(None, 0, None))(params, rnn_cell.stack(cells), INPUTS)
+    mapped = jax.vmap(apply, in_axes=(None, 0, None))(params, stack(cells), INPUTS)
     for outputs, cell in zip(mapped, cells, strict=True):
         np.testing.assert_allclose(outputs, apply(params, cell, INPUTS), rtol=1e-5, atol=1e-6)
 
@@ -99,7 +100,7 @@ def test_output_weights_of_a_published_cell(variant):
 @given(variant=st.sampled_from(VARIANTS), seed=st.integers(0, 2**32 - 1))
 def test_a_renumbered_cell_computes_the_same_with_its_weights_moved(variant, seed):
     space = SPACES[variant]
-    (cell,) = rnn_cell.unstack(space.sample(jax.random.key(seed), 1))
+    (cell,) = unstack(space.sample(jax.random.key(seed), 1))
     other = oracle.renumbered(space.canonical(cell), np.random.default_rng(seed))
     apply, params = network(variant)
     expected = apply(params, cell, INPUTS)

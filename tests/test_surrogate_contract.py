@@ -233,10 +233,16 @@ def test_predictions_are_in_the_unit_of_the_scores(case):
 
 
 @each(LEARNERS)
-def test_equal_scores_give_predictions_that_are_finite(case):
-    predictions = case.fit(np.full(8, 0.25)).predict(case.new)
-    np.testing.assert_array_equal(np.isnan(predictions), case.failed)
-    np.testing.assert_allclose(predictions[~case.failed], 0.25, atol=1e-6)
+def test_equal_scores_are_predicted_or_refused(case):
+    try:
+        found = case.fit(np.full(8, 0.25)).predict(case.new)
+    except UserError as error:  # a dish has nothing to learn from them
+        found = str(error)
+    if isinstance(found, str):
+        assert "nothing to learn" in found
+    else:
+        np.testing.assert_array_equal(np.isnan(found), case.failed)
+        np.testing.assert_allclose(found[~case.failed], 0.25, atol=1e-6)
 
 
 @each(LEARNERS)
@@ -337,8 +343,8 @@ def test_a_file_of_something_else_is_refused(case, tmp_path):
     np.savez(path, kind=np.array([{}], dtype=object))  # a pickle is never loaded
     with pytest.raises(UserError, match=r"bad\.npz cannot be read"):
         case.surrogate.load(path)
-    protocol.save_arrays(path, "Oracle", {})
-    with pytest.raises(UserError, match=r"bad\.npz holds a Oracle, not a "):
+    files.save_arrays(path, {}, kind="Oracle")
+    with pytest.raises(UserError, match=r"bad\.npz is of 'Oracle', not of "):
         case.surrogate.load(path)
 
 
@@ -347,15 +353,17 @@ def test_a_damaged_file_is_refused(case, tmp_path):
     case.fitted.save(tmp_path / "good.npz")
     whole = (tmp_path / "good.npz").read_bytes()
     with np.load(tmp_path / "good.npz") as saved:
-        arrays = dict(saved)
+        kind, arrays = str(np.atleast_1d(saved["kind"])[0]), dict(saved)
+    del arrays["kind"]
     path = tmp_path / "bad.npz"
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=r"bad\.npz"):
         case.surrogate.load(path)
-    for name in arrays.keys() - {"kind"}:
-        np.savez(path, **{other: array for other, array in arrays.items() if other != name})
+    for name in arrays:
+        others = {other: array for other, array in arrays.items() if other != name}
+        files.save_arrays(path, others, kind=kind)
         with pytest.raises(UserError, match=r"bad\.npz"):
             case.surrogate.load(path)
-        np.savez(path, **(arrays | {name: np.zeros((3, 5))}))
+        files.save_arrays(path, others | {name: np.zeros((3, 5))}, kind=kind)
         with pytest.raises(UserError, match=r"bad\.npz"):
             case.surrogate.load(path)

@@ -224,16 +224,20 @@ class Ledger:
         A ledger that nobody writes is read from memory: SQLite itself would leave two files
         beside it, which a folder that one may only read cannot even take.
         """
-        before = self.path.stat()
+        before = self._state()
         content = self.path.read_bytes()
-        after = self.path.stat()
-        logs = [self.path.with_name(self.path.name + end) for end in ("-wal", "-journal")]
-        changed = (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size)
-        if changed or not content or any(log.exists() for log in logs):
+        (_, _, written), after = before, self._state()
+        if written or after != before or not content:
             return None
         if content[18:20] == b"\2\2":  # says that there is a log, which memory does not have
             content = content[:18] + b"\1\1" + content[20:]
         return content
+
+    def _state(self) -> tuple[int, int, bool]:
+        """Return when the file was changed, its size, and whether somebody writes it."""
+        logs = (self.path.with_name(self.path.name + end) for end in ("-wal", "-journal"))
+        written, status = any(log.exists() for log in logs), self.path.stat()
+        return status.st_mtime_ns, status.st_size, written
 
     def _prepare(self, version: int) -> int:
         """Make a writer's file one of this version, and return that."""

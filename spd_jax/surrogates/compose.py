@@ -13,6 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from spd_jax import archs as archs_lib
+from spd_jax import files
 from spd_jax.axes import Archs, Array, Key
 from spd_jax.dish import DishState
 from spd_jax.errors import UserError
@@ -192,7 +193,7 @@ class FittedAveraged:
             "first": protocol.to_bytes(self.first.save),
             "second": protocol.to_bytes(self.second.save),
         }
-        protocol.save_arrays(path, "Averaged", parts)
+        files.save_arrays(path, parts, kind="Averaged")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,7 +313,7 @@ class FittedStacked:
             "base": protocol.to_bytes(self.base.save),
             "regressor": protocol.to_bytes(self.regressor.save),
         }
-        protocol.save_arrays(path, "Stacked", parts | {"floor": np.asarray(self.floor)})
+        files.save_arrays(path, parts | {"floor": np.asarray(self.floor)}, kind="Stacked")
 
 
 def _floor(column: np.ndarray) -> float:

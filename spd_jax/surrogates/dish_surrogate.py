@@ -13,9 +13,9 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from spd_jax import archs as archs_lib
 from spd_jax import dish, files
 from spd_jax.axes import Archs, Key
+from spd_jax.errors import UserError
 from spd_jax.motif import MotifFamily
 from spd_jax.surrogates import protocol
 
@@ -65,61 +65,72 @@ class DishSurrogate:
           The fitted dish.
 
         Raises:
-          UserError: fewer than 2 finite scores (fewer than 2 on either side where motifs are
-            held out), shapes that disagree, a setting that cannot be run, or no motif whose
-            inner training is finite.
+          UserError: fewer than 2 finite scores (4 where motifs are held out), scores that are
+            all equal, shapes that disagree, a setting that cannot be run, or no motif whose inner
+            training is finite.
         """
-        archs, truth = archs_lib.known(archs, scores)
-        held_out = self._held_out(jax.random.split(key)[1], len(truth))
+        known, held_out = dish.KnownMotifs.of(archs, scores), None
+        if self.held_out_share:
+            known, held_out = self._split(jax.random.split(key)[1], known)
 
         def report(state: dish.DishState, info: dish.OuterInfo) -> None:
-            on_step(self._step(state, np.asarray(info.loss), early_stopping=bool(held_out.any())))
+            on_step(self._step(state, np.asarray(info.loss)))
 
-        state, info = dish.fit(
+        state, info = dish.fit_known(
             self.start(key) if state is None else state,
             self.family,
             self.config,
-            archs_lib.take(archs, ~held_out),
-            truth[~held_out],
-            valid_archs=archs_lib.take(archs, held_out) if held_out.any() else None,
-            valid_ground_truth=truth[held_out],
+            known,
+            held_out,
             on_step=report,
             sharding=self.sharding,
         )
+        truth = np.asarray(scores, np.float64)
+        truth = truth[np.isfinite(truth)]
         return FittedDish(self, state, float(truth.mean()), float(truth.std()), info)
 
     def load(self, path: protocol.Path) -> "FittedDish":
         """Read what `FittedDish.save` wrote with these settings.
 
         Raises:
-          UserError: no such file, or not that of a dish of this family and these settings.
+          UserError: no such file, or not that of a dish of this family and these settings. A
+            state alone, as `files.save_pytree` writes it, lacks the unit of the scores.
         """
+        like = dish.init(jax.random.key(0), self.family, self.config)
 
         def build(arrays: dict[str, np.ndarray]) -> FittedDish:
-            like = dish.init(jax.random.key(0), self.family, self.config)
             load = functools.partial(files.load_pytree, like=like)
             state = protocol.from_bytes(arrays["state"], load, "its state")
             return FittedDish(self, state, float(arrays["mean"]), float(arrays["std"]))
 
-        return protocol.restore(path, _KIND, build)
+        try:
+            return protocol.restore(path, _KIND, build)
+        except UserError:
+            _refuse_bare_state(path, like)
+            raise
 
-    def _held_out(self, key: Key, count: int) -> np.ndarray:
-        """Return which of `count` known motifs early stopping holds out, bool `[count]`."""
+    def _split(
+        self, key: Key, known: dish.KnownMotifs
+    ) -> tuple[dish.KnownMotifs, dish.KnownMotifs]:
+        """Return the known motifs to learn from, and those that early stopping holds out."""
+        count = len(known)
+        if count < 4:
+            raise UserError(
+                f"{count} motifs are known, but 4 are needed to hold some out: evaluate more, or "
+                "set held_out_share to 0"
+            )
+        size = min(max(round(self.held_out_share * count), 2), count - 2)
         held_out = np.zeros(count, bool)
-        if self.held_out_share:
-            size = min(max(round(self.held_out_share * count), 2), count - 2)
-            held_out[np.asarray(jax.random.permutation(key, count))[:size]] = True
-        return held_out
+        held_out[np.asarray(jax.random.permutation(key, count))[:size]] = True
+        return known.split(held_out)
 
-    def _step(
-        self, state: dish.DishState, losses: np.ndarray, *, early_stopping: bool
-    ) -> protocol.FitStep:
+    def _step(self, state: dish.DishState, losses: np.ndarray) -> protocol.FitStep:
         """Return where a fit is after an outer step.
 
         With early stopping a fit takes `outer_steps` steps to find the best number of them, and
         then, from the start again, that number on everything known.
         """
-        search = self.config.outer_steps if early_stopping else 0
+        search = self.config.outer_steps if self.held_out_share else 0
         step, stop_step = int(state.step), int(state.stop_step)
         if stop_step < 0:  # the best number of steps is not known yet: at most as many again
             return protocol.FitStep(state, step, 2 * search, losses, "early_stopping")
@@ -170,4 +181,17 @@ class FittedDish:
         # The state lies inside as a file of its own: it is read back as 32-bit JAX arrays, but
         # the two numbers keep their 64 bits.
         state = protocol.to_bytes(functools.partial(files.save_pytree, tree=self.state))
-        protocol.save_arrays(path, _KIND, {"state": state, "mean": self.mean, "std": self.std})
+        unit = {"mean": np.asarray(self.mean), "std": np.asarray(self.std)}
+        files.save_arrays(path, {"state": state} | unit, kind=_KIND)
+
+
+def _refuse_bare_state(path: protocol.Path, like: dish.DishState) -> None:
+    """Raise a UserError of its own where a file holds nothing but the state of such a dish."""
+    try:
+        files.load_pytree(path, like)
+    except UserError:
+        return
+    raise UserError(
+        f"{path} is a dish without the unit of its scores, as earlier versions saved it: fit it "
+        "again"
+    )

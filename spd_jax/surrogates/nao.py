@@ -28,6 +28,7 @@ import optax
 from jax.typing import ArrayLike
 
 from spd_jax import archs as archs_lib
+from spd_jax import files
 from spd_jax.axes import Archs, Array, Key, Params
 from spd_jax.errors import UserError
 from spd_jax.motif import Tokens
@@ -163,7 +164,7 @@ class NaoPredictor:
             first = jnp.ones((1, len(network.legal)), int)
             like = jax.eval_shape(network.init, jax.random.key(0), first)["params"]
             like = flax.traverse_util.flatten_dict(like, sep="/")
-            params = flax.traverse_util.unflatten_dict(protocol.weights(arrays, like), sep="/")
+            params = flax.traverse_util.unflatten_dict(protocol.checked(arrays, like), sep="/")
             low, high, accuracy = (float(arrays[name]) for name in ("low", "high", "accuracy"))
             predictor = NaoPredictor(self.space, config)
             return FittedNao(predictor, network, params, low, high, accuracy)
@@ -227,7 +228,7 @@ class FittedNao:
             "accuracy": self.pairwise_accuracy,
         }
         leaves = flax.traverse_util.flatten_dict(self.params, sep="/")
-        protocol.save_arrays(path, _KIND, leaves | settings)
+        files.save_arrays(path, leaves | settings, kind=_KIND)
 
 
 def pairwise_accuracy(predicted: ArrayLike, true: ArrayLike) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from spd_jax import archs as archs_lib
+from spd_jax import files
 from spd_jax.axes import Arch, Archs, Key
 from spd_jax.errors import UserError
 from spd_jax.surrogates import protocol
@@ -125,7 +126,7 @@ class FittedPartialTraining:
     def save(self, path: protocol.Path) -> None:
         """Write the number of epochs."""
         kind = type(self.surrogate).__name__
-        protocol.save_arrays(path, kind, {"epochs": np.asarray(self.surrogate.epochs)})
+        files.save_arrays(path, {"epochs": self.surrogate.epochs}, kind=kind)
 
 
 def of_ground_truth(

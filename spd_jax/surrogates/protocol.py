@@ -7,8 +7,6 @@ search and the league table.
 import os
 import pathlib
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -173,48 +171,14 @@ class CostlySurrogate(Surrogate, Protocol):
         ...
 
 
-def save_arrays(path: Path, kind: str, arrays: Mapping[str, Any]) -> None:
-    """Write arrays as one `.npz` that remembers the kind of surrogate it belongs to."""
-    with files.atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        np.savez(stream, kind=kind, **arrays)
-
-
-def load_arrays(path: Path, kind: str) -> dict[str, np.ndarray]:
-    """Read what `save_arrays` wrote.
-
-    Args:
-      path: the file.
-      kind: the kind of surrogate that it must belong to.
-
-    Returns:
-      The arrays by name.
-
-    Raises:
-      UserError: the file is missing, is no such `.npz`, or belongs to another kind.
-    """
-    try:
-        with open(path, "rb") as stream, np.lib.npyio.NpzFile(stream) as saved:
-            arrays = dict(saved)
-        found = str(arrays.pop("kind"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: give the file of a saved surrogate") from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(
-            f"{path} cannot be read as a saved surrogate: give a file that `save` wrote"
-        ) from error
-    if found != kind:
-        raise UserError(f"{path} holds a {found}, not a {kind}: load it with {found}")
-    return arrays
-
-
 def restore(path: Path, kind: str, build: Callable[[dict[str, np.ndarray]], Loaded]) -> Loaded:
-    """Return what `build` makes of the arrays that `save_arrays` wrote into a file.
+    """Return what `build` makes of the arrays in a file of `files.save_arrays`.
 
     Raises:
       UserError: the file is missing, damaged, or belongs to another kind; or arrays that `build`
         asks for are not there, or not what it expects.
     """
-    arrays = load_arrays(path, kind)
+    arrays = files.load_arrays(path, kind=kind)
     try:
         return build(arrays)
     except UserError as error:
@@ -225,18 +189,21 @@ def restore(path: Path, kind: str, build: Callable[[dict[str, np.ndarray]], Load
         ) from error
 
 
-def weights(
+def checked(
     arrays: Mapping[str, np.ndarray], like: Mapping[str, jax.ShapeDtypeStruct]
 ) -> dict[str, jax.Array]:
     """Return the arrays that `like` names, with its data types.
 
     Raises:
       KeyError: one is missing.
-      ValueError: one has another shape.
+      ValueError: one has another shape, or holds another kind of numbers.
     """
     for name, expected in like.items():
-        if arrays[name].shape != expected.shape:
-            raise ValueError(f"{name} has shape {arrays[name].shape}, not {expected.shape}")
+        found = arrays[name]
+        if found.shape != expected.shape or not np.can_cast(
+            found.dtype, expected.dtype, "same_kind"
+        ):
+            raise ValueError(f"{name} is {found.dtype}{found.shape}, not {expected}")
     return {name: jnp.asarray(arrays[name], leaf.dtype) for name, leaf in like.items()}
 
 

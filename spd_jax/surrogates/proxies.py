@@ -17,7 +17,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from spd_jax import archs as archs_lib
-from spd_jax import dish
+from spd_jax import dish, files
 from spd_jax.axes import Arch, Archs, Array, Key, Params
 from spd_jax.dish import losses
 from spd_jax.dish.inner_loop import SyntheticData
@@ -97,9 +97,12 @@ class Proxy:
         Raises:
           UserError: no such file, or not that of this proxy.
         """
-        return protocol.restore(
-            path, self.measure, lambda arrays: FittedProxy(self, _key_data(arrays["key"]))
-        )
+        like = {"key": jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))}
+
+        def build(arrays: dict[str, np.ndarray]) -> FittedProxy:
+            return FittedProxy(self, np.asarray(protocol.checked(arrays, like)["key"]))
+
+        return protocol.restore(path, self.measure, build)
 
     @property
     def drawing(self) -> dish.DishConfig:
@@ -163,7 +166,7 @@ class FittedProxy:
 
     def save(self, path: protocol.Path) -> None:
         """Write the key."""
-        protocol.save_arrays(path, self.proxy.measure, {"key": self.key})
+        files.save_arrays(path, {"key": self.key}, kind=self.proxy.measure)
 
 
 @functools.cache
@@ -176,14 +179,6 @@ def readout_states(family: MotifFamily) -> States:
         return family.apply({**params, **identity}, arch, inputs)
 
     return states
-
-
-def _key_data(stored: np.ndarray) -> np.ndarray:
-    """Return the data of a key, once it has the shape and the type of one."""
-    expected = jax.random.key_data(jax.random.key(0))
-    if stored.shape != expected.shape or stored.dtype != expected.dtype:
-        raise ValueError("no data of a key")
-    return stored
 
 
 @functools.partial(jax.jit, static_argnames=("measure", "network"))

@@ -15,6 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from spd_jax import archs as archs_lib
+from spd_jax import files
 from spd_jax.axes import Archs, Key
 from spd_jax.errors import UserError
 from spd_jax.surrogates import protocol
@@ -184,7 +185,7 @@ class FittedRegressor:
 
     def save(self, path: protocol.Path) -> None:
         """Write the data and the few numbers from which `load` fits again."""
-        protocol.save_arrays(path, self.kind, self.data)
+        files.save_arrays(path, self.data, kind=self.kind)
 
 
 def _known_vectors(

@@ -15,6 +15,7 @@ import optax
 from jax.typing import ArrayLike
 
 from spd_jax import archs as archs_lib
+from spd_jax import files
 from spd_jax.axes import Key
 from spd_jax.errors import UserError
 from spd_jax.surrogates import protocol
@@ -93,7 +94,7 @@ class SlopeMlp:
             config._check()
             like = jax.eval_shape(init, jax.random.key(0), config)
             mean, std = float(arrays["mean"]), float(arrays["std"])
-            return FittedSlopeMlp(protocol.weights(arrays, like), config.activation, mean, std)
+            return FittedSlopeMlp(protocol.checked(arrays, like), config.activation, mean, std)
 
         return protocol.restore(path, _KIND, build)
 
@@ -130,8 +131,10 @@ class FittedSlopeMlp:
 
     def save(self, path: protocol.Path) -> None:
         """Write weights, activation and the scores' mean and standard deviation."""
-        settings = {"activation": self.activation, "mean": self.mean, "std": self.std}
-        protocol.save_arrays(path, _KIND, self.params | settings)
+        arrays = {name: np.asarray(array) for name, array in self.params.items()}
+        numbers = {"mean": np.asarray(self.mean), "std": np.asarray(self.std)}
+        activation = {"activation": np.asarray(self.activation)}
+        files.save_arrays(path, arrays | numbers | activation, kind=_KIND)
 
 
 def init(key: Key, config: SlopeMlp) -> Params:

@@ -12,8 +12,8 @@ import numpy as np
 
 from experiments.benchmark.peers.problem import outer_loss
 from experiments.benchmark.peers.rnn_cell_problem import Problem
+from spd_jax import archs
 from spd_jax.dish import inner_loop
-from spd_jax.spaces import rnn_cell
 from spd_jax.spaces.rnn_cell import RnnCell
 
 
@@ -38,7 +38,7 @@ def make_outer_gradient(problem: Problem) -> Callable[[], tuple[np.ndarray, np.n
 
     def outer_gradient() -> tuple[np.ndarray, np.ndarray]:
         data = problem.data
-        motifs = [loss_and_gradient(data, cell) for cell in rnn_cell.unstack(problem.cells)]
+        motifs = [loss_and_gradient(data, cell) for cell in archs.unstack(problem.cells)]
         losses, gradients = (jnp.stack(parts) for parts in zip(*motifs, strict=True))
         l2 = problem.config.outer_l2
         gradient = _join(losses, gradients, problem.ground_truth, data, l2)
