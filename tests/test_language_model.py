@@ -10,12 +10,13 @@ import pytest
 import rnn_cell_oracle as oracle
 from small_language_models import CELL, PAPER
 
+from spd_jax import archs
 from spd_jax.spaces import rnn_cell
 from spd_jax.spaces.rnn_cell import RnnCellSpace
 from spd_jax.spaces.rnn_cell.network import CellWeights
+from spd_jax.trainers.language_model import PRESETS
 from spd_jax.trainers.language_model import network as model
 from spd_jax.trainers.language_model.batches import Batches, epoch_batches
-from spd_jax.trainers.language_model import PRESETS
 
 NO_MASKS = model._Masks()
 
@@ -66,7 +67,7 @@ def numpy_loss(params, cell, variant, batches, masks=NO_MASKS):
 
 @pytest.mark.parametrize("variant", rnn_cell.VARIANTS)
 def test_evaluation_is_the_plain_forward_pass_without_dropout(variant):
-    cell = rnn_cell.unstack(RnnCellSpace(variant).sample(jax.random.key(5), 1))[0]
+    cell = archs.unstack(RnnCellSpace(variant).sample(jax.random.key(5), 1))[0]
     config = dataclasses.replace(PAPER, tied=variant == "nao")
     params = drawn_params(config, 6, 0)
     batches = drawn_batches(np.random.default_rng(0), (2, 5, 4), 6)
