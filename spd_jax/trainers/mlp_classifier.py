@@ -158,8 +158,9 @@ class MlpClassifierTask:
                 on_progress(done, len(by_seed) * budget, f"best accuracy {best:.4f}")
             seconds = (time.perf_counter() - began) / len(places)
             figures = curve[-self.config.average_epochs :].mean(axis=0)
-            for place, *numbers in zip(places, *figures, curve[-1, 0], strict=True):
-                yield place, _evaluation(*map(float, numbers), seconds)
+            for column, place in enumerate(places):
+                accuracy, loss = figures[:, column].tolist()
+                yield place, _evaluation(accuracy, loss, float(curve[-1, 0, column]), seconds)
             if path is not None:  # whoever asked has written all of this seed
                 path.unlink(missing_ok=True)
 
