@@ -287,4 +287,5 @@ def _with_flags(sentence: str, flag_of: Mapping[str, str]) -> str:
         # Without a value after it, a word that is also a flag may be a plain English one.
         return f"--{flag}{equals}" if name in flag_of and (equals or flag != name) else found[0]
 
-    return re.sub(r"(?<![\w.-])(\w+)\b(=?)", written, sentence)
+    # What stands in quotes is what the user wrote.
+    return re.sub(r"(?<![\w.'-])(\w+)\b(=?)", written, sentence)
