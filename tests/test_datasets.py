@@ -205,7 +205,9 @@ def test_a_damaged_cache_is_downloaded_anew(server):
 def test_a_wrong_download_is_refused_and_not_kept(server, folder):
     good = (folder / "images.gz").read_bytes()
     (folder / "images.gz").write_bytes(gzip.compress(b"an error page"))
-    with pytest.raises(UserError, match=r"cannot download .*images\.gz .*--data_dir"):
+    with pytest.raises(
+        UserError, match=r"cannot download .*images\.gz .*give its folder as data_dir"
+    ):
         datasets.load("mnist")
     (folder / "images.gz").write_bytes(good)
     assert_is_the_small_mnist(datasets.load("mnist"))
@@ -213,7 +215,9 @@ def test_a_wrong_download_is_refused_and_not_kept(server, folder):
 
 def test_a_file_that_the_server_lacks_says_what_to_do(server, folder):
     (folder / "labels.gz").unlink()
-    with pytest.raises(UserError, match=r"cannot download .*labels\.gz .*give it as --data_dir"):
+    with pytest.raises(
+        UserError, match=r"cannot download .*labels\.gz .*give its folder as data_dir"
+    ):
         datasets.load("mnist")
 
 
@@ -229,6 +233,19 @@ def test_digits_need_no_files():
     assert set(data.train_labels) == set(data.valid_labels) == set(range(10))
     assert data.train_inputs.dtype == np.float32
     assert data.train_labels.dtype == np.int32
+
+
+def test_the_identity_is_that_of_the_data():
+    names = {name: datasets.identity(name) for name in datasets.NAMES}
+    assert len(set(names.values())) == 3
+    # Ledgers are keyed by it: it must never change.
+    assert {name: identity[:16] for name, identity in names.items()} == {
+        "mnist": "02def62d38696cdd",
+        "fashion_mnist": "38831b7b377c44db",
+        "digits": "19eafa029629badb",
+    }
+    with pytest.raises(UserError, match="unknown data set 'cifar'"):
+        datasets.identity("cifar")
 
 
 def test_every_published_file_has_a_place_and_two_checksums():

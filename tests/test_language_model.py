@@ -14,9 +14,9 @@ from spd_jax import archs
 from spd_jax.spaces import rnn_cell
 from spd_jax.spaces.rnn_cell import RnnCellSpace
 from spd_jax.spaces.rnn_cell.network import CellWeights
+from spd_jax.trainers.language_model import PRESETS
 from spd_jax.trainers.language_model import network as model
 from spd_jax.trainers.language_model.batches import Batches, epoch_batches
-from spd_jax.trainers.language_model.network import PRESETS
 
 NO_MASKS = model._Masks()
 

@@ -10,10 +10,9 @@ from small_language_models import CELL, PAPER, TINY
 
 from spd_jax.errors import UserError
 from spd_jax.spaces.rnn_cell import RnnCellSpace
+from spd_jax.trainers.language_model import PRESETS, LanguageModelConfig, LanguageModelTask
 from spd_jax.trainers.language_model import network as model
 from spd_jax.trainers.language_model import task as tasks
-from spd_jax.trainers.language_model.network import PRESETS, LanguageModelConfig
-from spd_jax.trainers.language_model.task import LanguageModelTask
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +158,20 @@ def test_the_fingerprint_is_every_setting_and_the_text(folder, tmp_path):
     moved = dataclasses.replace(task, data_dir=grammar.write(tmp_path / "c", 12_100, 3_100))
     unpickled = pickle.loads(pickle.dumps(task))
     assert {x.fingerprint for x in (saving, moved, unpickled)} == {task.fingerprint}
+
+
+def test_it_says_how_much_of_the_text_it_uses(folder):
+    task = LanguageModelTask("nao", dataclasses.replace(TINY, eval_tokens=0), folder)
+    train, valid = len(task.corpus.train), len(task.corpus.valid)
+    assert task.describe().startswith(
+        f"characters as tokens: the first 12,000 of {train:,} train tokens, all {valid:,} valid"
+    )
+
+
+def test_a_smaller_budget_is_answered_by_its_curve(folder, bought):
+    task = LanguageModelTask("nao", TINY, folder)
+    assert (task.unit, task.answers_smaller_budgets) == ("negative nats per token", True)
+    assert task.evaluate(CELL, 0, 2).curve == bought.curve[:2]
 
 
 def test_the_presets_are_those_of_the_shipped_tables(tmp_path):

@@ -1,7 +1,7 @@
-"""ground_truth.mlp_classifier: values against NumPy, resumption to the bit, chunks."""
+"""The classifier of sigmoid slopes: values against NumPy, resumption to the bit, chunks."""
 
-import csv
 import dataclasses
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -9,63 +9,50 @@ import numpy as np
 import oracle
 import pytest
 
-from spd_jax.data import images as datasets
+from spd_jax.data import images
 from spd_jax.data.images import ImageData
 from spd_jax.errors import UserError
+from spd_jax.ground_truth.purchase import GroundTruth
+from spd_jax.ground_truth.task import BatchTask
+from spd_jax.ledger import Ledger
 from spd_jax.trainers import mlp_classifier
-from spd_jax.trainers.mlp_classifier import MlpClassifierConfig, evaluate
+from spd_jax.trainers.mlp_classifier import MlpClassifierConfig, MlpClassifierTask
 
 CONFIG = MlpClassifierConfig(hidden_size=6, batch_size=10, epochs=3, average_epochs=2, chunk=2)
 SLOPES = [0.3, 1.0, 1.7]
+CELLS = [str(slope) for slope in SLOPES]
+TASK = MlpClassifierTask(CONFIG, "digits")
+
+
+def bought(task, seeds, budget=3, cells=CELLS, on_progress=mlp_classifier.no_progress):
+    """Return the evaluations of every cell, seed by seed."""
+    pairs = [(cell, seed) for seed in seeds for cell in cells]
+    found = dict(task.evaluate_many(*zip(*pairs, strict=True), budget, on_progress))
+    return [found[place] for place in range(len(pairs))]
+
+
+def plain(evaluations):
+    """Return evaluations without the seconds, which no two runs share."""
+    return [dataclasses.replace(evaluation, seconds=0.0) for evaluation in evaluations]
 
 
 @pytest.fixture(scope="module")
-def digits():
-    """The first digits: enough that a network learns something in three epochs."""
-    data = datasets.load("digits")
-    return ImageData(*(array[:300] for array in data[:2]), *(array[:60] for array in data[2:]))
-
-
-@pytest.fixture(scope="module")
-def trained(digits, tmp_path_factory):
-    """Results of two seeds, the folder of their checkpoints, and what `on_epoch` was given."""
-    folder, calls = tmp_path_factory.mktemp("checkpoints"), []
-    results = evaluate(
-        SLOPES,
-        [0, 5],
-        digits,
-        CONFIG,
-        folder,
-        lambda *call: calls.append((list(call[0]), *call[1:])),
-    )
-    return results, folder, calls
-
-
-def saved(folder):
-    """Return every array of every checkpoint."""
-    arrays = {}
-    for path in sorted(folder.iterdir()):
-        with np.load(path) as file:
-            arrays |= {(path.name, name): file[name] for name in file.files}
-    return arrays
-
-
-def assert_same_bits(folder, other):
-    arrays, others = saved(folder), saved(other)
-    assert arrays.keys() == others.keys()
-    assert len(arrays) > 10
-    for name, array in arrays.items():
-        np.testing.assert_array_equal(array, others[name])
+def trained():
+    """The evaluations of two seeds."""
+    return plain(bought(TASK, [0, 5]))
 
 
 # Values
 
 
 @pytest.mark.parametrize(("l2", "standardise"), [(0.0, True), (0.01, False)])
-def test_training_is_the_numpy_oracle(l2, standardise, tmp_path):
+def test_training_is_the_numpy_oracle(l2, standardise, monkeypatch):
     generator = np.random.default_rng(0)
     inputs, labels = generator.random((16, 5)).astype(np.float32), np.arange(16) % 3
     data = ImageData(inputs[:12], labels[:12].astype(np.int32), inputs[12:], labels[12:])
+    monkeypatch.setattr(images, "load", lambda *_: data)
+    monkeypatch.setattr(images, "identity", lambda _: "sixteen")
+    mlp_classifier._prepared.cache_clear()
     # One batch holds everything, so that its order does not matter.
     config = MlpClassifierConfig(
         hidden_size=4,
@@ -76,7 +63,8 @@ def test_training_is_the_numpy_oracle(l2, standardise, tmp_path):
         standardise=standardise,
         average_epochs=2,
     )
-    results = evaluate(SLOPES, [7], data, config, tmp_path)
+    results = bought(MlpClassifierTask(config, "sixteen"), [7], 6)
+    mlp_classifier._prepared.cache_clear()
     params = mlp_classifier.init(jax.random.key(7), 5, 3, config)
     start = [
         (np.asarray(params[f"w{i}"], float), np.asarray(params[f"b{i}"], float)) for i in range(3)
@@ -92,10 +80,10 @@ def test_training_is_the_numpy_oracle(l2, standardise, tmp_path):
             logits = oracle.forward(layers, slope, inputs[12:])[-1]
             losses.append(oracle.softmax_cross_entropy(logits, classes[12:]))
             accuracies.append(np.mean(logits.argmax(-1) == labels[12:]))
-        assert result.loss == pytest.approx(np.mean(losses), rel=1e-4)
-        assert result.accuracy == np.mean(accuracies)
-        assert result.final_accuracy == accuracies[-1]
-        assert (result.slope, result.seed, result.epochs) == (slope, 7, 6)
+        assert result.info["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+        assert result.score == pytest.approx(np.mean(accuracies), rel=1e-7)
+        assert result.info["final_accuracy"] == accuracies[-1]
+        assert (result.status, result.curve) == ("ok", ())
 
 
 def test_initial_weights_follow_their_law():
@@ -108,20 +96,35 @@ def test_initial_weights_follow_their_law():
 
 
 def test_digits_are_learned(trained):
-    results, _, _ = trained
-    assert [(r.slope, r.seed) for r in results] == [(c, s) for s in (0, 5) for c in SLOPES]
-    assert max(result.accuracy for result in results) > 0.3  # chance is 0.1
-    assert all(result.epochs == 3 for result in results)
+    assert all(evaluation.status == "ok" for evaluation in trained)
+    assert max(evaluation.score for evaluation in trained) > 0.3  # chance is 0.1
 
 
-def test_progress_is_told_after_every_epoch(trained):
-    results, _, calls = trained
-    assert [(done, total) for _, done, total in calls] == [(i, 6) for i in range(1, 7)]
-    assert [len(told) for told, _, _ in calls] == [3, 3, 3, 6, 6, 6]
-    assert [told[-1].epochs for told, _, _ in calls] == [1, 2, 3, 1, 2, 3]
-    assert calls[-1][0] == results
-    losses = [told[0].loss for told, _, _ in calls[:3]]
-    assert losses[2] < losses[0]
+def test_progress_is_told_after_every_epoch():
+    told = []
+    evaluations = bought(TASK, [0, 5], on_progress=lambda *arguments: told.append(arguments))
+    assert [call[:2] for call in told] == [(done, 6) for done in range(1, 7)]
+    best = [float(note.removeprefix("best accuracy ")) for _, _, note in told]
+    assert best == sorted(best)
+    assert best[-1] >= max(e.info["final_accuracy"] for e in evaluations) - 1e-4
+
+
+def test_the_score_is_the_mean_of_the_last_epochs(trained):
+    data = mlp_classifier._prepared("digits", None, True)
+    *_, curve = mlp_classifier.train(np.array(SLOPES, np.float32), 0, data, CONFIG, 3)
+    assert curve.shape == (3, 2, 3)
+    assert [e.score for e in trained[:3]] == curve[1:, 0].mean(axis=0).tolist()
+    assert [e.info["loss"] for e in trained[:3]] == curve[1:, 1].mean(axis=0).tolist()
+    assert [e.info["final_accuracy"] for e in trained[:3]] == curve[2, 0].tolist()
+    # Fewer epochs than the mean is over: all there are. A budget is what is trained.
+    long = dataclasses.replace(CONFIG, average_epochs=9, epochs=50)
+    every = bought(MlpClassifierTask(long, "digits"), [0])
+    assert [e.score for e in every] == curve[:, 0].mean(axis=0).tolist()
+
+
+def test_a_seed_is_all_that_is_random(trained):
+    assert plain(bought(TASK, [5])) == trained[3:]
+    assert trained[0] != trained[3]
 
 
 # Resumption
@@ -131,99 +134,145 @@ class KilledError(Exception):
     """The run ends here."""
 
 
-@pytest.mark.parametrize("epoch", [1, 2, 3, 4])
-def test_a_killed_run_resumes_to_the_bit(epoch, trained, digits, tmp_path):
-    results, folder, _ = trained
-
-    def on_epoch(results, done, total):
+@pytest.mark.parametrize(
+    ("epoch", "left"),
+    [
+        (1, [2, 3, 4, 5, 6]),
+        (2, [3, 4, 5, 6]),
+        (3, [3, 4, 5, 6]),  # trained, but not handed over
+        (4, [1, 2, 3, 5, 6]),  # a ledger, which has the first seed, would not ask for it again
+    ],
+)
+def test_a_killed_run_resumes_to_the_bit(epoch, left, trained, tmp_path):
+    def kill(done, total, note):
         if done == epoch:
             raise KilledError
 
+    task = dataclasses.replace(TASK, checkpoint_dir=str(tmp_path))
     with pytest.raises(KilledError):
-        evaluate(SLOPES, [0, 5], digits, CONFIG, tmp_path, on_epoch)
-    assert len(list(tmp_path.iterdir())) == (1 if epoch <= 3 else 2)
+        bought(task, [0, 5], on_progress=kill)
+    assert len(list(tmp_path.iterdir())) == 1
     told = []
-    resumed = evaluate(
-        SLOPES, [0, 5], digits, CONFIG, tmp_path, lambda _, done, total: told.append(done)
-    )
-    assert told == list(range(epoch + 1, 7))
-    assert resumed == results
-    assert_same_bits(tmp_path, folder)
+    resumed = bought(task, [0, 5], on_progress=lambda done, total, note: told.append(done))
+    assert told == left
+    assert plain(resumed) == trained
+    assert not list(tmp_path.iterdir())  # what was handed over needs no checkpoint
 
 
-def test_more_epochs_extend_a_finished_run(trained, digits, tmp_path):
-    results, folder, _ = trained
-    for epochs in (1, 3):
-        extended = evaluate(
-            SLOPES, [0, 5], digits, dataclasses.replace(CONFIG, epochs=epochs), tmp_path
+def test_a_ledger_killed_between_two_seeds_buys_the_rest(trained, tmp_path):
+    task = dataclasses.replace(TASK, checkpoint_dir=str(tmp_path / "checkpoints"))
+
+    def kill(done, total, evaluation):
+        if done == 3:  # the last one of the first seed
+            raise KilledError
+
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        with pytest.raises(KilledError):
+            GroundTruth("slopes", task, ledger, on_result=kill).evaluate(CELLS, (0, 5))
+        told = []
+        truth = GroundTruth(
+            "slopes", task, ledger, on_progress=lambda done, total, note: told.append((done, total))
         )
-    assert extended == results
-    assert_same_bits(tmp_path, folder)
+        found = truth.evaluate(CELLS, (0, 5))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert {row[0].unit for row in found} == {"accuracy"}
+    flat = [row[place].score for place in (0, 1) for row in found]
+    assert flat == [evaluation.score for evaluation in trained]
 
 
-def test_a_checkpoint_of_other_settings_is_refused(trained, digits):
-    _, folder, _ = trained
-    before = saved(folder)
-    altered = digits._replace(valid_labels=1 - digits.valid_labels)
-    others = [
-        (SLOPES[:2], digits, CONFIG),
-        ([0.3, 1.0, 1.8], digits, CONFIG),
-        (SLOPES, altered, CONFIG),
-    ]
-    for name in ("hidden_size", "batch_size", "learning_rate", "l2", "init_scale", "chunk"):
-        changed = {name: getattr(CONFIG, name) * 2}
-        others.append((SLOPES, digits, dataclasses.replace(CONFIG, **changed)))
-    others.append((SLOPES, digits, dataclasses.replace(CONFIG, standardise=False)))
-    for slopes, data, config in others:
-        with pytest.raises(UserError, match="was begun with other slopes, settings or data"):
-            evaluate(slopes, [0], data, config, folder)
-    for name, array in saved(folder).items():
-        np.testing.assert_array_equal(array, before[name])
+def test_other_slopes_settings_or_data_never_meet_a_checkpoint(tmp_path, monkeypatch):
+    task = dataclasses.replace(TASK, checkpoint_dir=str(tmp_path))
+    monkeypatch.setattr(mlp_classifier.pathlib.Path, "unlink", lambda *_, **__: None)
+    names = set()
+    changes = [{name: getattr(CONFIG, name) * 2} for name in SETTINGS]
+    changes += [{"chunk": 3}, {"standardise": False}]
+    tasks = [dataclasses.replace(task, config=dataclasses.replace(CONFIG, **c)) for c in changes]
+    for other, cells, seed, budget in (
+        (task, CELLS, 0, 3),
+        (task, CELLS[:2], 0, 3),
+        (task, CELLS[::-1], 0, 3),
+        (task, CELLS, 1, 3),
+        (task, CELLS, 0, 2),
+        (dataclasses.replace(task, dataset="mnist"), CELLS, 0, 3),
+        *((other, CELLS, 0, 3) for other in tasks),
+    ):
+        names.add(other._checkpoint(cells, seed, budget))
+    assert len(names) == 6 + len(tasks)
 
 
-def test_another_average_reads_the_same_training(trained, digits):
-    results, folder, calls = trained
-    last = evaluate(SLOPES, [0], digits, dataclasses.replace(CONFIG, average_epochs=1), folder)
-    assert [r.accuracy for r in last] == [r.final_accuracy for r in results[:3]]
-    every = evaluate(SLOPES, [0], digits, dataclasses.replace(CONFIG, average_epochs=9), folder)
-    curve = [[r.final_accuracy for r in told] for told, _, _ in calls[:3]]
-    np.testing.assert_allclose([r.accuracy for r in every], np.mean(curve, axis=0), rtol=1e-6)
+def test_a_damaged_checkpoint_says_what_to_delete(trained, tmp_path):
+    task = dataclasses.replace(TASK, checkpoint_dir=str(tmp_path))
+    path = task._checkpoint(CELLS, 0, 3)
+    path.write_bytes(b"PK damaged")
+    with pytest.raises(UserError, match=rf"{path} cannot be read .*: delete it"):
+        bought(task, [0])
+    path.unlink()
+    assert plain(bought(task, [0])) == trained[:3]
 
 
 # Chunks
 
 
-def test_a_slope_alone_trains_as_among_others(trained, digits, tmp_path):
-    results, _, _ = trained
-    for number, slope in enumerate(SLOPES):
-        (alone,) = evaluate([slope], [5], digits, CONFIG, tmp_path / str(number))
-        among = results[len(SLOPES) + number]
-        assert alone.loss == pytest.approx(among.loss, rel=1e-3)
-        assert alone.accuracy == pytest.approx(among.accuracy, abs=0.02)
+def test_a_slope_alone_trains_as_among_others(trained):
+    for number, cell in enumerate(CELLS):
+        alone = TASK.evaluate(cell, 5, 3)
+        assert plain([alone]) == [trained[3 + number]]  # to the bit
 
 
-def test_a_diverged_network_is_nan_and_spoils_no_other(trained, digits, tmp_path):
-    results, _, _ = trained
-    together = evaluate([np.nan, *SLOPES], [5], digits, CONFIG, tmp_path)
-    assert np.isnan(together[0][3:]).all()
-    for result, expected in zip(together[1:], results[3:], strict=True):
-        assert result.loss == pytest.approx(expected.loss, rel=1e-3)
+def test_a_diverged_network_fails_and_spoils_no_other(trained):
+    together = plain(bought(TASK, [5], cells=["nan", *CELLS]))
+    assert (together[0].status, together[0].error) == ("failed", "the loss is not finite")
+    assert together[1:] == trained[3:]
 
 
-# The table
+# The task
 
 
-def test_the_table_holds_its_header_and_every_result(trained, tmp_path):
-    results, _, _ = trained
-    path = tmp_path / "folder" / "table.csv"
-    mlp_classifier.write_table(path, results, ["command: none", "data: digits"])
-    lines = path.read_text().splitlines()
-    assert lines[:2] == ["# command: none", "# data: digits"]
-    rows = list(csv.DictReader(lines[2:]))
-    assert len(rows) == len(results)
-    for row, result in zip(rows, results, strict=True):
-        assert list(row) == ["slope", "seed", "epochs", "accuracy", "loss", "final_accuracy"]
-        assert float(row["slope"]) == result.slope
-        assert (int(row["seed"]), int(row["epochs"])) == (result.seed, result.epochs)
-        for name in ("accuracy", "loss", "final_accuracy"):
-            assert float(row[name]) == pytest.approx(getattr(result, name), abs=5e-7)
+SETTINGS = ("hidden_size", "batch_size", "learning_rate", "l2", "init_scale", "average_epochs")
+
+
+def test_the_fingerprint_is_every_setting_and_the_data():
+    prints = {TASK.fingerprint}
+    for change in (*({name: getattr(CONFIG, name) * 2} for name in SETTINGS), {"standardise": 0}):
+        config = dataclasses.replace(CONFIG, **change)
+        prints.add(MlpClassifierTask(config, "digits").fingerprint)
+    prints |= {MlpClassifierTask(CONFIG, name).fingerprint for name in images.NAMES}
+    assert len(prints) == 1 + len(SETTINGS) + 1 + len(images.NAMES) - 1
+    # The budget is another part of the key; chunks and folders change no score.
+    same = MlpClassifierTask(
+        dataclasses.replace(CONFIG, epochs=7, chunk=5), "digits", "elsewhere", "here"
+    )
+    assert same.fingerprint == pickle.loads(pickle.dumps(TASK)).fingerprint == TASK.fingerprint
+
+
+def test_the_default_s_fingerprints_are_those_of_ledgers():
+    """Ledgers are keyed by fingerprints: a setting's value or name must not change."""
+    prints = {
+        name: MlpClassifierTask(MlpClassifierConfig(), name).fingerprint for name in images.NAMES
+    }
+    assert prints == {
+        "mnist": "a8132d666a3b8713",
+        "fashion_mnist": "f5816934396a97d1",
+        "digits": "3e825ecaee31f8a1",
+    }
+
+
+def test_it_is_a_batch_task():
+    assert isinstance(TASK, BatchTask)
+    assert (TASK.budget, TASK.unit, TASK.answers_smaller_budgets) == (3, "accuracy", False)
+
+
+@pytest.mark.parametrize(
+    ("change", "cell", "budget", "message"),
+    [
+        ({}, "steep", 3, "'steep' is no slope: give a number"),
+        ({}, "1.0", 0, "epochs, average_epochs, batch_size and chunk must be at least 1"),
+        ({"chunk": 0}, "1.0", 3, "must be at least 1"),
+        ({"average_epochs": 0}, "1.0", 3, "must be at least 1"),
+        ({"batch_size": 2000}, "1.0", 3, "batch_size at most the 1498 training images"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(change, cell, budget, message):
+    task = MlpClassifierTask(dataclasses.replace(CONFIG, **change), "digits")
+    with pytest.raises(UserError, match=message):
+        task.evaluate(cell, 0, budget)

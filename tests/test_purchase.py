@@ -69,7 +69,9 @@ class ToyTask:
             return Evaluation("ok", "good")
         if cell == "other status":
             return Evaluation("fine", 1.0)
-        time.sleep(0.7 if cell == "slow" else 0.0)
+        while cell == "slow" and len(runs_of(self.folder)) < 3:
+            time.sleep(0.01)
+        time.sleep(0.5 if cell == "slow" else 0.0)
         if cell == "hangs":
             time.sleep(600)
         kept = () if cell == "no curve" else curve
@@ -208,14 +210,14 @@ def test_a_cell_that_kills_its_worker_is_tried_three_times(truth, tmp_path):
     assert truth.bought == len(truth.ledger) == 3
 
 
-@pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize(
-    ("cell", "message"),
+    ("cell", "message", "workers"),
     [
-        ("no data", "^data_dir is missing$"),
-        ("number", r"returned float: return a spd_jax\.ledger\.Evaluation"),
-        ("long", "a curve of 8 values for budget 4: return at most one per unit"),
-        ("other status", "returned fine: return a .* whose status is ok or failed"),
+        ("no data", "^data_dir is missing$", 0),
+        ("no data", "^data_dir is missing$", 1),
+        ("number", r"returned float: return a spd_jax\.ledger\.Evaluation", 0),
+        ("long", "a curve of 8 values for budget 4: return at most one per unit", 0),
+        ("other status", "returned fine: return a .* whose status is ok or failed", 0),
     ],
 )
 def test_a_mistake_of_the_user_is_no_evaluation(cell, message, workers, truth):

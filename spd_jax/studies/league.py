@@ -262,7 +262,7 @@ def learners(
         "averaged": Averaged(dish, process),
         # Two folds of three motifs would leave a dish one to learn from.
         "stacked": Stacked(dish, forest, max(settings.stacked_folds, 3 if known < 4 else 2)),
-        "stacked_untrained": Stacked(frozen, forest, 0),
+        "stacked_untrained": Stacked(frozen, forest),
     }
     if problem.structure is not None:
         entries |= {"random_forest_structure": forest, "gaussian_process_structure": process}

@@ -7,16 +7,15 @@ motif-networks, and standardised pixels give the shape of their figure 1
 (BUILD_NOTES.md, "Deviations").
 """
 
-import csv
+import collections
 import dataclasses
 import functools
 import hashlib
-import io
+import json
 import pathlib
-import zipfile
-import zlib
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +23,11 @@ import numpy as np
 import optax
 
 from spd_jax import files
+from spd_jax.data import images
 from spd_jax.data.images import ImageData
 from spd_jax.errors import UserError
+from spd_jax.ground_truth.task import Progress, no_progress
+from spd_jax.ledger import Evaluation
 
 Params = dict[str, jax.Array]
 
@@ -39,14 +41,16 @@ class MlpClassifierConfig:
       learning_rate: Adam's step size.
       l2: factor of the sum of squared parameters that is added to the loss.
       batch_size: images per step.
-      epochs: passes over the training images.
+      epochs: passes over the training images of a full evaluation.
       init_scale: standard deviation of initial weights (biases start at 0).
       standardise: shift and scale all inputs by the mean and standard deviation of the
         training pixels.
-      average_epochs: the table's accuracy is the mean over so many last epochs. With
+      average_epochs: the score is the mean accuracy over so many last epochs. With
         a constant rate of 0.01 single epochs scatter by about 0.003, a fifth of the
         fall from the peak to c = 2.01; 1 is the papers' way, with 20 runs for each slope.
-      chunk: slopes in one compiled program; 10 keeps weights and moments in cache.
+      chunk: slopes in one compiled program; 10 keeps weights and moments in cache. Fewer
+        slopes are padded to so many, so that a slope alone gives the bits that it gives among
+        others.
     """
 
     hidden_size: int = 100
@@ -60,20 +64,137 @@ class MlpClassifierConfig:
     chunk: int = 10
 
 
-class Result(NamedTuple):
-    """One row of a ground-truth table: one slope, one seed, after `epochs` epochs.
+@dataclasses.dataclass(frozen=True)
+class MlpClassifierTask:
+    """Train classifiers with sigmoids of given slopes; a `ground_truth.task.BatchTask`.
 
-    `accuracy` is the validation accuracy in [0, 1] (higher is better), `loss` the
-    validation cross-entropy in nats, both means over the last `average_epochs`
-    epochs; `final_accuracy` is the last epoch's. NaN where the training diverged.
+    The score is the mean validation accuracy, in [0, 1], of the last `average_epochs` epochs.
+    `info` holds "loss", the validation cross-entropy in nats averaged in the same way, and
+    "final_accuracy", the last epoch's accuracy.
+
+    Attributes:
+      config: settings.
+      dataset: one of `images.NAMES`.
+      data_dir: folder of its files; None downloads them.
+      checkpoint_dir: where each seed saves itself after every epoch, so that a killed run
+        loses one epoch at the most; None saves nothing.
     """
 
-    slope: float
-    seed: int
-    epochs: int
-    accuracy: float
-    loss: float
-    final_accuracy: float
+    config: MlpClassifierConfig
+    dataset: str
+    data_dir: str | None = None
+    checkpoint_dir: str | None = None
+
+    unit = "accuracy"
+    answers_smaller_budgets = False  # the score is a mean over the last epochs
+
+    @property
+    def budget(self) -> int:
+        """Epochs of a full evaluation."""
+        return self.config.epochs
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of the settings, but for epochs and chunk, and of the data."""
+        settings = dataclasses.asdict(self.config)
+        del settings["epochs"], settings["chunk"]
+        text = f"{json.dumps(settings, sort_keys=True)} {images.identity(self.dataset)}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def evaluate(self, cell: str, seed: int, budget: int) -> Evaluation:
+        """Train one slope; it takes as long as `config.chunk` slopes.
+
+        Args:
+          cell: text of the slope c, unitless.
+          seed: of the initial weights and of the order of images.
+          budget: epochs.
+
+        Returns:
+          The evaluation; failed when the loss was not finite.
+
+        Raises:
+          UserError: as `evaluate_many`.
+        """
+        ((_, evaluation),) = self.evaluate_many([cell], [seed], budget)
+        return evaluation
+
+    def evaluate_many(
+        self,
+        cells: Sequence[str],
+        seeds: Sequence[int],
+        budget: int,
+        on_progress: Progress = no_progress,
+    ) -> Iterator[tuple[int, Evaluation]]:
+        """Train many slopes, all slopes of a seed together; yield at the end of each seed.
+
+        The slopes of a seed share initial weights and the order of images, so that only the
+        slope differs between them.
+
+        Args:
+          cells: texts of the slopes c, unitless.
+          seeds: the seed of each.
+          budget: epochs.
+          on_progress: told the epochs done and to do over all seeds, and the best accuracy.
+
+        Yields:
+          Place in `cells`, and its evaluation.
+
+        Raises:
+          UserError: settings that cannot be run, missing data, a cell that is no number, or
+            a checkpoint that cannot be read.
+        """
+        data = _prepared(self.dataset, self.data_dir, self.config.standardise)
+        slopes = np.array([_slope(cell) for cell in cells], np.float32)
+        by_seed: dict[int, list[int]] = collections.defaultdict(list)
+        for place, seed in enumerate(seeds):
+            by_seed[seed].append(place)
+        best = 0.0
+        for number, (seed, places) in enumerate(by_seed.items()):
+            began = time.perf_counter()
+            path = self._checkpoint([cells[place] for place in places], seed, budget)
+            for curve in train(slopes[places], seed, data, self.config, budget, path):
+                best = max(best, *np.nan_to_num(curve[-1, 0]).tolist())
+                done = number * budget + len(curve)
+                on_progress(done, len(by_seed) * budget, f"best accuracy {best:.4f}")
+            seconds = (time.perf_counter() - began) / len(places)
+            figures = curve[-self.config.average_epochs :].mean(axis=0)
+            for column, place in enumerate(places):
+                accuracy, loss = figures[:, column].tolist()
+                yield place, _evaluation(accuracy, loss, float(curve[-1, 0, column]), seconds)
+            if path is not None:  # whoever asked has written all of this seed
+                path.unlink(missing_ok=True)
+
+    def _checkpoint(self, cells: Sequence[str], seed: int, budget: int) -> pathlib.Path | None:
+        if self.checkpoint_dir is None:
+            return None
+        text = repr((self.fingerprint, self.config.chunk, list(cells), seed, budget))
+        name = f"mlp_classifier_{hashlib.sha256(text.encode()).hexdigest()[:16]}.npz"
+        return pathlib.Path(self.checkpoint_dir) / name
+
+
+def _slope(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        raise UserError(f"{cell!r} is no slope: give a number") from None
+
+
+def _evaluation(accuracy: float, loss: float, final_accuracy: float, seconds: float) -> Evaluation:
+    if not np.isfinite(loss):
+        return Evaluation("failed", seconds=seconds, error="the loss is not finite")
+    info = {"loss": loss, "final_accuracy": final_accuracy}
+    return Evaluation("ok", accuracy, seconds=seconds, info=info)
+
+
+@functools.lru_cache(maxsize=1)
+def _prepared(dataset: str, data_dir: str | None, standardise: bool) -> ImageData:
+    data = images.load(dataset, data_dir)
+    if not standardise:
+        return data
+    mean, std = data.train_inputs.mean(), data.train_inputs.std()
+    return data._replace(
+        train_inputs=(data.train_inputs - mean) / std, valid_inputs=(data.valid_inputs - mean) / std
+    )
 
 
 def init(key: jax.Array, inputs: int, outputs: int, config: MlpClassifierConfig) -> Params:
@@ -141,189 +262,83 @@ def _measure(
     return jax.lax.map(lambda args: one(*args), (params, slopes))
 
 
-def evaluate(
-    slopes: Sequence[float],
-    seeds: Sequence[int],
+def train(
+    slopes: np.ndarray,
+    seed: int,
     data: ImageData,
     config: MlpClassifierConfig,
-    checkpoint_dir: str | pathlib.Path,
-    on_epoch: Callable[[list[Result], int, int], None] = lambda results, done, total: None,
-) -> list[Result]:
-    """Train one network per slope and seed; resume from `checkpoint_dir`.
-
-    Seed by seed, all slopes of a seed together: they share initial weights and
-    batch order, so that only the slope differs between them. The state is saved
-    after every epoch, so that a killed run loses one epoch at the most.
+    epochs: int,
+    checkpoint: pathlib.Path | None = None,
+) -> Iterator[np.ndarray]:
+    """Train one network per slope from the same initial weights on the same batches.
 
     Args:
-      slopes: slopes c, unitless.
-      seeds: one training run per slope for each.
-      data: images and labels.
-      config: settings.
-      checkpoint_dir: one `.npz` per seed is kept there.
-      on_epoch: called after each epoch with all results so far (latest epoch of
-        each slope and seed) and the epochs done and to do over all seeds.
+      slopes: `[M]` float32, slopes c, unitless.
+      seed: of the weights and of the order of images.
+      data: images, as the networks shall see them, and labels.
+      config: settings; `epochs` and `standardise` are not looked at.
+      epochs: passes over the training images.
+      checkpoint: file that is written after every epoch; where it exists, the training goes
+        on from it.
 
-    Returns:
-      `len(seeds) * len(slopes)` results, seed by seed.
+    Yields:
+      After each epoch `[epochs done, 2, M]` float64: validation accuracies in [0, 1] and
+      cross-entropies in nats after each of them, NaN where a network diverged. A checkpoint
+      of a finished training yields once.
 
     Raises:
-      UserError: settings that cannot be run, or a checkpoint that is damaged or of
-        other slopes, settings or data.
+      UserError: settings that cannot be run, or a checkpoint that cannot be read.
     """
-    least = min(config.epochs, config.average_epochs, config.batch_size, config.chunk, len(slopes))
+    check(config, epochs, data)
+    key = jax.random.key(seed)
+    params = init(key, data.train_inputs.shape[1], int(data.train_labels.max()) + 1, config)
+    stacked = jax.tree.map(lambda p: jnp.repeat(p[None], config.chunk, axis=0), params)
+    fresh = stacked, _adam(config).init(stacked)
+    parts = _chunks(slopes, config.chunk)
+    state = [jax.tree.map(jnp.copy, fresh) for _ in parts]
+    curve, done = np.zeros((epochs, 2, len(slopes))), 0
+    if checkpoint is not None and checkpoint.exists():
+        state, saved_curve, saved_done = files.load_pytree(checkpoint, (state, curve, np.zeros(())))
+        curve, done = np.array(saved_curve, float), int(saved_done)
+        if done == epochs:
+            yield curve
+    valid = jnp.asarray(data.valid_inputs), jnp.asarray(data.valid_labels)
+    for epoch in range(done, epochs):
+        batches = _batches(data, seed, epoch, config.batch_size)
+        state = [
+            _train_epoch(each, part, *batches, config)
+            for each, part in zip(state, parts, strict=True)
+        ]
+        measured = [
+            np.stack(_measure(each[0], part, *valid))
+            for each, part in zip(state, parts, strict=True)
+        ]
+        curve[epoch] = np.concatenate(measured, axis=1)[:, : len(slopes)]
+        if checkpoint is not None:
+            files.save_pytree(checkpoint, (state, curve, np.array(epoch + 1.0)))
+        yield curve[: epoch + 1]
+
+
+def check(config: MlpClassifierConfig, epochs: int, data: ImageData) -> None:
+    """Refuse settings that cannot be run, in one sentence."""
+    least = min(epochs, config.average_epochs, config.batch_size, config.chunk)
     if least < 1 or config.batch_size > len(data.train_inputs):
         raise UserError(
-            "epochs, average_epochs, batch_size, chunk and the number of slopes must be at least "
-            f"1, and batch_size at most the {len(data.train_inputs)} training images"
+            "epochs, average_epochs, batch_size and chunk must be at least 1, and batch_size at "
+            f"most the {len(data.train_inputs)} training images"
         )
-    if config.standardise:
-        data = _standardised(data)
-    finished: list[Result] = []
-    total = len(seeds) * config.epochs
-    for seed_number, seed in enumerate(seeds):
-        run = _SeedRun.start(slopes, seed, data, config, pathlib.Path(checkpoint_dir))
-        while run.epoch < config.epochs:
-            run.train_epoch()
-            done = seed_number * config.epochs + run.epoch
-            on_epoch(finished + run.results(), done, total)
-        finished += run.results()
-    return finished
 
 
-def _standardised(data: ImageData) -> ImageData:
-    mean, std = data.train_inputs.mean(), data.train_inputs.std()
-    return data._replace(
-        train_inputs=(data.train_inputs - mean) / std, valid_inputs=(data.valid_inputs - mean) / std
-    )
+def _batches(data: ImageData, seed: int, epoch: int, size: int) -> tuple[jax.Array, jax.Array]:
+    """Return an epoch's images `[S, B, D]` and labels `[S, B]` in an order of its own."""
+    count = len(data.train_inputs)
+    steps = count // size
+    order = np.random.default_rng([seed, epoch]).permutation(count)[: steps * size]
+    inputs = data.train_inputs[order].reshape(steps, size, -1)
+    return jnp.asarray(inputs), jnp.asarray(data.train_labels[order].reshape(steps, size))
 
 
-@dataclasses.dataclass
-class _SeedRun:
-    """All slopes of one seed: their states in chunks, and where they are saved."""
-
-    slopes: np.ndarray
-    seed: int
-    data: ImageData
-    config: MlpClassifierConfig
-    path: pathlib.Path
-    fingerprint: str
-    epoch: int
-    chunks: list[Any]  # (params, moments) of `chunk` slopes each
-    curve: np.ndarray  # [epoch, 2, M]: validation accuracy and loss after each epoch
-
-    @classmethod
-    def start(
-        cls,
-        slopes: Sequence[float],
-        seed: int,
-        data: ImageData,
-        config: MlpClassifierConfig,
-        checkpoint_dir: pathlib.Path,
-    ) -> "_SeedRun":
-        """Load the seed's checkpoint, or begin at epoch 0."""
-        path = checkpoint_dir / f"mlp_classifier_seed{seed}.npz"
-        key = jax.random.key(seed)
-        params = init(key, data.train_inputs.shape[1], int(data.train_labels.max()) + 1, config)
-        width = min(config.chunk, len(slopes))
-        stacked = jax.tree.map(lambda p: jnp.repeat(p[None], width, axis=0), params)
-        count = -(-len(slopes) // width)
-        fresh = [
-            jax.tree.map(jnp.copy, (stacked, _adam(config).init(stacked))) for _ in range(count)
-        ]
-        curve = np.zeros((0, 2, len(slopes)))
-        run = cls(np.asarray(slopes, np.float32), seed, data, config, path, "", 0, fresh, curve)
-        run.fingerprint = run._fingerprint()
-        if path.exists():
-            run._load()
-        return run
-
-    def train_epoch(self) -> None:
-        """Train all slopes for one epoch and save."""
-        size = self.config.batch_size
-        steps = len(self.data.train_inputs) // size
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(
-            len(self.data.train_inputs)
-        )[: steps * size]
-        inputs = jnp.asarray(self.data.train_inputs[order].reshape(steps, size, -1))
-        labels = jnp.asarray(self.data.train_labels[order].reshape(steps, size))
-        self.chunks = [
-            _train_epoch(state, slopes, inputs, labels, self.config)
-            for state, slopes in zip(self.chunks, self._slope_chunks(), strict=True)
-        ]
-        self.epoch += 1
-        self.curve = np.concatenate([self.curve, self.measure()[None]])
-        self._save()
-
-    def measure(self) -> np.ndarray:
-        """Return validation accuracies and losses `[2, M]` after the epochs trained so far."""
-        inputs, labels = jnp.asarray(self.data.valid_inputs), jnp.asarray(self.data.valid_labels)
-        measured = [
-            np.stack(_measure(state[0], slopes, inputs, labels))
-            for state, slopes in zip(self.chunks, self._slope_chunks(), strict=True)
-        ]
-        return np.concatenate(measured, axis=1)[:, : len(self.slopes)]
-
-    def results(self) -> list[Result]:
-        """Return the table's rows after the epochs trained so far."""
-        accuracies, losses = self.curve[-self.config.average_epochs :].mean(axis=0)
-        return [
-            Result(float(f"{slope:.6g}"), self.seed, self.epoch, *map(float, figures))
-            for slope, *figures in zip(
-                self.slopes, accuracies, losses, self.curve[-1, 0], strict=True
-            )
-        ]
-
-    def _slope_chunks(self) -> list[jax.Array]:
-        """Return the slopes in chunks of one size; the last repeats its last slope as padding."""
-        count = len(self.chunks)
-        width = min(self.config.chunk, len(self.slopes))
-        padded = np.pad(self.slopes, (0, count * width - len(self.slopes)), mode="edge")
-        return [jnp.asarray(part) for part in padded.reshape(count, width)]
-
-    def _fingerprint(self) -> str:
-        """Return a hash of all that decides the weights after an epoch."""
-        digest = hashlib.sha256(
-            repr((self.seed, dataclasses.replace(self.config, epochs=0, average_epochs=0))).encode()
-        )
-        for array in (self.slopes, *self.data):
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
-
-    def _save(self) -> None:
-        leaves = jax.tree.leaves(self.chunks)
-        arrays = {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
-        with files.atomic_path(self.path) as temporary:
-            np.savez(temporary, curve=self.curve, fingerprint=self.fingerprint, **arrays)  # type: ignore[arg-type]
-
-    def _load(self) -> None:
-        try:
-            with open(self.path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-                saved = dict(file)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise UserError(
-                f"{self.path} cannot be read ({error}): delete it to train this seed anew"
-            ) from error
-        if (
-            str(saved["fingerprint"]) != self.fingerprint
-            or len(saved["curve"]) > self.config.epochs
-        ):
-            raise UserError(
-                f"{self.path} was begun with other slopes, settings or data, or more epochs: "
-                "use the flags it was begun with, or another --workdir"
-            )
-        self.curve = saved["curve"]
-        self.epoch = len(self.curve)
-        leaves = [jnp.asarray(saved[f"leaf{i}"]) for i in range(len(saved) - 2)]
-        self.chunks = jax.tree.unflatten(jax.tree.structure(self.chunks), leaves)
-
-
-def write_table(path: str | pathlib.Path, results: Sequence[Result], header: Sequence[str]) -> None:
-    """Write results as CSV below `#` lines that say how they were made."""
-    text = io.StringIO()
-    text.writelines(f"# {line}\n" for line in header)
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Result._fields)
-    for result in results:
-        writer.writerow([*result[:3], *(f"{figure:.6f}" for figure in result[3:])])
-    files.write_text(path, text.getvalue())
+def _chunks(slopes: np.ndarray, width: int) -> list[jax.Array]:
+    """Return slopes `[M]` in parts of one width; the last slope is repeated as padding."""
+    padded = np.pad(slopes, (0, -len(slopes) % width), mode="edge")
+    return [jnp.asarray(part) for part in padded.reshape(-1, width)]

@@ -28,10 +28,13 @@ MOST_EPOCHS = 10_000  # of a curve in a checkpoint
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModelTask:
-    """Train a cell's language model; a `purchase.Task`.
+    """Train the language model around a cell; a `ground_truth.task.Task`.
+
+    Scores are minus the cross-entropy in nats per token, on the validation text after every
+    epoch and on the test text after the last.
 
     Attributes:
-      variant: of the cell, see `spaces.rnn_cell`.
+      variant: which space of cells is meant, one of `spaces.rnn_cell.VARIANTS`.
       config: settings.
       data_dir: folder of the text; `None` downloads the Penn Treebank.
       checkpoint_dir: where a training longer than a minute saves itself after epochs;
@@ -42,6 +45,9 @@ class LanguageModelTask:
     config: LanguageModelConfig
     data_dir: str | None = None
     checkpoint_dir: str | None = None
+
+    unit = "negative nats per token"
+    answers_smaller_budgets = True  # its schedule counts the epochs of `config`, not a budget's
 
     @property
     def budget(self) -> int:
@@ -58,6 +64,19 @@ class LanguageModelTask:
         """16 hexadecimal digits of the settings and the text."""
         settings = json.dumps(dataclasses.asdict(self.config), sort_keys=True)
         return hashlib.sha256(f"{settings} {self.corpus.fingerprint}".encode()).hexdigest()[:16]
+
+    def describe(self) -> str:
+        """Return how much of the text is used, in a few words for people."""
+        words = []
+        for part, used in zip(corpora.PARTS, self._used(), strict=True):
+            tokens = len(getattr(self.corpus, part))
+            first = f"the first {used:,} of" if 0 < used < tokens else "all"
+            words.append(f"{first} {tokens:,} {part} tokens")
+        return f"{self.config.level}s as tokens: {', '.join(words)}"
+
+    def _used(self) -> tuple[int, int, int]:
+        """Return how many first tokens of each part are used; 0 is all."""
+        return self.config.train_tokens, self.config.eval_tokens, self.config.eval_tokens
 
     def check_text(self) -> None:
         """See that every part of the text fills its batches, before anything is written.
@@ -82,14 +101,13 @@ class LanguageModelTask:
         """Train for `budget` epochs, the first of the schedule of `config.epochs`.
 
         Args:
-          cell: encoding of the arch.
-          seed: draws weights, dropout and sequence lengths.
-          budget: epochs.
+          cell: name of the arch, its encoding.
+          seed: of the weights, of dropout and of drawn sequence lengths.
+          budget: epochs, at most those of `config`.
 
         Returns:
-          Scores in nats per token, higher is better (minus the cross-entropy), on the
-          validation text after every epoch and on the test text after the last; failed,
-          with why, once a loss is not finite.
+          The evaluation, whose curve has one score for each epoch; failed, with the curve so
+          far, once a loss is not finite.
 
         Raises:
           UserError: settings that cannot be run, a text that is missing or too short.
