@@ -6,6 +6,7 @@ the smallest mean held-out outer loss.
 """
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -58,7 +59,16 @@ class CandidateSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """What a dish said of the motifs that it did not learn from, after some outer steps."""
+    """What a dish said of the motifs that it did not learn from, after some outer steps.
+
+    Attributes:
+      candidate: the settings, as `name=value+name=value`.
+      split: number of the split of the tuning motifs.
+      draw: number of the dish.
+      step: outer steps taken.
+      loss: outer loss, standardised scores against truth; infinite where a motif diverged.
+      tau: Kendall's tau.
+    """
 
     candidate: str
     split: int
@@ -138,7 +148,7 @@ def run(
         (candidate, split, draw)
         for split in range(settings.splits)
         for draw in range(settings.draws)
-        for candidate in settings.candidates
+        for candidate in surrogates
     ]
     looks: list[Look] = []
     with open_folder(workdir, config) as folder:
@@ -174,14 +184,26 @@ def _trial(
             "looks": _try_out(surrogate, jax.random.key(draw), table, known, settings.every),
         }
         folder.write_json(name, kept)
-    return [Look(candidate, split, draw, x["step"], x["loss"], x["tau"]) for x in kept["looks"]]
+    return [Look(candidate, split, draw, x["step"], _loss(x), x["tau"]) for x in kept["looks"]]
+
+
+def _loss(look: dict[str, Any]) -> float:
+    """Return a saved look's loss; JSON has no infinity."""
+    return math.inf if look["loss"] is None else float(look["loss"])
 
 
 def _read_trial(content: Any) -> dict[str, Any]:
     looks = [
-        {"step": int(x["step"]), "loss": float(x["loss"]), "tau": float(x["tau"])} | x
-        for x in content["looks"]
+        {
+            **look,
+            "step": int(look["step"]),
+            "loss": None if look["loss"] is None else float(look["loss"]),
+            "tau": float(look["tau"]),
+        }
+        for look in content["looks"]
     ]
+    if not looks:
+        raise ValueError("no looks")
     return {
         "candidate": str(content["candidate"]),
         "split": int(content["split"]),
@@ -211,7 +233,7 @@ def _try_out(
         looks.append(
             {
                 "step": int(state.step),
-                "loss": float(loss),
+                "loss": float(loss) if np.isfinite(loss) else None,
                 "tau": metrics.kendall_tau(predicted, truth),
                 "predicted": [float(x) if np.isfinite(x) else None for x in predicted],
             }
@@ -236,7 +258,7 @@ def _write_log(folder: RunFolder) -> None:
             continue
         learned_from = " ".join(map(str, trial["known"]))
         for look in trial["looks"]:
-            figures = [f"{look[name]:.4f}" for name in ("loss", "tau")]
+            figures = [f"{value:.4f}" for value in (_loss(look), look["tau"])]
             place = [trial["candidate"], len(trial["known"]), trial["split"], trial["draw"]]
             rows.append([*place, look["step"], *figures, learned_from])
     files.write_csv(folder.path / "tuning.csv", {}, COLUMNS, rows)
