@@ -72,6 +72,7 @@ def run_main(main: Callable[[], None]) -> None:
     except UserError as error:
         sys.exit(f"error: {_with_flags(str(error), _flag_of)}")
     except KeyboardInterrupt as error:
+        experiments.handle(experiments.leave)
         print(experiments.INTERRUPTED, file=sys.stderr)
         sys.exit(128 + (error.args[0] if isinstance(error, Interrupted) else signal.SIGINT))
     except OSError as error:
