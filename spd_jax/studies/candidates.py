@@ -128,18 +128,7 @@ def run(
       UserError: settings with which nothing can be compared, or a folder of another run.
     """
     settings_lib.check(settings)
-    name = problem.ground_truth(settings.preset).tuning_table
-    if not name:
-        raise UserError(
-            f"{problem.name} has no tuning motifs with preset {settings.preset}: buy a table of "
-            "part tuning, and register it"
-        )
-    table = lookup.read(lookup.shipped(name), problem.space)
-    if settings.known > len(table) - 2:
-        raise UserError(
-            f"known={settings.known} of {len(table)} tuning motifs leaves none to predict: give "
-            f"at most {len(table) - 2}"
-        )
+    table = _tuning_table(problem, settings)
     if not any(settings.candidates):
         raise UserError("there are no candidates: give settings as name=value")
     surrogates = {own: surrogate_of(own, problem, settings) for own in settings.candidates}
@@ -160,6 +149,23 @@ def run(
             listen(events.Advanced(done, f"{trial[0]}: loss {best.loss:.3f} at step {best.step}"))
         _write_log(folder)
     return looks
+
+
+def _tuning_table(problem: Problem, settings: CandidateSettings) -> TruthTable:
+    """Return the motifs to compare on; raises UserError where there are too few."""
+    name = problem.ground_truth(settings.preset).tuning_table
+    if not name:
+        raise UserError(
+            f"{problem.name} has no tuning motifs with preset {settings.preset}: buy a table of "
+            "part tuning, and register it"
+        )
+    table = lookup.read(lookup.shipped(name), problem.space)
+    if settings.known > len(table) - 2:
+        raise UserError(
+            f"known={settings.known} of {len(table)} tuning motifs leaves none to predict: give "
+            f"at most {len(table) - 2}"
+        )
+    return table
 
 
 def _trial(

@@ -161,9 +161,8 @@ def run(
     else:
         name = table.dataset
         _inside(slopes_of(table.slopes), f"the table of {name}", settings)
-        config["computed"] = {
-            "slopes": list(table.slopes), "dataset": name, "epochs": table.epochs,
-        }  # fmt: skip
+        described = {"slopes": table.slopes, "dataset": name, "epochs": table.epochs}
+        config["computed"] = settings_lib.to_json(described)
         config["ground_truth_seeds"] = table.seeds
         grows = (*grows, "ground_truth_seeds")
     with open_folder(workdir, config, grows) as folder:

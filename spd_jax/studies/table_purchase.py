@@ -87,12 +87,8 @@ def run(
     task = preset.task(data_dir, str(pathlib.Path(workdir) / "states"))
     name = preset.table or f"{problem.space.name}_{settings.preset}"
     name += "_tuning" if settings.part == "tuning" else ""
-    config = {
-        "study": "table",
-        "problem": problem.space.name,
-        "task": task.fingerprint,
-        **settings_lib.described(settings),
-    }
+    config = {"study": "table", "problem": problem.space.name, "task": task.fingerprint}
+    config |= settings_lib.described(settings)
     with open_folder(workdir, config, settings_lib.growing(settings)) as folder:
         cells = cells_of(problem.space, settings.part, settings.num_cells)
         path = folder.path / f"{name}.csv"
@@ -153,14 +149,11 @@ def buy(
       cells: canonical texts, all different, `[n]`.
       seeds: of the trainings.
       what: name of the stage of work that is told.
-      listen: told how many evaluations there are; while a batch trains, they count as parts.
+      listen: told how many evaluations there are; those of a batch count while it trains.
       budget: of each evaluation; None is the task's.
 
     Returns:
-      Keys and evaluations, by cell and then by seed.
-
-    Raises:
-      UserError: see `GroundTruth.evaluate`.
+      Keys and evaluations, by cell and then by seed; errors as `GroundTruth.evaluate`.
     """
     task = truth.task
     units = task.budget if budget is None else budget
