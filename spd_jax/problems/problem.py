@@ -20,12 +20,14 @@ class GroundTruthPreset:
     Attributes:
       task: `task(data_dir, checkpoint_dir) -> Task`. `data_dir` is the folder of the data,
         None downloads them; a long training saves itself into `checkpoint_dir`, None saves
-        nothing.
+        nothing. It raises UserError where data are at hand that cannot be trained on.
       budget: units of a full evaluation, such as epochs; the task's own.
       unit: name in `units.UNITS` in which its scores are shown.
       table: name of the shipped table of evaluations; empty where there is none.
       tuning_table: the same of motifs that settings are chosen on: no figure uses them.
       history: name of the shipped record of searches.
+      describe: `describe(data_dir)` says how much of the data is used, in a few words for
+        people; empty where that is all.
     """
 
     task: Callable[[str | None, str | None], Task]
@@ -34,6 +36,7 @@ class GroundTruthPreset:
     table: str = ""
     tuning_table: str = ""
     history: str = ""
+    describe: Callable[[str | None], str] = lambda data_dir: ""
 
 
 @dataclasses.dataclass(frozen=True)
