@@ -15,6 +15,8 @@ from spd_jax.ground_truth import lookup
 from spd_jax.problems import rnn_cell
 from spd_jax.search.record import read_history
 from spd_jax.spaces.rnn_cell import VARIANTS
+from spd_jax.studies import search_comparison
+from spd_jax.studies.searches import SearchSettings
 from spd_jax.units import UNITS
 
 # Other tests register problems of their own.
@@ -127,3 +129,24 @@ def test_every_shipped_table_belongs_to_a_problem():
         if field.name in ("table", "tuning_table", "history")
     }
     assert {path.stem for path in folder.glob("*.csv")} == used - {""}
+
+
+def test_shipped_searches_are_replayed_by_the_library(tmp_path):
+    settings = SearchSettings(dish=rnn_cell.DISH_PRESETS["best"])
+    found = search_comparison.replay(rnn_cell.problem(), settings, tmp_path / "replay")
+    methods = found.summary["methods"]
+    means = {name: own["at_equal_ground_truths"]["test"]["mean"] for name, own in methods.items()}
+    assert {name: round(mean, 4) for name, mean in means.items()} == {
+        "dish_nao": 2.7551,
+        "dish_ga": 2.7721,
+        "dish_random": 2.7816,
+        "nao": 2.7817,
+        "ga": 2.7914,
+        "random": 2.7967,
+        "partial": 2.7898,
+    }
+    other = rnn_cell.problem(mutation_rate=0.2)
+    with pytest.raises(UserError, match=r"had other settings \(mutation_rate\)"):
+        search_comparison.replay(other, settings, tmp_path / "other")
+    with pytest.raises(UserError, match="no searches of rnn_cell_nao with preset tiny"):
+        search_comparison.replay(problems.get("rnn_cell_nao"), settings, tmp_path / "other")

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -57,6 +58,8 @@ class Problem:
         hidden states look at; None: the outputs.
       rivals: surrogates beside those that every space has, by name.
       parameters_in_the_paper: of the motif-network; None where there is no such number.
+      settings: plain data that tell it from a problem of the same space, such as the rate of
+        mutation; recorded with the runs.
     """
 
     name: str
@@ -71,6 +74,7 @@ class Problem:
     hidden_states: Callable[[MotifFamily], Callable[[Params, Arch, Array], Array]] | None = None
     rivals: Mapping[str, Surrogate] = dataclasses.field(default_factory=dict)
     parameters_in_the_paper: int | None = None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def ground_truth(self, name: str) -> GroundTruthPreset:
         """Return one of `ground_truths`.

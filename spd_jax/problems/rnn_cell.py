@@ -73,6 +73,7 @@ def problem(variant: str = VARIANT, mutation_rate: float = 0.1) -> Problem:
         drawing=space,
         hidden_states=proxies.readout_states,
         parameters_in_the_paper=140,  # of a cell without gates
+        settings={"variant": variant, "mutation_rate": mutation_rate},
     )
 
 
