@@ -6,12 +6,11 @@ start. Without --data_dir the recorded runs are replayed.
 
 import dataclasses
 
-from spd_jax.report.display import Display
-
 from experiments import launch
 from spd_jax.errors import UserError
 from spd_jax.problems import rnn_cell
 from spd_jax.report import search as report
+from spd_jax.report.display import Display
 from spd_jax.spaces.rnn_cell import VARIANTS
 from spd_jax.studies import search_comparison
 from spd_jax.studies.search_comparison import Comparison
@@ -54,12 +53,14 @@ def search_or_replay(settings: RnnCellSearch) -> Comparison:
         raise UserError(
             "--history replays and --data_dir searches anew: give one of them, not both"
         )
+    data_dir = launch.folder_of_data(settings.data_dir)
+    print(problem.ground_truth(settings.preset).describe(data_dir))
     with Display() as display:
         return search_comparison.run(
             problem,
             settings,
             launch.workdir("runs/rnn_cell_search"),
-            data_dir=launch.folder_of_data(settings.data_dir),
+            data_dir=data_dir,
             workers=settings.workers,
             listen=display,
         )

@@ -44,13 +44,25 @@ def settings_of(text: str) -> RnnCellSearch:
 
 
 def upgrade(old: pathlib.Path, new: pathlib.Path) -> int:
-    """Rewrite a history; what was written is compared before it is kept; return its cells."""
+    """Rewrite a history; what was written is compared before it is kept.
+
+    Returns:
+      How many cells it holds.
+
+    Raises:
+      UserError: the file is no such history, or would not come back to the bit.
+    """
     comments, lines = files.read_csv(old, COLUMNS)
     rows = [row for _, row in lines]
     records: Records = {}
-    for (method, run, _), own in itertools.groupby(rows, _place):
-        records.setdefault((method, int(run)), []).append(_iteration(list(own)))
-    settings = settings_of(comments["settings"])
+    try:
+        for (method, run, _), own in itertools.groupby(rows, _place):
+            records.setdefault((method, int(run)), []).append(_iteration(list(own)))
+        settings = settings_of(comments["settings"])
+    except (LookupError, TypeError, ValueError, SyntaxError) as error:
+        raise UserError(
+            f"{old} is no history of spd_jax 0.2 ({error!r}): give one as it was written"
+        ) from error
     described: dict[str, object] = {
         **comments,
         "settings": search_comparison.identity(settings),

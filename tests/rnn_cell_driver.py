@@ -1,14 +1,16 @@
-"""The experiments on recurrent cells, run in processes of their own on a tiny language model.
+"""Experiments from their command lines, in processes of their own, on a tiny language model.
 
 As a program, `rnn_cell_driver.py EXPERIMENT` runs one command for each line of JSON on its
-standard input, and answers with a line of JSON. The two experiments define flags of the same
-names, so that each needs its own process; many commands share one, and what it compiled.
-A command logs every evaluation, purchase, outer step and file to the file `log`.
+standard input, and answers with a line of JSON. Experiments define flags of the same names, so
+that each needs its own process; many commands share one, and what it compiled. A command logs
+every evaluation, purchase, outer step and file to the file `log`.
 """
 
 import atexit
 import contextlib
+import dataclasses
 import functools
+import importlib
 import io
 import json
 import os
@@ -38,23 +40,8 @@ class Done(NamedTuple):
 def write_text(folder):
     """Write a text of three parts in 12 letters and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    words = [
-        "the",
-        "cat",
-        "saw",
-        "a",
-        "dog",
-        "and",
-        "ate",
-        "his",
-        "old",
-        "hat",
-        "on",
-        "the",
-        "road",
-        "at",
-        "noon",
-    ]
+    words = ["the", "cat", "saw", "a", "dog", "and", "ate", "his", "old", "hat", "on", "road"]
+    words += ["at", "noon", "the"]
     state = 1
     for part, count in {"train": 120, "valid": 60, "test": 60}.items():
         lines = []
@@ -120,14 +107,6 @@ def run(experiment, *flags, log=os.devnull, **tiny):
     return Done(*json.loads(process.stdout.readline()))
 
 
-def ask(experiment, code):
-    """Run Python in the experiment's shared process; return what it calls `answer`."""
-    process = process_of(experiment)
-    process.stdin.write(json.dumps({"code": code}) + "\n")
-    process.stdin.flush()
-    return json.loads(process.stdout.readline())
-
-
 def contents(folder):
     """Return the bytes of every file below a folder."""
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -162,11 +141,10 @@ def finished(factory):
 # The program
 
 
-def log_to(write, modules):
+def log_to(write, files, ledger, task):
     """Make the experiment tell what it does, through `write`."""
-    task, ledger = modules["language_model_task"].LanguageModelTask, modules["ledger"].Ledger
     evaluate, put = task.evaluate, ledger.put
-    replace, load, save = os.replace, modules["files"].load_pytree, modules["files"].save_pytree
+    replace, load, save = os.replace, files.load_pytree, files.save_pytree
 
     def logged_evaluate(self, cell, seed, budget):
         write("begin", cell.replace(" ", "_"), seed, budget)
@@ -190,60 +168,55 @@ def log_to(write, modules):
         save(path, tree, fingerprint)
 
     task.evaluate, ledger.put, os.replace = logged_evaluate, logged_put, logged_replace
-    modules["files"].load_pytree, modules["files"].save_pytree = logged_load, logged_save
+    files.load_pytree, files.save_pytree = logged_load, logged_save
 
 
-def main():
-    import importlib
-
+def answer(experiment, command):
+    """Run one command as `python -m experiments.NAME` would; return how it ended."""
     from absl import flags
     from absl.testing import flagsaver
 
-    name = sys.argv[1]
-    experiment = importlib.import_module(f"experiments.{name}")
-    from spd_jax import files, ledger
-    from spd_jax.studies import run_folder
-    from spd_jax.trainers.language_model import network as language_model
-    from spd_jax.trainers.language_model import task as language_model_task
+    from experiments import launch
 
-    tiny = language_model.PRESETS["tiny"]
-    log = None
+    sys.argv[1:] = command["flags"]
+    output, errors, code = io.StringIO(), io.StringIO(), 0
+    with (
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+        flagsaver.flagsaver(),
+    ):
+        try:
+            flags.FLAGS.unparse_flags()
+            launch.run_main(experiment.main)
+        except SystemExit as end:  # a text is what Python itself would print
+            if isinstance(end.code, str):
+                errors.write(end.code + "\n")
+            code = 1 if isinstance(end.code, str) else end.code or 0
+        except Exception as error:
+            code = 2
+            errors.write(f"Traceback: {error!r}\n")
+    return Done(code, output.getvalue(), errors.getvalue())
+
+
+def main():
+    experiment = importlib.import_module(f"experiments.{sys.argv[1]}")
+    from spd_jax import files, ledger
+    from spd_jax.trainers import language_model
+
+    tiny, log = language_model.PRESETS["tiny"], None
 
     def write(*words):
         os.write(log, (" ".join(map(str, words)) + "\n").encode())
 
-    modules = {"files": files, "ledger": ledger, "language_model_task": language_model_task}
-    log_to(write, modules)
+    log_to(write, files, ledger.Ledger, language_model.LanguageModelTask)
     for line in sys.stdin:
         command = json.loads(line)
-        if "code" in command:
-            names = {"experiment": experiment}
-            exec(command["code"], names)
-            print(json.dumps(names["answer"]), flush=True)
-            continue
         log = os.open(command["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         write("start")
-        language_model.PRESETS["tiny"] = type(tiny)(**{**vars(tiny), **command["tiny"]})
-        sys.argv[1:] = command["flags"]
-        output, errors = io.StringIO(), io.StringIO()
-        code = 0
-        with (
-            contextlib.redirect_stdout(output),
-            contextlib.redirect_stderr(errors),
-            flagsaver.flagsaver(),
-        ):
-            try:
-                flags.FLAGS.unparse_flags()
-                run_folder.run_main(experiment.main)
-            except SystemExit as end:  # a text is what Python itself would print
-                if isinstance(end.code, str):
-                    errors.write(end.code + "\n")
-                code = 1 if isinstance(end.code, str) else end.code or 0
-            except Exception as error:
-                code = 2
-                errors.write(f"Traceback: {error!r}\n")
+        language_model.PRESETS["tiny"] = dataclasses.replace(tiny, **command["tiny"])
+        ended = answer(experiment, command)
         os.close(log)
-        print(json.dumps([code, output.getvalue(), errors.getvalue()]), flush=True)
+        print(json.dumps(ended), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,32 +8,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import rnn_cell_oracle
+import toy_widths  # noqa: F401  (registers a problem)
 
+from spd_jax import problems
 from spd_jax.archs import Cells
 from spd_jax.errors import UserError
 from spd_jax.ledger import Evaluation
-from spd_jax.motif import Features, SearchSpace, Structure, Tokens
-from spd_jax.spaces.rnn_cell import VARIANTS, RnnCellSpace
-from spd_jax.spaces.sigmoid_slope import SigmoidSlopeSpace
+from spd_jax.motif import SearchSpace
+from spd_jax.problems import Problem
 
 TARGET = (0, 3, 1, 1, 0, 2, 2, 0, 3, 1, 0, 0, 1, 2, 3, 0, 1, 1, 2, 0, 0, 3)
 
 
-@dataclasses.dataclass(frozen=True)
-class Abilities:
-    """A space and what it can do; the fields are called as those of `problems.Problem`."""
-
-    space: SearchSpace
-    features: Features
-    structure: Structure | None = None
-    tokens: Tokens | None = None
-
-
-def spaces() -> list[Abilities]:
-    """Return the spaces of the package."""
-    cells = [RnnCellSpace(variant) for variant in VARIANTS]
-    slopes = SigmoidSlopeSpace()
-    return [*(Abilities(space, space, space, space) for space in cells), Abilities(slopes, slopes)]
+def spaces() -> list[Problem]:
+    """Return every registered problem; the toy space registers itself when it is imported."""
+    return [problems.get(name) for name in problems.names()]
 
 
 def twin(space: SearchSpace, arch: Any, rng: np.random.Generator) -> Any:

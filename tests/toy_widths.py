@@ -43,7 +43,7 @@ class Widths:
 
     def decode(self, text):
         words = text.split("-")
-        if len(words) != LAYERS or not all(word in "123456" and word for word in words):
+        if len(words) != LAYERS or not all(word in set("123456") for word in words):
             raise UserError(f"{text!r} is no cell of {self.name}: give four widths as 1-2-3-4")
         return np.array(words, np.int32)
 
@@ -89,9 +89,11 @@ class Formula:
 
     def evaluate(self, cell, seed, budget):
         widths = np.array(cell.split("-"), float)
-        score = -float(np.sum((widths - [6, 4, 3, 2]) ** 2)) - 0.01 * seed
-        curve = tuple(score - 0.1 * left for left in reversed(range(budget)))
-        return Evaluation("ok", curve[-1], score - 1, curve, 0.1)
+        first = float(widths[0])
+        whole = -float(np.sum((widths - [6.1, 4.2, 3.3, 2.4]) ** 2)) - 0.01 * seed
+        curve = [whole - 0.1 * left * first for left in reversed(range(self.budget))]
+        test_score = whole - 1 + float(np.sin(widths @ [1, 2, 3, 4]))
+        return Evaluation("ok", curve[budget - 1], test_score, tuple(curve[:budget]), 0.1)
 
 
 TOY = problems.register(

@@ -15,6 +15,7 @@ from spd_jax import files, metrics
 from spd_jax.archs import Cells
 from spd_jax.errors import UserError
 from spd_jax.ground_truth.purchase import beginning
+from spd_jax.ground_truth.task import Progress, no_progress
 from spd_jax.ledger import Evaluation, EvaluationKey, Purchase, table
 from spd_jax.motif import SearchSpace
 
@@ -207,13 +208,18 @@ class LookupTask:
         )
 
     def evaluate_many(
-        self, cells: Sequence[str], seeds: Sequence[int], budget: int
+        self,
+        cells: Sequence[str],
+        seeds: Sequence[int],
+        budget: int,
+        on_progress: Progress = no_progress,
     ) -> Iterator[tuple[int, Evaluation]]:
         """Yield place and evaluation of every pair of `cells[i]` and `seeds[i]`.
 
         Raises:
           UserError: the table does not hold one of them; the ones before it were yielded.
         """
+        del on_progress  # a look-up takes no time
         for place, (cell, seed) in enumerate(zip(cells, seeds, strict=True)):
             yield place, self.evaluate(cell, seed, budget)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -20,12 +21,14 @@ class GroundTruthPreset:
     Attributes:
       task: `task(data_dir, checkpoint_dir) -> Task`. `data_dir` is the folder of the data,
         None downloads them; a long training saves itself into `checkpoint_dir`, None saves
-        nothing.
+        nothing. It raises UserError where data are at hand that cannot be trained on.
       budget: units of a full evaluation, such as epochs; the task's own.
       unit: name in `units.UNITS` in which its scores are shown.
       table: name of the shipped table of evaluations; empty where there is none.
       tuning_table: the same of motifs that settings are chosen on: no figure uses them.
       history: name of the shipped record of searches.
+      describe: `describe(data_dir)` says how much of the data is used, in a few words for
+        people; empty where that is all.
     """
 
     task: Callable[[str | None, str | None], Task]
@@ -34,6 +37,7 @@ class GroundTruthPreset:
     table: str = ""
     tuning_table: str = ""
     history: str = ""
+    describe: Callable[[str | None], str] = lambda data_dir: ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Problem:
         hidden states look at; None: the outputs.
       rivals: surrogates beside those that every space has, by name.
       parameters_in_the_paper: of the motif-network; None where there is no such number.
+      settings: plain data that tell it from a problem of the same space, such as the rate of
+        mutation; recorded with the runs.
     """
 
     name: str
@@ -68,6 +74,7 @@ class Problem:
     hidden_states: Callable[[MotifFamily], Callable[[Params, Arch, Array], Array]] | None = None
     rivals: Mapping[str, Surrogate] = dataclasses.field(default_factory=dict)
     parameters_in_the_paper: int | None = None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def ground_truth(self, name: str) -> GroundTruthPreset:
         """Return one of `ground_truths`.

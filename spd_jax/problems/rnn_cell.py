@@ -45,7 +45,7 @@ DISH_PRESETS = {
         decay_steps=(100,),
     ),
 }
-SHIPPED = {  # by language model: the names of tables and histories in data/tables
+SHIPPED = {  # of `VARIANT`, by language model: names of tables and histories in data/tables
     "tiny": {
         "table": "rnn_cell_ptb_tiny",
         "tuning_table": "rnn_cell_ptb_tiny_tuning",
@@ -92,6 +92,7 @@ def problem(variant: str = VARIANT, mutation_rate: float = 0.1) -> Problem:
         drawing=CellDrawing(variant),
         hidden_states=proxies.readout_states,
         parameters_in_the_paper=140,  # of a cell without gates
+        settings={"variant": variant, "mutation_rate": mutation_rate},
     )
 
 
@@ -101,11 +102,14 @@ def _ground_truth(variant: str, name: str) -> GroundTruthPreset:
         functools.partial(_task, variant, name),
         config.epochs,
         "perplexity" if config.level == "word" else "bits per character",
-        **SHIPPED[name],
+        **(SHIPPED[name] if variant == VARIANT else {}),
+        describe=lambda data_dir: _task(variant, name, data_dir, None).describe(),
     )
 
 
 def _task(
     variant: str, name: str, data_dir: str | None, checkpoint_dir: str | None
 ) -> LanguageModelTask:
-    return LanguageModelTask(variant, LANGUAGE_MODELS[name], data_dir, checkpoint_dir)
+    task = LanguageModelTask(variant, LANGUAGE_MODELS[name], data_dir, checkpoint_dir)
+    task.check_text()
+    return task

@@ -415,7 +415,3 @@ def _timed(call: Callable[[], Any]) -> tuple[Any, float, float]:
 
 def _json(values: Any) -> list[float | None]:
     return [float(value) if np.isfinite(value) else None for value in values]
-
-
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)

@@ -83,6 +83,7 @@ def run(
         "mode": "search",
         "problem": problem.space.name,
         "task": task.fingerprint,
+        **problem.settings,
         **settings_lib.described(settings),
     }
     with open_folder(path, config, settings_lib.growing(settings)) as folder:
@@ -139,6 +140,7 @@ def replay(
         "mode": "replay",
         "problem": problem.space.name,
         "task": fingerprint,
+        **problem.settings,
         **settings_lib.described(settings),
     }
     with open_folder(workdir, config, settings_lib.growing(settings)) as folder:
@@ -146,10 +148,16 @@ def replay(
         return _finish(folder, problem, settings, records, fingerprint, ceiling)
 
 
-def identity(settings: SearchSettings) -> dict[str, Any]:
-    """Return the settings that decide what a search finds, however long it is."""
+def identity(settings: SearchSettings, problem: Problem | None = None) -> dict[str, Any]:
+    """Return the settings that decide what a search finds, however long it is.
+
+    Args:
+      settings: of the comparison.
+      problem: adds its own settings; None where `settings` holds them.
+    """
     grows = settings_lib.growing(settings)
-    described = settings_lib.described(settings)
+    own = {} if problem is None else problem.settings
+    described = {**own, **settings_lib.described(settings)}
     return {name: value for name, value in described.items() if name not in grows}
 
 
@@ -173,7 +181,7 @@ def _check_recorded(
             f"{source} does not say with which settings it was made: give a history.csv as it "
             "was written"
         ) from error
-    differ = settings_lib.differing(before, identity(settings))
+    differ = settings_lib.differing(before, identity(settings, problem))
     if differ:
         raise UserError(
             f"the recorded runs of {source} had other settings ({', '.join(differ)}), so their "
@@ -214,7 +222,7 @@ def _finish(
         "study": "search_comparison",
         "commit": machine.commit(),
         "task": fingerprint,
-        "settings": identity(settings),
+        "settings": identity(settings, problem),
     }
     write_history(folder.path / "history.csv", records, comments)
     folder.write_json("summary.json", summary)

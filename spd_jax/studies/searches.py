@@ -18,7 +18,7 @@ from spd_jax.search.genetic import Genetic
 from spd_jax.search.loop import SearchConfig
 from spd_jax.search.protocol import Proposer
 from spd_jax.search.random_search import RandomSearch
-from spd_jax.search.record import Choice, Iteration, Record, Records
+from spd_jax.search.record import Choice, Iteration, Record, Records, fingerprint
 from spd_jax.studies import events, machine, saved_fits
 from spd_jax.studies.run_folder import RunFolder
 from spd_jax.studies.settings import setting
@@ -199,7 +199,7 @@ class Searches:
             saved.add(iteration)
             teller.iteration(iteration)
 
-        return loop.search(
+        loop.search(
             jax.random.key(number),
             self.problem.space,
             self.truth,
@@ -211,6 +211,7 @@ class Searches:
             on_choice=saved.choose,
             on_iteration=keep,
         )
+        return saved.record
 
     def proposer(self, method: Method) -> Proposer:
         """Return who proposes cells."""
@@ -239,7 +240,6 @@ class _Saved:
     def __init__(self, folder: RunFolder, name: str) -> None:
         self.folder, self.name = folder, name
         self.choices, self.record = folder.read_json(name, _read_saved) or ({}, [])
-        self.seen = 0
 
     def choose(self, index: int, choice: Choice) -> None:
         """Keep a choice before anything is bought; what was recorded after it is void."""
@@ -248,9 +248,13 @@ class _Saved:
         self._write()
 
     def add(self, iteration: Iteration) -> None:
-        """Keep an iteration, unless it is there already."""
-        if iteration.index >= len(self.record):
-            self.record.append(iteration)
+        """Keep an iteration, unless it is there already with the same scores.
+
+        They are others where failures were forgotten and bought anew.
+        """
+        before = self.record[iteration.index : iteration.index + 1]
+        if [_bought(own) for own in before] != [_bought(iteration)]:
+            self.record = [*self.record[: iteration.index], iteration]
             self._write()
 
     def _write(self) -> None:
@@ -261,9 +265,18 @@ class _Saved:
         self.folder.write_json(self.name, content)
 
 
+def _bought(iteration: Iteration) -> str:
+    """Return a text that an iteration's cells and scores decide."""
+    scores = np.concatenate([iteration.scores, iteration.test_scores])
+    return fingerprint(iteration.cells, scores)
+
+
 def _read_saved(content: Any) -> tuple[dict[int, Choice], Record]:
     choices = {int(i): Choice.from_json(own) for i, own in content["choices"].items()}
-    return choices, [Iteration.from_json(own) for own in content["iterations"]]
+    record = [Iteration.from_json(own) for own in content["iterations"]]
+    if [own.index for own in record] != list(range(len(record))):
+        raise ValueError("iterations are missing")
+    return choices, record
 
 
 class _Teller:
