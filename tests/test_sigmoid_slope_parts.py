@@ -15,9 +15,10 @@ from spd_jax.errors import UserError
 from spd_jax.ground_truth.lookup import TruthTable
 from spd_jax.problems import sigmoid_slope
 from spd_jax.report import extrapolation as report
-from spd_jax.studies import events, extrapolation, tuning
+from spd_jax.studies import events, extrapolation, one_split, tuning
 from spd_jax.studies import predictions as files_of_a_run
-from spd_jax.studies.extrapolation import Split, TableSettings
+from spd_jax.studies.extrapolation import TableSettings
+from spd_jax.studies.one_split import Split
 from spd_jax.studies.run_folder import RunFolder
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
 
@@ -135,7 +136,7 @@ def hand_made(slopes, *runs):
 def test_scores_by_hand():
     table = hand_made([0.1, 0.2, 0.3, 0.4, 0.5], [1.0, 3.0, 5.0, 4.0, 2.0])
     split = Split(np.array([3, 4]), np.array([0, 1, 2]), np.array([0, 1]))
-    figures = extrapolation.score(table, split, np.array([2.0, 1.0, 3.0, 5.0, 4.0]))
+    figures = one_split.score(table, split, np.array([2.0, 1.0, 3.0, 5.0, 4.0]))
     # Of ten pairs, 6 agree; (0, 1), (1, 4), (2, 3) and (2, 4) do not.
     assert figures["kendall_tau"] == pytest.approx(0.2)
     assert figures["kendall_tau_test"] == pytest.approx(1 / 3)
@@ -147,12 +148,12 @@ def test_scores_by_hand():
 def test_scores_at_degenerate_points_are_ready_for_json():
     table = hand_made([0.1, 0.2, 0.3], [0.5, 0.5, 0.5])
     split = Split(np.array([1, 2]), np.array([0]), np.array([], int))
-    figures = extrapolation.score(table, split, np.array([1.0, 2.0, 3.0]))
+    figures = one_split.score(table, split, np.array([1.0, 2.0, 3.0]))
     assert figures["kendall_tau"] is None  # a constant truth asks for no ranking
     assert figures["kendall_tau_test"] is None
     assert figures["kendall_tau_left"] is None
     for failed in (np.full(3, -np.inf), np.full(3, np.nan)):
-        figures = extrapolation.score(hand_made([1, 2, 3], [1, 2, 3]), split, failed)
+        figures = one_split.score(hand_made([1, 2, 3], [1, 2, 3]), split, failed)
         assert figures["kendall_tau"] == 0
         assert json.dumps(figures["predicted_peak_slope"], allow_nan=False) == "null"
         assert json.dumps(figures["peak_error"], allow_nan=False) == "null"
@@ -226,7 +227,7 @@ def test_nothing_is_learned_from_slopes_that_a_seed_does_not_know(table, tmp_pat
     for number, scores in enumerate((table.scores, changed)):
         folder = RunFolder(tmp_path / str(number))
         altered = dataclasses.replace(table, scores=scores)
-        results.append(extrapolation.run_seed(folder, 0, altered, split, candidates))
+        results.append(one_split.run_seed(folder, 0, altered, split, candidates))
     assert results[0]["predictions"] == results[1]["predictions"]
     assert results[0]["setting"] == results[1]["setting"]
     assert results[0]["figures"] != results[1]["figures"]
@@ -251,7 +252,7 @@ def test_a_known_slope_that_explodes_spoils_no_other(table, tmp_path):
     family = dataclasses.replace(whole, apply=apply)
     split = draw(table, 0, 10, 0.37, 2.01)
     assert SLOPES[split.train.max()] == 2.0
-    result = extrapolation.run_seed(
+    result = one_split.run_seed(
         RunFolder(tmp_path), 0, table, split, {"one": DishSurrogate(family, CONFIG)}
     )
     json.dumps(result, allow_nan=False)
@@ -267,7 +268,7 @@ def test_the_choice_is_not_made_again_after_a_kill(table, tmp_path, monkeypatch)
     )
     folder = RunFolder(tmp_path)
     split = draw(table, 0, 6, 0.37, 2.01)
-    first = extrapolation.run_seed(folder, 0, table, split, candidates)
+    first = one_split.run_seed(folder, 0, table, split, candidates)
     monkeypatch.setattr(tuning, "choose", lambda *args, **options: pytest.fail("chosen again"))
-    again = extrapolation.run_seed(folder, 0, table, split, candidates)
+    again = one_split.run_seed(folder, 0, table, split, candidates)
     assert again["predictions"] == first["predictions"]

@@ -99,11 +99,11 @@ class DishConfig:
       remat: what the backward pass keeps: "none" differentiates plainly and keeps all;
         "step" keeps four vectors a step, "nested" about sqrt(T) of them; "auto" nests
         above 1,000 inner steps.
-      inner_learning_rate: alpha of equation 1.
+      inner_learning_rate: step size of the inner Adam, alpha of equation 1.
       inner_l2: factor of the sum of squared parameters, added to the inner loss.
-      outer_learning_rate: beta of equation 3.
+      outer_learning_rate: step size of the outer Adam, beta of equation 3.
       outer_l2: factor of the sum of squared synthetic inputs, added to the outer loss.
-      decay: see `schedule`.
+      decay: multiplies the outer rate at every one of `decay_steps` under "staircase".
       init_scale: multiplies the family's initial weights.
     """
 

@@ -10,8 +10,7 @@ import functools
 import math
 import os
 import pathlib
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -292,11 +291,13 @@ def match(
       compiling, seconds of compiling, and the predictions.
     """
     archs, chosen = table.cells.archs, split.known[:known]
-    fitted, fit_seconds, fit_compile = _timed(
-        lambda: surrogate.fit(key, batches.take(archs, chosen), table.scores[chosen])
-    )
+    seconds = {"compile": 0.0}
+    with machine.timed(seconds, "fit"):
+        fitted = surrogate.fit(key, batches.take(archs, chosen), table.scores[chosen])
+        jax.block_until_ready(vars(fitted))  # a fit may hand out work in progress
     held_out = batches.take(archs, split.held_out)
-    predicted, query_seconds, query_compile = _timed(lambda: fitted.predict(held_out))
+    with machine.timed(seconds, "query"):
+        predicted = fitted.predict(held_out)
     truth = table.scores[split.held_out]
     figures = {
         "kendall_tau": metrics.kendall_tau(predicted, truth),
@@ -306,9 +307,9 @@ def match(
     }
     return {
         **dict(zip(figures, _json(list(figures.values())), strict=True)),
-        "fit_seconds": fit_seconds,
-        "query_seconds": query_seconds,
-        "compile_seconds": fit_compile + query_compile,
+        "fit_seconds": seconds["fit"],
+        "query_seconds": seconds["query"],
+        "compile_seconds": seconds["compile"],
         "predicted": _json(predicted),
     }
 
@@ -402,15 +403,6 @@ def shipped_table(problem: Problem) -> TruthTable:
 def tuning_cells(problem: Problem, table: str) -> set[str]:
     """Return the names of the motifs in a shipped tuning table; none where `table` is empty."""
     return read_excluded(lookup.shipped(table), problem) if table else set()
-
-
-def _timed(call: Callable[[], Any]) -> tuple[Any, float, float]:
-    """Return what a call returns, its seconds without compiling, and those of compiling."""
-    started, compiled = time.perf_counter(), machine.COMPILE_CLOCK.seconds
-    result = call()
-    jax.block_until_ready(getattr(result, "__dict__", None))  # a fit may hand out work in progress
-    compiling = machine.COMPILE_CLOCK.seconds - compiled
-    return result, time.perf_counter() - started - compiling, compiling
 
 
 def _json(values: Any) -> list[float | None]:

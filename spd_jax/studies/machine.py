@@ -1,10 +1,13 @@
 """What a run ran on: versions, devices, and the time that compiling took."""
 
+import contextlib
 import importlib.metadata
 import os
 import pathlib
 import platform
 import subprocess
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -66,6 +69,16 @@ class CompileClock:
 
 
 COMPILE_CLOCK = CompileClock()
+
+
+@contextlib.contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Add the block's seconds to `name`, those of compiling apart to "compile"."""
+    started, compiled = time.perf_counter(), COMPILE_CLOCK.seconds
+    yield
+    compiling = COMPILE_CLOCK.seconds - compiled
+    seconds["compile"] += compiling
+    seconds[name] = time.perf_counter() - started - compiling
 
 
 def motif_sharding() -> jax.sharding.Sharding | None:

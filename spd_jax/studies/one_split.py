@@ -1,0 +1,244 @@
+"""One seed of the extrapolation: every method on one split of a table of slopes.
+
+What is known are some slopes of the training interval; the dish chooses its settings on them,
+all methods are fitted on them, and predict every slope of the table.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from spd_jax import archs as batches
+from spd_jax import dish, metrics
+from spd_jax.dish import DishState
+from spd_jax.ground_truth.lookup import TruthTable
+from spd_jax.studies import machine, saved_fits, tuning
+from spd_jax.studies.predictions import METHODS, slopes_of
+from spd_jax.studies.run_folder import RunFolder
+from spd_jax.surrogates.dish_surrogate import DishSurrogate, FittedDish
+from spd_jax.surrogates.protocol import FitStep, Surrogate
+from spd_jax.surrogates.regressors import GaussianProcess
+from spd_jax.surrogates.slope_mlp import SlopeMlp
+
+SAVE_EVERY = 5  # outer steps between two saved states
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Which motifs of a table a seed knows.
+
+    Attributes:
+      train: indices of the known motifs, `[num_train]`.
+      test: the others.
+      left: the ones left of the training interval.
+    """
+
+    train: np.ndarray
+    test: np.ndarray
+    left: np.ndarray
+
+
+def run_seed(
+    folder: RunFolder,
+    seed: int,
+    table: TruthTable,
+    split: Split,
+    candidates: Mapping[str, DishSurrogate],
+) -> dict[str, Any]:
+    """Choose the dish's settings, fit all methods on one split, score them on the whole table.
+
+    Goes on from the dish's last saved state when there is one.
+
+    Returns:
+      JSON-ready: `predictions` (columns by name, in standard deviations over the known
+      motifs), `figures` by method, `seconds`.
+    """
+    archs, truth = table.cells.archs, table.scores
+    known, known_truth = batches.take(archs, split.train), truth[split.train]
+    key = jax.random.key(seed)
+    seconds = {"compile": 0.0}
+    with machine.timed(seconds, "tune"):
+        setting = _choose(folder, seed, key, table, split.train, candidates)
+    surrogate = candidates[setting]
+    with machine.timed(seconds, "fit"):
+        fitted = _fit_dish(folder, seed, table, split, surrogate)
+    with machine.timed(seconds, "predict"):
+        members = _members(surrogate, fitted.state, archs)
+    predicted = {"dish": np.median(members, axis=0)} | _quartiles("dish", members)
+    if int(fitted.state.stop_step) > 0:
+        members = _standardised(_members(surrogate, surrogate.start(key), archs), split.train)
+    predicted |= {"dish_untrained": np.median(members, axis=0)}
+    predicted |= _quartiles("dish_untrained", members)
+    mean, std = known_truth.mean(), known_truth.std() or 1.0
+    rivals: dict[str, Surrogate] = {
+        "slope_mlp": SlopeMlp(),
+        "gaussian_process": GaussianProcess(lambda slopes: np.asarray(slopes, float)[:, None]),
+    }
+    for name, rival in rivals.items():
+        with machine.timed(seconds, name):
+            values = rival.fit(key, known, known_truth).predict(archs)
+        predicted[name] = (np.asarray(values) - mean) / std
+    return {
+        "train": split.train.tolist(),
+        "setting": setting,
+        "predictions": {name: _finite(values) for name, values in predicted.items()},
+        "figures": {name: score(table, split, predicted[name]) for name in METHODS},
+        "seconds": dict(seconds),
+        "outer_steps": int(fitted.state.stop_step),
+    }
+
+
+def _members(surrogate: DishSurrogate, state: DishState, archs: Any) -> np.ndarray:
+    """Return every member's scores `[E, M]`, in standard deviations where it was fitted."""
+    return dish.predict(
+        state, surrogate.family, surrogate.config, archs,
+        per_member=True, sharding=surrogate.sharding,
+    )  # fmt: skip
+
+
+def _choose(
+    folder: RunFolder,
+    seed: int,
+    key: jax.Array,
+    table: TruthTable,
+    train: np.ndarray,
+    candidates: Mapping[str, DishSurrogate],
+) -> str:
+    """Return the setting that A.1 takes; tuning_seed<n>.json names every slope it saw."""
+    if len(candidates) == 1:
+        return next(iter(candidates))
+    name = f"states/{table.identity[:8]}/tuning_seed{seed}.json"
+    known = folder.read_json(name, lambda log: str(log["chosen"]))
+    if known is not None and known in candidates:
+        return known
+    trials: list[tuning.Trial] = []
+    chosen = tuning.choose(
+        jax.random.fold_in(key, 1),
+        candidates,
+        batches.take(table.cells.archs, train),
+        table.scores[train],
+        on_trial=trials.append,
+    )
+    seen = slopes_of(table.cells.names)[train]
+    entries = [
+        {
+            "setting": trial.name,
+            "fitted_slopes": seen[list(trial.train)].tolist(),
+            "held_out_slopes": seen[list(trial.valid)].tolist(),
+            "outer_loss": trial.loss if np.isfinite(trial.loss) else None,
+        }
+        for trial in trials
+    ]
+    folder.write_json(name, {"chosen": chosen, "trials": entries})
+    return chosen
+
+
+def find_dish(
+    folder: RunFolder,
+    seed: int,
+    table: TruthTable,
+    split: Split,
+    surrogate: DishSurrogate,
+    *,
+    on_start: Callable[[DishState], None] = lambda state: None,
+    on_step: Callable[[FitStep], None] = lambda step: None,
+) -> FittedDish:
+    """Fit the dish of a seed, or go on with it, or load it; see `saved_fits.fit`."""
+    fitted: Any = saved_fits.fit(
+        folder,
+        f"{table.identity[:8]}/dish_seed{seed}",
+        surrogate,
+        jax.random.key(seed),
+        batches.take(table.cells.archs, split.train),
+        table.scores[split.train],
+        every=SAVE_EVERY,
+        on_start=on_start,
+        on_step=on_step,
+    )
+    return fitted
+
+
+def _fit_dish(
+    folder: RunFolder, seed: int, table: TruthTable, split: Split, surrogate: DishSurrogate
+) -> FittedDish:
+    """Return the dish of a seed, its outer losses logged in metrics.jsonl."""
+
+    def log(phase: str, step: int, losses: np.ndarray) -> None:
+        rounded = [float(f"{loss:.6g}") for loss in losses]
+        folder.add_metrics({"seed": seed, "phase": phase, "step": step, "outer_loss": rounded})
+
+    def keep_before(state: DishState) -> None:
+        folder.keep_metrics(lambda line: line["seed"] != seed or _is_before(line, state))
+
+    def on_step(step: FitStep) -> None:
+        log(step.phase, int(step.state.step) - 1, step.losses)
+
+    fitted = find_dish(folder, seed, table, split, surrogate, on_start=keep_before, on_step=on_step)
+    keep_before(fitted.state)  # a killed run may have written the last line already
+    raw = dish.raw_scores(
+        fitted.state, surrogate.family, surrogate.config,
+        batches.take(table.cells.archs, split.train), sharding=surrogate.sharding,
+    )  # fmt: skip
+    losses = dish.outer_losses(surrogate.config, raw, table.scores[split.train])
+    log("fit", int(fitted.state.stop_step), losses)
+    return fitted
+
+
+def _phase(state: DishState) -> str:
+    return "early_stopping" if int(state.stop_step) < 0 else "fit"
+
+
+def _is_before(line: Mapping[str, Any], state: DishState) -> bool:
+    """Return whether a line of metrics.jsonl, the loss after `step` steps, led to `state`."""
+    if line["phase"] != _phase(state):
+        return bool(line["phase"] == "early_stopping")
+    return bool(line["step"] < int(state.step))
+
+
+def score(table: TruthTable, split: Split, predicted: np.ndarray) -> dict[str, float | None]:
+    """Return every figure of one method's predictions `[M]`; `None` where it is not defined."""
+    slopes, truth = slopes_of(table.cells.names), table.scores
+
+    def tau(chosen: np.ndarray) -> float | None:
+        if len(chosen) < 2:
+            return None
+        return defined(metrics.kendall_tau(predicted[chosen], truth[chosen]))
+
+    return {
+        "kendall_tau": tau(np.arange(len(predicted))),
+        "kendall_tau_test": tau(split.test),
+        "kendall_tau_left": tau(split.left),
+        "predicted_peak_slope": defined(metrics.peak(slopes, predicted)),
+        "peak_error": defined(metrics.peak_error(slopes, predicted, truth)),
+    }
+
+
+def _standardised(members: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Standardise raw scores `[E, M]` over the training motifs; one that diverged stays worst."""
+    finite = np.isfinite(members)
+    known = np.where(finite, members, np.nan)[:, train]
+    mean, std = np.nanmean(known, axis=1), np.nanstd(known, axis=1)
+    scaled = (np.where(finite, members, 0) - mean[:, None]) / np.where(std > 0, std, 1)[:, None]
+    return np.where(finite, scaled, -np.inf)
+
+
+def _quartiles(name: str, members: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the quartiles over members `[E, M]` as the band `[M]` of a method."""
+    # "lower" and "higher" take a member's value: minus infinity must not meet 0 times itself.
+    low = np.quantile(members, 0.25, axis=0, method="lower")
+    high = np.quantile(members, 0.75, axis=0, method="higher")
+    return {f"{name}_low": low, f"{name}_high": high}
+
+
+def _finite(values: np.ndarray) -> list[float | None]:
+    """Return JSON-ready values; a diverged motif's is `None`."""
+    return [defined(float(value)) for value in values]
+
+
+def defined(value: float) -> float | None:
+    """Return a number for JSON, which knows none that is not finite."""
+    return value if math.isfinite(value) else None
