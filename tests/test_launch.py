@@ -475,7 +475,7 @@ def test_help_shows_all_flags(endings):
 
 
 IMPORTS = """
-import sys
+import sys, time
 sys.argv[0] = "-m"
 import experiments
 sys.argv[0] = "experiments/example.py"
