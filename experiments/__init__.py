@@ -16,11 +16,11 @@ def handle(handler: Any) -> None:
             signal.signal(number, handler)
 
 
-def _leave(number: int, frame: Any) -> None:
-    """End while the imports of a command are at work: nothing has been begun."""
+def leave(number: int, frame: Any) -> None:
+    """End at once: before anything has been begun, or after everything has been closed."""
     os.write(2, f"{INTERRUPTED}\n".encode())
     os._exit(128 + number)
 
 
 if sys.argv[0] == "-m":  # `python -m experiments.name` imports this first, before what takes long
-    handle(_leave)
+    handle(leave)

@@ -2,10 +2,9 @@
 
 import dataclasses
 
-from spd_jax.report.display import Display
-
 from experiments import launch
 from spd_jax import problems
+from spd_jax.report.display import Display
 from spd_jax.report.text import table_summary
 from spd_jax.studies import table_purchase
 from spd_jax.studies.settings import setting

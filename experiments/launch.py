@@ -72,6 +72,7 @@ def run_main(main: Callable[[], None]) -> None:
     except UserError as error:
         sys.exit(f"error: {_with_flags(str(error), _flag_of)}")
     except KeyboardInterrupt as error:
+        experiments.handle(experiments.leave)
         print(experiments.INTERRUPTED, file=sys.stderr)
         sys.exit(128 + (error.args[0] if isinstance(error, Interrupted) else signal.SIGINT))
     except OSError as error:
@@ -287,4 +288,5 @@ def _with_flags(sentence: str, flag_of: Mapping[str, str]) -> str:
         # Without a value after it, a word that is also a flag may be a plain English one.
         return f"--{flag}{equals}" if name in flag_of and (equals or flag != name) else found[0]
 
-    return re.sub(r"(?<![\w.-])(\w+)\b(=?)", written, sentence)
+    # What stands in quotes is what the user wrote.
+    return re.sub(r"(?<![\w.'-])(\w+)\b(=?)", written, sentence)

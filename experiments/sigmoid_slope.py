@@ -4,7 +4,6 @@ import dataclasses
 import pathlib
 
 from absl import flags
-from spd_jax.report.display import Display
 
 from experiments import launch
 from spd_jax.data import images
@@ -13,6 +12,8 @@ from spd_jax.ground_truth import lookup
 from spd_jax.ground_truth.lookup import TruthTable
 from spd_jax.problems import sigmoid_slope
 from spd_jax.report import extrapolation as report
+from spd_jax.report.display import Display
+from spd_jax.spaces.sigmoid_slope import table_slopes
 from spd_jax.studies import extrapolation
 from spd_jax.studies.extrapolation import ExtrapolationSettings, TableSettings
 from spd_jax.studies.settings import setting
@@ -45,12 +46,19 @@ launch.define(SigmoidSlope, PRESETS)
 
 def table_of(settings: SigmoidSlope) -> TruthTable | TableSettings:
     """Return the table of ground truths, or how to compute it."""
-    if settings.compute_ground_truth:
-        data_dir = launch.folder_of_data(settings.data_dir)
-        return TableSettings(
-            settings.dataset, settings.ground_truth_seeds, settings.ground_truth_epochs, data_dir
-        )
     problem = sigmoid_slope.problem()
+    if settings.compute_ground_truth:
+        if settings.ground_truth is not None:
+            raise UserError(
+                "--ground_truth and --compute_ground_truth exclude each other: give one"
+            )
+        return TableSettings(
+            tuple(problem.space.encode(slope) for slope in table_slopes()),
+            settings.dataset,
+            settings.ground_truth_seeds,
+            settings.ground_truth_epochs,
+            launch.folder_of_data(settings.data_dir),
+        )
     if settings.ground_truth is not None:
         return lookup.read(pathlib.Path(settings.ground_truth), problem.space)
     name = problem.ground_truth(settings.dataset).table
@@ -66,14 +74,13 @@ def main() -> None:
     """Run the experiment."""
     settings = launch.read(SigmoidSlope, PRESETS, "preset")
     if flags.FLAGS["inner_learning_rate"].value is not None:  # then there is nothing to choose
-        rates = (settings.dish.inner_learning_rate,)
-        settings = dataclasses.replace(settings, inner_learning_rates=rates)
+        settings = dataclasses.replace(settings, inner_learning_rates=())
     problem = sigmoid_slope.problem(settings.use_bias)
     workdir = launch.workdir("runs/sigmoid_slope")
     with Display() as display:
         summary = extrapolation.run(problem, table_of(settings), settings, workdir, listen=display)
     print(report.results(summary))
-    print("wrote " + ", ".join(map(str, report.draw(workdir))))
+    print("wrote " + ", ".join(map(str, [workdir / "summary.json", *report.draw(workdir)])))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import pathlib
 import signal
 
 import jax
-from sigmoid_slope_runs import finished, place, summary, table, two_seeds  # noqa: F401
+from sigmoid_slope_runs import slope_run  # noqa: F401
 
 # A shell starts what it puts in the background with Ctrl-C ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,41 +1,41 @@
 """What the tests of the sigmoid-slope experiment share: how it is run, and one finished run.
 
-Each command runs in a process of its own. Settings are given as flags, so that
-nothing here depends on what preset `best` holds.
+Settings are given in full, so that nothing here depends on what preset `best` holds.
 """
 
 import csv
 import json
-import os
 import pathlib
 import subprocess
 import sys
+from typing import Any, NamedTuple
 
-import jax
+import commands
 import numpy as np
 import pytest
 
 from spd_jax.dish import DishConfig
-from spd_jax.ground_truth import lookup as tabular
+from spd_jax.ground_truth import lookup
+from spd_jax.ground_truth.lookup import TruthTable
+from spd_jax.problems import sigmoid_slope
+from spd_jax.studies import extrapolation
+from spd_jax.studies.extrapolation import ExtrapolationSettings
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+PROBLEM = sigmoid_slope.problem()
 SLOPES = [0.05, 0.12, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0]
 CONFIG = DishConfig(inner_steps=4, outer_steps=6, ensemble_size=2)
-SETTINGS = ["--cpu_devices=1", "--preset=paper", "--num_train=6", "--inner_steps=4"]
-SETTINGS += ["--outer_steps=6", "--num_dishes=2"]
-METHODS = ["dish", "dish_untrained", "slope_mlp", "gaussian_process"]
-FIGURES = ["kendall_tau", "kendall_tau_test", "kendall_tau_left"]
-FIGURES += ["predicted_peak_slope", "peak_error"]
+FLAGS = ["--preset=paper", "--num_train=6", "--inner_steps=4", "--outer_steps=6", "--num_dishes=2"]
+SETTINGS = ExtrapolationSettings(num_seeds=2, num_train=6, preset="paper", dish=CONFIG)
 PICTURES = ["figure1.png", "figure4.png", "convergence.png", "synthetic_data.png"]
 FILES = ["summary.json", *PICTURES, "predictions.csv", "metrics.jsonl", "config.json"]
-FILES += ["versions.json"]
+FILES += ["versions.json", "synthetic_data.npz"]
 
 
-# The same main, but it sends itself a signal at a stated point: in the midst of its n-th line
-# of metrics.jsonl, or when a file has been written whole but not yet put in its place.
+# The same command, but it sends itself a signal at a stated point: in the midst of its n-th
+# line of metrics.jsonl, or when a file has been written whole but not yet put in its place.
 DEADLY = """
 import os, pathlib, signal, sys
-from experiments import sigmoid_slope
+from experiments import launch, sigmoid_slope
 from spd_jax.studies import run_folder
 
 which, where, count = sys.argv.pop(1).split(":")
@@ -48,7 +48,7 @@ def count_down():
     return left == 0
 
 def deadly_replace(source, target):
-    if pathlib.Path(target).name == where and count_down():
+    if pathlib.Path(target).name.startswith(where) and count_down():
         os.kill(os.getpid(), getattr(signal, which))
     replace(source, target)
 
@@ -60,31 +60,24 @@ def deadly_add_metrics(folder, line):
     add_metrics(folder, line)
 
 os.replace, run_folder.RunFolder.add_metrics = deadly_replace, deadly_add_metrics
-run_folder.run_main(sigmoid_slope.main)
+launch.run_main(sigmoid_slope.main)
 """
 
 
-def run(folder, *flags, die=None):
-    """Run the experiment in a process of its own; `die` is where a signal ends it."""
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    program = ["-m", "experiments.sigmoid_slope"] if die is None else ["-c", DEADLY, die]
-    command = [sys.executable, *program, f"--workdir={folder}", *SETTINGS, *flags]
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-
-
 def succeed(folder, *flags):
-    done = run(folder, *flags)
-    assert done.returncode == 0, done.stderr
+    """Run the experiment; it must end well."""
+    done = commands.run("sigmoid_slope", f"--workdir={folder}", *FLAGS, *flags)
+    assert done.code == 0, done.stderr
     return done
 
 
 def die(folder, where, *flags):
-    done = run(folder, *flags, die=where)
+    """Run the experiment in a process that a signal ends at a stated point."""
+    words = [DEADLY, where, "--cpu_devices=1", f"--workdir={folder}", *FLAGS, *flags]
+    done = subprocess.run(
+        [sys.executable, "-c", *words], cwd=commands.ROOT, env=commands.environment(),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     if where.startswith("SIGKILL"):
         assert done.returncode == -9, done.stderr
     else:
@@ -93,22 +86,26 @@ def die(folder, where, *flags):
     assert "Traceback" not in done.stderr
 
 
-def write_table(path, *, accuracy=None, slopes=SLOPES, seeds=(0, 1)):
-    """Write a ground-truth table: a smooth curve with its peak near 0.3, and a little noise."""
-    if accuracy is None:
+def run(folder, table, settings=SETTINGS, **options):
+    """Run the study in this process, as a command of the same settings does."""
+    return extrapolation.run(PROBLEM, table, settings, folder, **options)
 
-        def accuracy(slope, seed):
+
+def write_table(path, *, score=None, slopes=SLOPES, seeds=(0, 1)):
+    """Write a table of ground truth: a smooth curve with its peak near 0.3, and a little noise."""
+    if score is None:
+
+        def score(slope, seed):
             noise = 4e-4 * np.sin(9 * slope + 5 * seed)
             return 2 * round((0.97 - 0.03 * np.log(slope / 0.28) ** 2 + noise) / 2, 6)
 
-    rows = [f"{c},{seed},{accuracy(c, seed)}\n" for seed in seeds for c in slopes]
-    path.write_text("# made for a test\nslope,seed,accuracy\n" + "".join(rows))
+    rows = [f"{c},{seed},{score(c, seed)}\n" for seed in seeds for c in slopes]
+    path.write_text("# made for a test\ncell,seed,score\n" + "".join(rows))
     return path
 
 
-def contents(folder):
-    """Return the bytes of every file below a folder."""
-    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+def read_table(path):
+    return lookup.read(path, PROBLEM.space)
 
 
 def outcome(folder):
@@ -127,6 +124,12 @@ def assert_same_outcome(folder, other):
         assert one[name] == another[name], name
 
 
+def lines(folder):
+    """Return the whole lines of metrics.jsonl."""
+    text = (folder / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
 def predictions(folder):
     """Return predictions.csv as columns by seed."""
     with (folder / "predictions.csv").open(newline="") as stream:
@@ -142,31 +145,22 @@ def predictions(folder):
     }
 
 
-@pytest.fixture(scope="session")
-def place(tmp_path_factory):
-    """Return a folder with table.csv."""
-    folder = tmp_path_factory.mktemp("sigmoid_slope")
-    write_table(folder / "table.csv")
-    return folder
+class Finished(NamedTuple):
+    """An uninterrupted run of two seeds; no test may change it."""
+
+    folder: pathlib.Path
+    flags: list[str]
+    output: str
+    summary: dict[str, Any]
+    table: TruthTable
 
 
 @pytest.fixture(scope="session")
-def two_seeds(place):
-    return [f"--ground_truth={place / 'table.csv'}", "--num_seeds=2"]
-
-
-@pytest.fixture(scope="session")
-def finished(place, two_seeds):
-    """Return the folder and the output of an uninterrupted run; no test may change it."""
-    done = succeed(place / "finished", *two_seeds)
-    return place / "finished", done.stdout
-
-
-@pytest.fixture(scope="session")
-def summary(finished):
-    return json.loads((finished[0] / "summary.json").read_text())
-
-
-@pytest.fixture(scope="session")
-def table(place):
-    return tabular.read(place / "table.csv")
+def slope_run(tmp_path_factory):
+    """Return a finished run of the command."""
+    place = tmp_path_factory.mktemp("sigmoid_slope")
+    path = write_table(place / "table.csv")
+    flags = [f"--ground_truth={path}", "--num_seeds=2"]
+    done = succeed(place / "finished", *flags)
+    summary = json.loads((place / "finished" / "summary.json").read_text())
+    return Finished(place / "finished", flags, done.stdout, summary, read_table(path))

@@ -13,7 +13,7 @@ import pytest
 
 from spd_jax import dish
 from spd_jax.dish import inner_loop, losses
-from spd_jax.dish.config import DishConfig
+from spd_jax.dish.config import DishConfig, outer_rate_factor
 from spd_jax.motif import MotifFamily
 from spd_jax.spaces import sigmoid_slope
 
@@ -274,7 +274,7 @@ def test_the_outer_rate_follows_its_schedule(schedule):
         "cosine": [0.5 * (1 + np.cos(np.pi * step / 10)) for step in range(10)],
         "constant": [1] * 10,
     }
-    factors = [dish.outer_rate_factor(config, jnp.asarray(step)) for step in range(10)]
+    factors = [outer_rate_factor(config, jnp.asarray(step)) for step in range(10)]
     np.testing.assert_allclose(factors, oracles[schedule], rtol=1e-6)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from spd_jax import dish
 from spd_jax.dish import inner_loop, losses
-from spd_jax.dish.config import DishConfig
+from spd_jax.dish.config import RATES, DishConfig
 from spd_jax.motif import MotifFamily
 from spd_jax.spaces import sigmoid_slope
 
@@ -56,7 +56,7 @@ def test_rates_archs_and_data_do_not_retrace():
     state, _ = dish.outer_step(state, counted.family, CONFIG, SLOPES, TRUTH)
     traces = counted.traces
     assert traces > 0
-    rates = dict.fromkeys(dish.RATES, 0.125)
+    rates = dict.fromkeys(RATES, 0.125)
     for config in (CONFIG, dataclasses.replace(CONFIG, **rates)):
         state, _ = dish.outer_step(state, counted.family, config, SLOPES + 1, TRUTH[::-1])
     fresh = dish.init(jax.random.key(9), counted.family, CONFIG)

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from spd_jax import dish
+from spd_jax.dish import core
 from spd_jax.dish.config import DishConfig
+from spd_jax.dish.known import KnownMotifs
 from spd_jax.errors import UserError
 from spd_jax.spaces import sigmoid_slope
 
@@ -212,7 +214,7 @@ def held_out_losses_that_stop_at(step, monkeypatch):
     """Let the held-out loss be smallest after `step` outer steps."""
     calls = iter(np.arange(0, 2 * CONFIG.outer_steps, CONFIG.valid_every))
     monkeypatch.setattr(
-        dish, "outer_losses", lambda *_: np.full(2, abs(next(calls) - step), np.float32)
+        core, "outer_losses", lambda *_: np.full(2, abs(next(calls) - step), np.float32)
     )
 
 
@@ -303,14 +305,19 @@ def test_an_exploding_motif_is_counted_and_scores_worst():
 @pytest.mark.parametrize(
     ("archs", "truth", "message"),
     [
-        (SLOPES[:3], TRUTH[:4], "one ground truth for each motif"),
-        (SLOPES[:1], TRUTH[:1], "at least 2"),
-        (SLOPES[:0], TRUTH[:0], "at least 2"),
-        (SLOPES[:3], np.array([0.5, np.nan, np.inf]), "1 motifs have a finite ground truth"),
-        (SLOPES[:3], TRUTH[:3, None], "one ground truth for each motif"),
-        (np.float32(0.5), TRUTH[:1], "one ground truth for each motif"),
-        ({"a": SLOPES[:3], "b": SLOPES[:2]}, TRUTH[:3], "one ground truth for each motif"),
-        ({}, TRUTH[:3], "one ground truth for each motif"),
+        (SLOPES[:3], TRUTH[:4], "one score for each motif"),
+        (SLOPES[:1], TRUTH[:1], "2 are needed"),
+        (SLOPES[:0], TRUTH[:0], "2 are needed"),
+        (SLOPES[:3], np.array([0.5, np.nan, np.inf]), "1 of 3 scores are finite"),
+        (SLOPES[:3], TRUTH[:3, None], "one score for each motif"),
+        (np.float32(0.5), TRUTH[:1], "put one motif axis M in front"),
+        ({"a": SLOPES[:3], "b": SLOPES[:2]}, TRUTH[:3], "put one motif axis M in front"),
+        ({}, TRUTH[:3], "put one motif axis M in front"),
+        (SLOPES[:3], np.full(3, 0.5), r"all 3 ground truths are 0\.5: there is nothing to learn"),
+        (SLOPES[:3], 1 + 1e-9 * np.arange(3), "all 3 ground truths are 1"),
+        (SLOPES[:3], [0.5, np.nan, 0.5], "all 2 ground truths are"),
+        (SLOPES[:3], [0.5, 1e308, 0.5], r"as large as 1e\+308: rescale them"),
+        (SLOPES[:3], [0.5, -1e30, 0.5], r"as large as 1e\+30: rescale them"),
     ],
 )
 def test_fit_refuses_motifs_that_do_not_fit_their_truths(archs, truth, message):
@@ -330,7 +337,7 @@ def test_fit_refuses_motifs_that_do_not_fit_their_truths(archs, truth, message):
 
 
 def test_held_out_motifs_need_truths():
-    with pytest.raises(UserError, match="one ground truth for each motif"):
+    with pytest.raises(UserError, match="held-out motifs need their ground truth"):
         dish.fit(
             dish.init(KEY, FAMILY, CONFIG),
             FAMILY,
@@ -357,3 +364,33 @@ def test_init_and_fit_check_their_settings():
         dish.init(KEY, FAMILY, config)
     with pytest.raises(UserError, match="inner_steps"):
         dish.fit(dish.init(KEY, FAMILY, CONFIG), FAMILY, config, SLOPES, TRUTH)
+
+
+# Motifs that have been checked
+
+
+def test_a_fit_of_checked_motifs_is_the_fit_of_their_arrays():
+    mask = np.arange(11) % 2 == 1
+    known, held_out = KnownMotifs.of(SLOPES, TRUTH).split(mask)
+    np.testing.assert_array_equal(known.archs, KNOWN["archs"])
+    np.testing.assert_array_equal(held_out.truth, HELD_OUT["valid_ground_truth"])
+    state, report = dish.fit_known(dish.init(KEY, FAMILY, CONFIG), FAMILY, CONFIG, known, held_out)
+    expected, expected_report = dish.fit(
+        dish.init(KEY, FAMILY, CONFIG), FAMILY, CONFIG, **KNOWN, **HELD_OUT
+    )
+    assert_same_bits(state, expected)
+    assert report.valid_loss == expected_report.valid_loss
+
+
+def test_a_batch_that_does_not_change_is_put_on_the_device_once():
+    state = dish.init(KEY, FAMILY, CONFIG)
+    later = dataclasses.replace(state, step=state.step + 1)
+    batches = KnownMotifs.of(SLOPES[:6], TRUTH[:6]).batches(CONFIG)
+    first, second = batches(state), batches(later)
+    assert all(a is b for a, b in zip(first, second, strict=True))
+    assert all(isinstance(leaf, jax.Array) for leaf in first)
+    assert [len(leaf) for leaf in first] == [8, 8, 8]
+    assert first.weights.tolist() == [1] * 6 + [0] * 2
+    np.testing.assert_array_equal(first.archs[5:], [SLOPES[5]] * 3)
+    fresh = KnownMotifs.of(SLOPES, TRUTH).batches(CONFIG)
+    assert fresh(state).archs.tolist() == fresh(state).archs.tolist() != fresh(later).archs.tolist()

@@ -134,5 +134,5 @@ def test_motifs_over_two_devices_are_as_on_one(request):
 
 @pytest.mark.parametrize("archs", [np.float32(1.0), {}, SLOPES[:0]])
 def test_predict_refuses_what_is_no_batch_of_motifs(archs):
-    with pytest.raises(UserError, match=r"archs have no motif axis|at least one"):
+    with pytest.raises(UserError, match=r"put one motif axis M in front|at least one"):
         dish.predict(dish.init(KEY, FAMILY, CONFIG), FAMILY, CONFIG, archs)

@@ -186,6 +186,34 @@ def late_maker():
     return late
 
 
+def test_workers_that_cannot_be_replaced_end_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(executors, "MOST_STARTS", 0)
+    arrived = []
+
+    def arrive(index, result):
+        monkeypatch.setattr(executors, "PATIENCE", 0.5)
+        arrived.append(result)
+
+    items = [("a", ""), ("b", "die"), ("c", "")]
+    run = functools.partial(leave_a_mark, str(tmp_path))
+    with pytest.raises(UserError, match="the workers died and cannot be started again"):
+        list(run_all(run, items, workers=1, on_arrival=arrive))
+    assert arrived == ["a"]
+
+
+def test_ctrl_c_while_workers_start_is_heeded_when_they_can_be_closed(monkeypatch):
+    def start(workers, start=executors._start_cluster):
+        os.kill(os.getpid(), signal.SIGINT)
+        return start(workers)
+
+    monkeypatch.setattr(executors, "_start_cluster", start)
+    before = set(multiprocessing.active_children())
+    with pytest.raises(KeyboardInterrupt):
+        list(run_all(square, [1], workers=1))
+    assert set(multiprocessing.active_children()) <= before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 @pytest.mark.parametrize("counts", [{"workers": -1}, {"retries": -1}])
 def test_negative_counts_are_refused(counts):
     with pytest.raises(UserError, match="must be at least 0"):

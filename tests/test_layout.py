@@ -307,7 +307,8 @@ def test_importing_the_face_imports_nothing_else():
 
 def test_no_name_of_the_face_imports_what_only_experiments_need():
     imported = imported_by("from spd_jax import *")
-    assert not {name.split(".")[0] for name in imported} & EXTRAS
+    early = {name.split(".")[0] for name in imported} & EXTRAS
+    assert early <= {"rich"}  # flax imports it, if it is there
 
 
 def test_a_dish_is_had_without_searches_and_networks_of_others():

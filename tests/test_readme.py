@@ -1,7 +1,10 @@
 """The examples of README and of docs/ run as they stand, and what they point to exists."""
 
+import os
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -45,6 +48,18 @@ def test_the_example_of_an_own_search_finds_good_cells_and_buys_nothing_twice(
     first, second = (names["history"] for names in runs)
     assert [it.cells for it in first] == [it.cells for it in second]
     assert max(max(it.scores) for it in first) > max(first[0].scores) + 3
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/own_search.md"])
+def test_the_examples_satisfy_the_protocols_under_mypy(page, tmp_path):
+    (tmp_path / "example.py").write_text(example(page))
+    command = [sys.executable, "-m", "mypy", "--config-file=", "--check-untyped-defs"]
+    command += ["--ignore-missing-imports", f"--cache-dir={ROOT / '.mypy_cache'}", "example.py"]
+    environment = {**os.environ, "MYPYPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
 
 
 @each_page

@@ -76,7 +76,8 @@ def test_the_defaults_and_their_neighbours_are_allowed():
         ({"limit": 10}, "limit=10 must be at most 9"),
         ({"dish": None}, "dish=None must be a DishConfig"),
         ({"dish": DishConfig(inner_steps=0)}, "inner_steps=0 must be at least 1"),
-        ({"dish": DishConfig(outer_steps=10**20)}, "outer_steps=10{20} must be at most 1000000"),
+        ({"dish": DishConfig(inner_steps=10**20)}, "inner_steps=10{20} must be at most"),
+        ({"dish": DishConfig(outer_steps=10**7)}, "outer_steps=10000000 must be at most 1000000"),
         ({"dish": DishConfig(decay_steps=(3, 10**7))}, "decay_steps=10000000 must be at most"),
     ],
 )

@@ -9,8 +9,18 @@ from spd_jax import files
 from spd_jax.ground_truth import lookup
 from spd_jax.search.record import read_history
 
-COLUMNS = ["method", "run", "iteration", "cell", "predicted", "valid_nll", "test_nll", "tau"]
-COLUMNS += ["cost", "seconds"]
+COLUMNS = [
+    "method",
+    "run",
+    "iteration",
+    "cell",
+    "predicted",
+    "valid_nll",
+    "test_nll",
+    "tau",
+    "cost",
+    "seconds",
+]
 NOTE = "nao_pairwise_accuracy"
 
 

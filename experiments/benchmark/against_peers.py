@@ -103,13 +103,14 @@ class ThisDish:
     def make_outer_step(self, problem: Problem) -> Callable[[], float]:
         """Return a callable that takes one outer step and returns the loss before it."""
         family, config, state = dish_of(problem)
-        known = KnownMotifs.of(problem.slopes, problem.ground_truth, config, self.sharding)
+        known = KnownMotifs.of(problem.slopes, problem.ground_truth)
+        batches = known.batches(config, self.sharding)
 
         def step() -> float:
             nonlocal state
             inputs = state.data.train_inputs, state.data.valid_inputs
             penalty = problem.outer_l2 * sum(float(np.sum(np.square(x))) for x in inputs)
-            batch, truth, weights = known.batch(state)
+            batch, truth, weights = batches(state)
             state, info = dish.outer_step(state, family, config, batch, truth, weights=weights)
             return float(info.loss[0]) + penalty
 

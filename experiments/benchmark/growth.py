@@ -164,7 +164,7 @@ def predict_rows(plan: Plan, config: DishConfig) -> list[dict[str, Any]]:
     for count in archs:
         chunk = min(core.PREDICT_CHUNK, 1 << (count - 1).bit_length())
         begin = time.perf_counter()
-        compiled = core._raw_scores.lower(state, family, config, slopes(chunk)).compile()
+        compiled = dish.scores.lower(state, family, config, slopes(chunk)).compile()
         seconds = time.perf_counter() - begin
         costs[count] = {"compile_seconds": seconds, "temp_mib": temp_mib(compiled)}
     timed = rounds(

@@ -250,7 +250,7 @@ def _programs(plan: Plan, config: DishConfig, chunk: int, devices: int) -> dict[
     family, state, sharding = sigmoid_slope.family(), start(config), over(devices)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     archs = slopes(plan.predict_motifs)
-    predict = core._raw_scores.lower(state, family, config, slopes(chunk)).compile()
+    predict = dish.scores.lower(state, family, config, slopes(chunk)).compile()
     outer = outer_program(config, plan.fit_motifs, sharding)
     alone = outer if sharding is None else outer_program(config, plan.fit_motifs)
     both = outer_gradient_arithmetic(config, plan.fit_motifs)

@@ -91,10 +91,10 @@ def dish_outer_gradient(
 ) -> OuterGradient:
     """Return a callable that takes the first outer step, driven as `dish.fit` drives it."""
     state = problem.state
-    known = KnownMotifs.of(problem.cells, problem.ground_truth, problem.config, sharding)
+    known = KnownMotifs.of(problem.cells, problem.ground_truth)
+    cells, truth, weights = known.batches(problem.config, sharding)(state)
 
     def outer_gradient() -> tuple[np.ndarray, np.ndarray]:
-        cells, truth, weights = known.batch(state)
         after, info = dish.outer_step(
             state, problem.family, problem.config, cells, truth, weights=weights
         )

@@ -178,10 +178,55 @@ def scores(state: DishState, family: MotifFamily, config: DishConfig, archs: Arc
         )(archs)
 
     raw = jax.vmap(member)(state.params, state.data, _member_rates(config), _member_keys(state))
-    sign, mean, std = (x[:, None] for x in (state.sign, state.mean, state.std))
-    finite = jnp.isfinite(raw)
-    # The inner `where` keeps NaN out of the derivative, the outer one out of the value.
-    return jnp.where(finite, sign * (jnp.where(finite, raw, 0) - mean) / std, -jnp.inf)
+    return _standardised(raw, state, jnp)
+
+
+def _standardised(raw: Any, state: DishState, xp: Any) -> Any:
+    """Standardise raw scores `[E, M]` by what `fit` stored; `xp` is NumPy or its namesake in JAX.
+
+    The inner `where` keeps NaN out of the derivative, the outer one out of the value.
+    """
+    sign, mean, std = (xp.asarray(x)[:, None] for x in (state.sign, state.mean, state.std))
+    finite = xp.isfinite(raw)
+    return xp.where(finite, sign * (xp.where(finite, raw, 0) - mean) / std, -xp.inf)
+
+
+def raw_scores(
+    state: DishState,
+    family: MotifFamily,
+    config: DishConfig,
+    archs: Archs,
+    *,
+    chunk: int = PREDICT_CHUNK,
+    sharding: jax.sharding.Sharding | None = None,
+) -> np.ndarray:
+    """Return every member's scores before they are standardised, chunk by chunk on the host.
+
+    Args:
+      state: a dish, fitted or not.
+      family: the motif-network.
+      config: the settings of `init`.
+      archs: any number of motifs, axis M in front.
+      chunk: motifs in one compiled program; fewer motifs are padded to a power of two.
+      sharding: where each chunk's motif axis lies, for several devices.
+
+    Returns:
+      `[E, M]` float32, minus infinity where a motif's training is not finite.
+
+    Raises:
+      UserError: no motifs, or arrays that disagree about their number.
+    """
+    count = archs_lib.count(archs)
+    if count == 0 or chunk < 1:
+        raise UserError(f"{count} motifs in chunks of {chunk}: give at least one of each")
+    devices = 1 if sharding is None else len(sharding.device_set)
+    chunk = min(chunk, 1 << (count - 1).bit_length())
+    chunk = -(-chunk // devices) * devices
+    state, parts = unfitted(state), []
+    for start in range(0, count, chunk):
+        part = archs_lib.padded(archs_lib.take(archs, slice(start, start + chunk)), chunk)
+        parts.append(scores(state, family, config, jax.device_put(part, sharding)))
+    return np.concatenate([np.asarray(part) for part in parts], axis=1)[:, :count]
 
 
 def predict(
@@ -196,51 +241,17 @@ def predict(
 ) -> np.ndarray:
     """Score any number of motifs, higher is better (section 3.2): `scores`, chunk by chunk.
 
-    Each member's raw scores are standardised by what `fit` stored; a motif
-    whose training is not finite scores minus infinity.
-
-    Args:
-      state: a dish, fitted or not.
-      family: the motif-network.
-      config: the settings of `init`.
-      archs: any number of motifs, axis M in front.
+    Args and errors as `raw_scores`, and:
       per_member: return `[E, M]` and not the median over members.
-      chunk: motifs in one compiled program; fewer motifs are padded to a power of two.
-      sharding: where each chunk's motif axis lies, for several devices.
 
     Returns:
-      float32 scores `[M]`, or `[E, M]`.
-
-    Raises:
-      UserError: no motifs, or arrays that disagree about their number.
+      float32 scores `[M]`, or `[E, M]`: in standard deviations over the known motifs, or raw of
+      a dish that was not fitted; minus infinity where a motif's training is not finite.
     """
-    count = archs_lib.count(archs)
-    if count == 0 or chunk < 1:
-        raise UserError(f"{count} motifs in chunks of {chunk}: give at least one of each")
-    devices = 1 if sharding is None else len(sharding.device_set)
-    chunk = min(chunk, 1 << (count - 1).bit_length())
-    chunk = -(-chunk // devices) * devices
-    parts = []
-    for start in range(0, count, chunk):
-        part = archs_lib.padded(archs_lib.take(archs, slice(start, start + chunk)), chunk)
-        parts.append(scores(state, family, config, jax.device_put(part, sharding)))
-    by_member = np.concatenate([np.asarray(part) for part in parts], axis=1)[:, :count]
+    raw = raw_scores(state, family, config, archs, chunk=chunk, sharding=sharding)
+    # In NumPy, because XLA would multiply by 1 / std: the last bit would differ by device.
+    by_member = _standardised(raw, state, np)
     return by_member if per_member else np.median(by_member, axis=0)
-
-
-def raw_scores(
-    state: DishState,
-    family: MotifFamily,
-    config: DishConfig,
-    archs: Archs,
-    *,
-    sharding: jax.sharding.Sharding | None = None,
-) -> np.ndarray:
-    """Return every member's scores `[E, M]` float32 before they are standardised.
-
-    Args and errors as `predict`. Minus infinity where a motif's training is not finite.
-    """
-    return predict(unfitted(state), family, config, archs, per_member=True, sharding=sharding)
 
 
 def outer_losses(config: DishConfig, raw: ArrayLike, truth: ArrayLike) -> np.ndarray:

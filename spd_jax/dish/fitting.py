@@ -81,10 +81,10 @@ def fit(
       UserError: what `KnownMotifs.of` refuses, a setting that cannot be run, or a dish in which
         no motif's training is finite.
     """
-    if (valid_archs is None) != (valid_ground_truth is None):
-        raise UserError("give held-out motifs and their ground truth together, or neither")
     known, held_out = KnownMotifs.of(archs, ground_truth), None
-    if valid_archs is not None and valid_ground_truth is not None:
+    if valid_archs is not None:
+        if valid_ground_truth is None:
+            raise UserError("held-out motifs need their ground truth: give valid_ground_truth too")
         held_out = KnownMotifs.of(valid_archs, valid_ground_truth)
     return fit_known(state, family, config, known, held_out, on_step=on_step, sharding=sharding)
 

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -245,6 +246,46 @@ def _local_client(workers: int) -> Iterator[Any]:
             f"workers need Dask, which is not installed ({error}): "
             "install it with `pip install distributed`, or use no workers"
         ) from error
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        # This process is a worker that is about to import the user's program.
+        raise _cannot_start(RuntimeError("a worker ran the whole program anew"))
+    environment = dict(os.environ)
+    # Dask tells what happens to workers on the terminal; what matters of it is raised here.
+    logger = logging.getLogger("distributed")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(dask.config.set(DASK_SETTINGS))
+            with _interrupts_put_off():
+                cluster = stack.enter_context(_start_cluster(workers))
+            yield stack.enter_context(distributed.Client(cluster, set_as_default=False))
+    finally:
+        logger.setLevel(level)
+        # Dask sets variables of this process for the processes that it starts.
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+@contextlib.contextmanager
+def _interrupts_put_off() -> Iterator[None]:
+    """Heed Ctrl-C only at the end: half a cluster cannot be closed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if pressed and callable(before):
+            before(signal.SIGINT, None)
+
+
+def _start_cluster(workers: int) -> Any:
+    """Start a scheduler in this process, and worker processes with one thread each."""
+    import distributed
 
     class Nanny(distributed.Nanny):
         """Watches one worker: replaces it, but not for ever, and ends it at once."""
@@ -267,48 +308,31 @@ def _local_client(workers: int) -> Iterator[Any]:
                 os.kill(self.pid, signal.SIGKILL)
             await super().kill(*args, **kwargs)
 
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
-        # This process is a worker that is about to import the user's program.
-        raise _cannot_start(RuntimeError("a worker ran the whole program anew"))
     flags = f"{os.environ.get('XLA_FLAGS', '')} {ONE_THREAD}".strip()
-    environment = dict(os.environ)
-    # Dask tells what happens to workers on the terminal; what matters of it is raised here.
-    logger = logging.getLogger("distributed")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
     try:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(dask.config.set(DASK_SETTINGS))
-            try:
-                cluster = distributed.LocalCluster(
-                    n_workers=workers,
-                    threads_per_worker=1,
-                    host="127.0.0.1",
-                    dashboard_address="127.0.0.1:0",
-                    scheduler_kwargs={"dashboard": False},
-                    silence_logs=logging.CRITICAL,
-                    memory_limit=None,
-                    worker_class=Nanny,
-                    preload=[__name__],
-                    env={"XLA_FLAGS": flags},
-                    config={"spd-jax": _jax_settings()},
-                )
-            except RuntimeError as error:
-                raise _cannot_start(error) from error
-            stack.enter_context(cluster)
-            yield stack.enter_context(distributed.Client(cluster, set_as_default=False))
-    finally:
-        logger.setLevel(level)
-        # Dask sets variables of this process for the processes that it starts.
-        os.environ.clear()
-        os.environ.update(environment)
+        return distributed.LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
+            silence_logs=logging.CRITICAL,
+            memory_limit=None,
+            death_timeout=PATIENCE,
+            worker_class=Nanny,
+            preload=[__name__],
+            env={"XLA_FLAGS": flags},
+            config={"spd-jax": _jax_settings()},
+        )
+    except (RuntimeError, TimeoutError) as error:
+        raise _cannot_start(error) from error
 
 
 def dask_setup(_: Any) -> None:
     """Prepare a worker process; Dask calls this in each one, also in those that replace others."""
     import dask
 
-    # Ctrl-C reaches the whole process group; the parent decides what becomes of its workers.
+    # Ctrl-C reaches every process of a terminal; the parent decides what becomes of its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     settings = dask.config.get("spd-jax", {})

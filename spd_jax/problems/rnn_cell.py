@@ -1,13 +1,19 @@
 """Recurrent cells, evaluated by language models (Rawal et al., section 4.2)."""
 
+import dataclasses
 import functools
+from typing import TYPE_CHECKING
 
+from spd_jax.axes import Arch
 from spd_jax.dish import DishConfig
 from spd_jax.problems.problem import GroundTruthPreset, Problem
 from spd_jax.spaces.rnn_cell import RnnCellSpace, network
 from spd_jax.surrogates import proxies
 from spd_jax.trainers.language_model import PRESETS as LANGUAGE_MODELS
 from spd_jax.trainers.language_model import LanguageModelTask
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 VARIANT = "enas_mean"  # it separates cells best, and is what the shipped tables hold
 
@@ -50,6 +56,19 @@ SHIPPED = {  # of `VARIANT`, by language model: names of tables and histories in
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class CellDrawing:
+    """Draws cells of a variant, a `motif.Drawing`."""
+
+    variant: str
+
+    def draw(self, arch: Arch, title: str = "") -> "Figure":
+        """Return the tree of nodes as a picture."""
+        from spd_jax.spaces.rnn_cell import drawing  # brings matplotlib
+
+        return drawing.draw(arch, self.variant, title)
+
+
 def problem(variant: str = VARIANT, mutation_rate: float = 0.1) -> Problem:
     """Return the problem of one variant of the cell.
 
@@ -70,7 +89,7 @@ def problem(variant: str = VARIANT, mutation_rate: float = 0.1) -> Problem:
         features=space,
         structure=space,
         tokens=space,
-        drawing=space,
+        drawing=CellDrawing(variant),
         hidden_states=proxies.readout_states,
         parameters_in_the_paper=140,  # of a cell without gates
         settings={"variant": variant, "mutation_rate": mutation_rate},

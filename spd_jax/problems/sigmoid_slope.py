@@ -1,12 +1,17 @@
 """Slopes of a sigmoid, evaluated by image classifiers (Rawal et al., section 4.1)."""
 
 import functools
+from typing import TYPE_CHECKING
 
+from spd_jax.axes import Arch
 from spd_jax.dish import DishConfig
 from spd_jax.problems.problem import GroundTruthPreset, Problem
 from spd_jax.spaces import sigmoid_slope
 from spd_jax.surrogates.slope_mlp import SlopeMlp
 from spd_jax.trainers.mlp_classifier import MlpClassifierConfig, MlpClassifierTask
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DISH_PRESETS = {
     # Many dishes, bold inner runs, no outer step: see BUILD_NOTES.md, "The peak".
@@ -29,6 +34,16 @@ TABLES = {
 }
 
 
+class SlopeDrawing:
+    """Draws slopes, a `motif.Drawing`."""
+
+    def draw(self, arch: Arch, title: str = "") -> "Figure":
+        """Return the curve of the sigmoid as a picture."""
+        from spd_jax.spaces.sigmoid_slope import drawing  # brings matplotlib
+
+        return drawing.draw(arch, title)
+
+
 def problem(use_bias: bool = True) -> Problem:
     """Return the problem; `use_bias` gives the motif-network biases."""
     space = sigmoid_slope.SigmoidSlopeSpace()
@@ -44,7 +59,7 @@ def problem(use_bias: bool = True) -> Problem:
             for dataset, table in TABLES.items()
         },
         features=space,
-        drawing=space,
+        drawing=SlopeDrawing(),
         rivals={"slope_mlp": SlopeMlp()},
         parameters_in_the_paper=22,
     )

@@ -6,6 +6,7 @@ the smallest mean held-out outer loss.
 """
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -58,7 +59,16 @@ class CandidateSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """What a dish said of the motifs that it did not learn from, after some outer steps."""
+    """What a dish said of the motifs that it did not learn from, after some outer steps.
+
+    Attributes:
+      candidate: the settings, as `name=value+name=value`.
+      split: number of the split of the tuning motifs.
+      draw: number of the dish.
+      step: outer steps taken.
+      loss: outer loss, standardised scores against truth; infinite where a motif diverged.
+      tau: Kendall's tau.
+    """
 
     candidate: str
     split: int
@@ -118,6 +128,31 @@ def run(
       UserError: settings with which nothing can be compared, or a folder of another run.
     """
     settings_lib.check(settings)
+    table = _tuning_table(problem, settings)
+    if not any(settings.candidates):
+        raise UserError("there are no candidates: give settings as name=value")
+    surrogates = {own: surrogate_of(own, problem, settings) for own in settings.candidates}
+    config = {"study": "candidates", "table": table.identity, **settings_lib.described(settings)}
+    trials = [
+        (candidate, split, draw)
+        for split in range(settings.splits)
+        for draw in range(settings.draws)
+        for candidate in surrogates
+    ]
+    looks: list[Look] = []
+    with open_folder(workdir, config) as folder:
+        listen(events.Stage("trials", len(trials), note="compiling"))
+        for done, trial in enumerate(trials, 1):
+            found = _trial(folder, table, surrogates[trial[0]], settings, trial)
+            looks += found
+            best = min(found, key=lambda look: look.loss)
+            listen(events.Advanced(done, f"{trial[0]}: loss {best.loss:.3f} at step {best.step}"))
+        _write_log(folder)
+    return looks
+
+
+def _tuning_table(problem: Problem, settings: CandidateSettings) -> TruthTable:
+    """Return the motifs to compare on; raises UserError where there are too few."""
     name = problem.ground_truth(settings.preset).tuning_table
     if not name:
         raise UserError(
@@ -130,26 +165,7 @@ def run(
             f"known={settings.known} of {len(table)} tuning motifs leaves none to predict: give "
             f"at most {len(table) - 2}"
         )
-    if not any(settings.candidates):
-        raise UserError("there are no candidates: give settings as name=value")
-    surrogates = {own: surrogate_of(own, problem, settings) for own in settings.candidates}
-    config = {"study": "candidates", "table": table.identity, **settings_lib.described(settings)}
-    trials = [
-        (candidate, split, draw)
-        for split in range(settings.splits)
-        for draw in range(settings.draws)
-        for candidate in settings.candidates
-    ]
-    looks: list[Look] = []
-    with open_folder(workdir, config) as folder:
-        listen(events.Stage("trials", len(trials), note="compiling"))
-        for done, trial in enumerate(trials, 1):
-            found = _trial(folder, table, surrogates[trial[0]], settings, trial)
-            looks += found
-            best = min(found, key=lambda look: look.loss)
-            listen(events.Advanced(done, f"{trial[0]}: loss {best.loss:.3f} at step {best.step}"))
-        _write_log(folder)
-    return looks
+    return table
 
 
 def _trial(
@@ -174,14 +190,26 @@ def _trial(
             "looks": _try_out(surrogate, jax.random.key(draw), table, known, settings.every),
         }
         folder.write_json(name, kept)
-    return [Look(candidate, split, draw, x["step"], x["loss"], x["tau"]) for x in kept["looks"]]
+    return [Look(candidate, split, draw, x["step"], _loss(x), x["tau"]) for x in kept["looks"]]
+
+
+def _loss(look: dict[str, Any]) -> float:
+    """Return a saved look's loss; JSON has no infinity."""
+    return math.inf if look["loss"] is None else float(look["loss"])
 
 
 def _read_trial(content: Any) -> dict[str, Any]:
     looks = [
-        {"step": int(x["step"]), "loss": float(x["loss"]), "tau": float(x["tau"])} | x
-        for x in content["looks"]
+        {
+            **look,
+            "step": int(look["step"]),
+            "loss": None if look["loss"] is None else float(look["loss"]),
+            "tau": float(look["tau"]),
+        }
+        for look in content["looks"]
     ]
+    if not looks:
+        raise ValueError("no looks")
     return {
         "candidate": str(content["candidate"]),
         "split": int(content["split"]),
@@ -211,7 +239,7 @@ def _try_out(
         looks.append(
             {
                 "step": int(state.step),
-                "loss": float(loss),
+                "loss": float(loss) if np.isfinite(loss) else None,
                 "tau": metrics.kendall_tau(predicted, truth),
                 "predicted": [float(x) if np.isfinite(x) else None for x in predicted],
             }
@@ -236,7 +264,7 @@ def _write_log(folder: RunFolder) -> None:
             continue
         learned_from = " ".join(map(str, trial["known"]))
         for look in trial["looks"]:
-            figures = [f"{look[name]:.4f}" for name in ("loss", "tau")]
+            figures = [f"{value:.4f}" for value in (_loss(look), look["tau"])]
             place = [trial["candidate"], len(trial["known"]), trial["split"], trial["draw"]]
             rows.append([*place, look["step"], *figures, learned_from])
     files.write_csv(folder.path / "tuning.csv", {}, COLUMNS, rows)

@@ -22,6 +22,9 @@ from spd_jax.dish import DishConfig, DishState
 from spd_jax.errors import UserError
 from spd_jax.ground_truth import lookup
 from spd_jax.ground_truth.lookup import TruthTable
+from spd_jax.ground_truth.purchase import GroundTruth
+from spd_jax.ledger import Ledger
+from spd_jax.ledger import table as ledger_table
 from spd_jax.problems import Problem
 from spd_jax.studies import events, machine, predictions, saved_fits, table_purchase, tuning
 from spd_jax.studies import settings as settings_lib
@@ -48,10 +51,14 @@ class ExtrapolationSettings:
     preset: str = setting("best", "settings of the dish, which flags change")
     dish: DishConfig = setting(DishConfig(), "", by_preset=True)
     hidden_sizes: tuple[int, ...] = setting(
-        (1,), "widths of the motif-network to choose from", by_preset=True, flag="hidden_size"
+        (1,),
+        "widths of the motif-network to choose from",
+        at_least=1,
+        by_preset=True,
+        flag="hidden_size",
     )
     inner_learning_rates: tuple[float, ...] = setting(
-        (0.01,), "inner rates to choose from", by_preset=True
+        (0.01,), "inner rates to choose from; none: that of the dish", by_preset=True
     )
     held_out_share: float = setting(
         0.0,
@@ -67,12 +74,14 @@ class TableSettings:
     """How the table of ground truths is computed.
 
     Attributes:
+      slopes: texts of the slopes in it.
       dataset: one of the problem's ground truths.
       seeds: trainings of every slope.
-      epochs: of a training.
+      epochs: of a training: the budget that is bought.
       data_dir: folder of the data; None downloads them.
     """
 
+    slopes: tuple[str, ...]
     dataset: str = "mnist"
     seeds: int = 2
     epochs: int = 50
@@ -96,17 +105,24 @@ class Split:
 
 def draw_split(table: TruthTable, seed: int, settings: ExtrapolationSettings) -> Split:
     """Draw the known slopes of a seed; raises UserError when the interval has too few."""
-    slopes, low = slopes_of(table), settings.train_slope_min
-    inside = (slopes >= low) & (slopes <= settings.train_slope_max)
-    if inside.sum() < settings.num_train:
-        raise UserError(
-            f"{table.source} has {inside.sum()} slopes in [{low}, {settings.train_slope_max}], but "
-            f"num_train={settings.num_train} are asked for: ask for fewer or widen the interval"
-        )
-    order = np.random.default_rng(seed).permutation(np.flatnonzero(inside))
+    slopes = slopes_of(table.cells.names)
+    inside = _inside(slopes, str(table.source), settings)
+    order = np.random.default_rng(seed).permutation(inside)
     train = np.sort(order[: settings.num_train])
     others = np.setdiff1d(np.arange(len(slopes)), train)
-    return Split(train, others, np.flatnonzero(slopes < low))
+    return Split(train, others, np.flatnonzero(slopes < settings.train_slope_min))
+
+
+def _inside(slopes: np.ndarray, source: str, settings: ExtrapolationSettings) -> np.ndarray:
+    """Return the indices of the slopes in the training interval; refuse too few of them."""
+    low, high = settings.train_slope_min, settings.train_slope_max
+    inside = np.flatnonzero((slopes >= low) & (slopes <= high))
+    if len(inside) < settings.num_train:
+        raise UserError(
+            f"{source} has {len(inside)} slopes in [{low}, {high}], but "
+            f"num_train={settings.num_train} are asked for: ask for fewer or widen the interval"
+        )
+    return inside
 
 
 def run(
@@ -136,42 +152,55 @@ def run(
     candidates = candidates_of(problem, settings)
     config = {"study": "extrapolation", **_described(settings)}
     grows = settings_lib.growing(settings)
-    if isinstance(table, TruthTable):  # a bad table is refused before anything is written
+    # Settings that do not fit the table are refused before anything is written or trained.
+    if isinstance(table, TruthTable):
         table = in_order(table)
         draw_split(table, settings.seed, settings)
         config["table"] = table.identity
+        name = table.source.stem
     else:
-        described = settings_lib.to_json(table)
-        config |= {
-            "computed": {k: v for k, v in described.items() if k not in ("data_dir", "seeds")}
-        }
+        name = table.dataset
+        _inside(slopes_of(table.slopes), f"the table of {name}", settings)
+        described = {"slopes": table.slopes, "dataset": name, "epochs": table.epochs}
+        config["computed"] = settings_lib.to_json(described)
         config["ground_truth_seeds"] = table.seeds
         grows = (*grows, "ground_truth_seeds")
     with open_folder(workdir, config, grows) as folder:
         if isinstance(table, TableSettings):
             table = in_order(compute_table(folder, problem, table, listen))
         results = _run_seeds(folder, table, settings, candidates, listen)
-        summary = summarise(table, settings, results)
+        summary = {"dataset": name, **summarise(table, settings, results)}
         predictions.write_curves(folder, table, results)
-        seed, first = next(iter(results.items()))
-        surrogate = candidates[first["setting"]]
-        fitted = _find_dish(folder, seed, table, draw_split(table, seed, settings), surrogate)
-        start = surrogate.start(jax.random.key(seed))
-        predictions.write_samples(folder, start.data, fitted.state.data)
+        _write_samples(folder, table, settings, candidates, results)
         folder.write_json("summary.json", summary)
     return summary
 
 
+def _write_samples(
+    folder: RunFolder,
+    table: TruthTable,
+    settings: ExtrapolationSettings,
+    candidates: Mapping[str, DishSurrogate],
+    results: Mapping[int, Mapping[str, Any]],
+) -> None:
+    """Write the samples of the first seed's dish, before and after learning."""
+    seed, first = next(iter(results.items()))
+    surrogate = candidates[first["setting"]]
+    fitted = _find_dish(folder, seed, table, draw_split(table, seed, settings), surrogate)
+    start = surrogate.start(jax.random.key(seed))
+    predictions.write_samples(folder, start.data, fitted.state.data)
+
+
 def in_order(table: TruthTable) -> TruthTable:
     """Return a table in order of slope."""
-    return table.take(np.argsort(slopes_of(table), kind="stable"))
+    return table.take(np.argsort(slopes_of(table.cells.names), kind="stable"))
 
 
 def candidates_of(problem: Problem, settings: ExtrapolationSettings) -> dict[str, DishSurrogate]:
     """Return the dishes that a seed chooses from, by name."""
-    if not settings.hidden_sizes or min(settings.hidden_sizes) < 1:
-        raise UserError(f"hidden_sizes={settings.hidden_sizes} must be at least 1 each")
-    return {
+    if not settings.hidden_sizes:
+        raise UserError("hidden_sizes is empty: give at least one width of the motif-network")
+    found = {
         f"hidden {hidden}, inner rate {rate}": DishSurrogate(
             problem.family(hidden),
             dataclasses.replace(settings.dish, inner_learning_rate=rate),
@@ -179,36 +208,42 @@ def candidates_of(problem: Problem, settings: ExtrapolationSettings) -> dict[str
             machine.motif_sharding(),
         )
         for hidden in settings.hidden_sizes
-        for rate in settings.inner_learning_rates
+        for rate in _rates(settings)
     }
+    for surrogate in found.values():
+        dish.check(surrogate.config)
+    return found
+
+
+def _rates(settings: ExtrapolationSettings) -> tuple[Any, ...]:
+    """Return the inner rates to choose from, each a number or one for every member."""
+    return settings.inner_learning_rates or (settings.dish.inner_learning_rate,)
 
 
 def _described(settings: ExtrapolationSettings) -> dict[str, Any]:
     """Return the settings; the inner rate is one of the candidates', not the dish's own."""
     described = settings_lib.described(settings)
     del described["dish"]["inner_learning_rate"]
-    return described
+    return described | {"inner_learning_rates": settings_lib.to_json(_rates(settings))}
 
 
 def compute_table(
     folder: RunFolder, problem: Problem, settings: TableSettings, listen: events.Listener
 ) -> TruthTable:
     """Train the table of all slopes into the run folder, or go on with it, and return it."""
-    from spd_jax.problems import sigmoid_slope as own
-    from spd_jax.spaces.sigmoid_slope import table_slopes
-    from spd_jax.trainers.mlp_classifier import MlpClassifierConfig
-
-    task = own.task(
-        settings.dataset,
-        settings.data_dir,
-        str(folder.path / "states"),
-        MlpClassifierConfig(epochs=settings.epochs),
+    task = problem.ground_truth(settings.dataset).task(
+        settings.data_dir, str(folder.path / "states")
     )
-    cells = [problem.space.encode(slope) for slope in table_slopes()]
     path = folder.path / "ground_truth.csv"
-    table_purchase.buy_all(
-        folder, problem.space.name, task, cells, range(settings.seeds), path, listen
-    )
+    with Ledger(folder.path / "ledger.sqlite") as ledger:
+        truth = GroundTruth(problem.space.name, task, ledger)
+        items = table_purchase.buy(
+            truth, settings.slopes, range(settings.seeds), "ground truth", listen,
+            budget=settings.epochs,
+        )  # fmt: skip
+    items.sort(key=lambda item: item[0].seed)  # seed by seed, in order of the slopes
+    comments = {"commit": machine.commit(), "task": settings_lib.to_json(task)}
+    ledger_table.write(path, items, comments)
     return lookup.read(path, problem.space)
 
 
@@ -342,7 +377,7 @@ def _choose(
         table.scores[train],
         on_trial=trials.append,
     )
-    seen = slopes_of(table)[train]
+    seen = slopes_of(table.cells.names)[train]
     entries = [
         {
             "setting": trial.name,
@@ -394,7 +429,7 @@ def _fit_dish(
         folder.keep_metrics(lambda line: line["seed"] != seed or _is_before(line, state))
 
     def on_step(step: FitStep) -> None:
-        log(step.phase, step.done - 1, step.losses)
+        log(step.phase, int(step.state.step) - 1, step.losses)
 
     fitted = _find_dish(
         folder, seed, table, split, surrogate, on_start=keep_before, on_step=on_step
@@ -422,7 +457,7 @@ def _is_before(line: Mapping[str, Any], state: DishState) -> bool:
 
 def score(table: TruthTable, split: Split, predicted: np.ndarray) -> dict[str, float | None]:
     """Return every figure of one method's predictions `[M]`; `None` where it is not defined."""
-    slopes, truth = slopes_of(table), table.scores
+    slopes, truth = slopes_of(table.cells.names), table.scores
 
     def tau(chosen: np.ndarray) -> float | None:
         if len(chosen) < 2:
@@ -463,7 +498,6 @@ def summarise(
     chosen = [result["setting"] for result in found]
     return {
         "preset": settings.preset,
-        "table": table.source.name,
         "train_interval": [settings.train_slope_min, settings.train_slope_max],
         "num_train": settings.num_train,
         "num_dishes": settings.dish.ensemble_size,
@@ -473,7 +507,7 @@ def summarise(
         "ground_truth_rows": sum(len(seeds) for seeds in table.seeds),
         "settings": {name: chosen.count(name) for name in sorted(set(chosen))},
         "noise_ceiling": noise_ceiling(table),
-        "true_peak_slope": metrics.peak(slopes_of(table), table.scores),
+        "true_peak_slope": metrics.peak(slopes_of(table.cells.names), table.scores),
         **{
             method: {
                 figure: metrics.spread(

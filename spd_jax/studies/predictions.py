@@ -8,7 +8,7 @@ import os
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,9 +32,9 @@ HUGE = 1e30  # what is larger has diverged
 _REMEDY = "draw the folder of a finished run"
 
 
-def slopes_of(table: TruthTable) -> np.ndarray:
-    """Return the slopes of a table `[M]` float64, with the digits of their names."""
-    return np.array([float(name) for name in table.cells.names])
+def slopes_of(names: Sequence[str]) -> np.ndarray:
+    """Return the slopes that motifs are called after, `[M]` float64."""
+    return np.array([float(name) for name in names])
 
 
 def write_curves(
@@ -42,7 +42,7 @@ def write_curves(
 ) -> None:
     """Write predictions.csv, one row for each seed and slope."""
     columns = list(next(iter(results.values()))["predictions"])
-    slopes, errors = slopes_of(table), table.standard_error
+    slopes, errors = slopes_of(table.cells.names), table.standard_error
     rows = []
     for seed, result in results.items():
         known = set(result["train"])

@@ -20,7 +20,6 @@ from spd_jax.errors import UserError
 from spd_jax.ground_truth import lookup
 from spd_jax.ground_truth.lookup import TruthTable
 from spd_jax.ground_truth.purchase import GroundTruth
-from spd_jax.ground_truth.task import Task
 from spd_jax.ledger import Evaluation, EvaluationKey, Ledger
 from spd_jax.ledger import table as ledger_table
 from spd_jax.motif import SearchSpace
@@ -28,7 +27,7 @@ from spd_jax.problems import Problem
 from spd_jax.search.loop import warm_start
 from spd_jax.studies import events, machine
 from spd_jax.studies import settings as settings_lib
-from spd_jax.studies.run_folder import RunFolder, open_folder
+from spd_jax.studies.run_folder import open_folder
 from spd_jax.studies.settings import setting
 
 CEILING_CELLS = 20
@@ -88,12 +87,8 @@ def run(
     task = preset.task(data_dir, str(pathlib.Path(workdir) / "states"))
     name = preset.table or f"{problem.space.name}_{settings.preset}"
     name += "_tuning" if settings.part == "tuning" else ""
-    config = {
-        "study": "table",
-        "problem": problem.space.name,
-        "task": task.fingerprint,
-        **settings_lib.described(settings),
-    }
+    config = {"study": "table", "problem": problem.space.name, "task": task.fingerprint}
+    config |= settings_lib.described(settings)
     with open_folder(workdir, config, settings_lib.growing(settings)) as folder:
         cells = cells_of(problem.space, settings.part, settings.num_cells)
         path = folder.path / f"{name}.csv"
@@ -112,15 +107,30 @@ def cells_of(space: SearchSpace, part: str, count: int) -> list[str]:
 
     The reported part begins with the warm starts of the recorded search runs, which are
     random cells as all others are.
+
+    Raises:
+      UserError: fewer different cells were drawn.
     """
+    found = _drawn(space, part, count)
+    if part == "tuning":
+        others = set(_drawn(space, "reported", 500)[:500])
+        found = [name for name in found if name not in others]
+    if len(found) < count:
+        raise UserError(
+            f"num_cells={count}, but only {len(found)} different cells of {space.name} were drawn "
+            f"for the part {part}: ask for fewer"
+        )
+    return found[:count]
+
+
+def _drawn(space: SearchSpace, part: str, count: int) -> list[str]:
+    """Return the names of the cells drawn for a part, in order, each once."""
     names: dict[str, None] = {}
     if part == "reported":
         for run in range(RUNS):
             names |= dict.fromkeys(warm_start(jax.random.key(run), space, WARM_START).names)
     drawn = space.sample(jax.random.key(KEYS[part]), max(count, 300))
-    names |= dict.fromkeys(Cells.of(space, drawn).names)
-    others = set(cells_of(space, "reported", 500)) if part == "tuning" else set()
-    return [name for name in names if name not in others][:count]
+    return list(names | dict.fromkeys(Cells.of(space, drawn).names))
 
 
 def buy(
@@ -129,44 +139,49 @@ def buy(
     seeds: Sequence[int],
     what: str,
     listen: events.Listener,
+    *,
+    budget: int | None = None,
 ) -> Items:
-    """Evaluate cells with every seed, telling how far it is."""
-    total, task = len(cells) * len(seeds), truth.task
-    listen(events.Stage(what, total))
+    """Evaluate cells with every seed, telling how far it is.
+
+    Args:
+      truth: buys; `listen` takes the place of its own callbacks.
+      cells: canonical texts, all different, `[n]`.
+      seeds: of the trainings.
+      what: name of the stage of work that is told.
+      listen: told how many evaluations there are; those of a batch count while it trains.
+      budget: of each evaluation; None is the task's.
+
+    Returns:
+      Keys and evaluations, by cell and then by seed; errors as `GroundTruth.evaluate`.
+    """
+    task = truth.task
+    units = task.budget if budget is None else budget
+    keys = [
+        EvaluationKey(truth.space_name, cell, task.fingerprint, seed, units)
+        for cell in cells
+        for seed in seeds
+    ]
+    known = sum(truth.ledger.get(key) is not None for key in keys)
+    latest = known
+
+    def advance(done: int, note: str) -> None:
+        nonlocal latest
+        latest = max(latest, done)  # the results of a batch come after its last step
+        listen(events.Advanced(latest, note))
 
     def on_result(done: int, missing: int, evaluation: Evaluation) -> None:
         failed = evaluation.status == "failed"
         note = "failed" if failed else f"score {evaluation.score:.4f}"
-        listen(events.Advanced(total - missing + done, note))
+        advance(len(keys) - missing + done, note)
 
-    truth.on_result = on_result
-    rows = truth.evaluate(cells, seeds)
-    return [
-        (
-            EvaluationKey(truth.space_name, cell, task.fingerprint, seed, task.budget),
-            evaluation,
-        )
-        for cell, row in zip(cells, rows, strict=True)
-        for seed, evaluation in zip(seeds, row, strict=True)
-    ]
+    def on_progress(done: int, steps: int, note: str) -> None:
+        advance(known + (len(keys) - known) * done // steps, note)
 
-
-def buy_all(
-    folder: RunFolder,
-    space: str,
-    task: Task,
-    cells: Sequence[str],
-    seeds: Sequence[int],
-    path: pathlib.Path,
-    listen: events.Listener,
-) -> None:
-    """Buy every cell with every seed into the folder's ledger, and write them as a table."""
-    with Ledger(folder.path / "ledger.sqlite") as ledger:
-        truth = GroundTruth(space, task, ledger)
-        items = buy(truth, cells, seeds, "ground truth", listen)
-    items.sort(key=lambda item: item[0].seed)  # seed by seed, in order of the cells
-    comments = {"commit": machine.commit(), "task": settings_lib.to_json(task)}
-    ledger_table.write(path, items, comments)
+    listen(events.Stage(what, len(keys), known, "compiling" if known < len(keys) else ""))
+    truth.on_result, truth.on_progress = on_result, on_progress
+    rows = truth.evaluate(cells, seeds, budget)
+    return list(zip(keys, (evaluation for row in rows for evaluation in row), strict=True))
 
 
 def _buy_table(
@@ -174,9 +189,11 @@ def _buy_table(
 ) -> tuple[Items, dict[str, Any]]:
     """Measure the noise on the first cells, then buy the rest."""
     seeds = range(settings.num_seeds)
-    first = _ceiling(buy(truth, cells[:CEILING_CELLS], seeds, "noise ceiling", listen))
-    ceiling = first["kendall_tau"]
-    if len(seeds) >= 2 and ceiling is None:
+    items = buy(truth, cells[:CEILING_CELLS], seeds, "noise ceiling", listen)
+    scores = np.reshape([evaluation.score for _, evaluation in items], (-1, len(seeds)))
+    ceiling = metrics.noise_ceiling(scores) if len(scores) >= 3 else None
+    first = {"kendall_tau": ceiling, "motifs": len(scores), "seeds": len(seeds)}
+    if len(scores) >= 3 and len(seeds) >= 2 and ceiling is None:
         raise UserError(
             "the first cells have no noise ceiling, since too many trainings failed: read in the "
             "ledger why; nothing more is bought"
@@ -194,23 +211,13 @@ def _buy_table(
     return sorted(bought, key=lambda item: (place[item[0].cell], item[0].seed)), first
 
 
-def _ceiling(items: Items) -> dict[str, Any]:
-    """Return the noise ceiling over the cells that have every seed that any cell has."""
-    scores: dict[str, list[float]] = {}
-    for key, evaluation in items:
-        scores.setdefault(key.cell, []).append(evaluation.score)
-    most = max(map(len, scores.values()))
-    rows = [own for own in scores.values() if len(own) == most]
-    return {"kendall_tau": metrics.noise_ceiling(rows), "motifs": len(rows), "seeds": most}
-
-
 def summarise(
     items: Items, table: TruthTable, first: dict[str, Any], other: TruthTable | None
 ) -> dict[str, Any]:
     """Return summary.json; `first` is the noise before the purchase, `other` a second table."""
     summary: dict[str, Any] = {
         "ceiling_before_purchase": first,
-        "noise_ceiling": _ceiling(items),
+        "noise_ceiling": table.noise_ceiling(),
         "evaluations": len(items),
         "failed": sum(evaluation.status == "failed" for _, evaluation in items),
     }

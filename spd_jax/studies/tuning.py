@@ -7,7 +7,7 @@ halves then change places, and the losses are averaged.
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -114,8 +114,8 @@ def choose(
     for name, surrogate in candidates.items():
         trials = []
         for train, valid in (halves, halves[::-1]):
-            fitted = surrogate.fit(fit_key, _take(archs, train), truth[train])
-            predicted = fitted.predict(_take(archs, valid))
+            fitted = surrogate.fit(fit_key, archs_lib.take(archs, train), truth[train])
+            predicted = fitted.predict(archs_lib.take(archs, valid))
             loss = _loss(outer_loss, predicted, truth[valid])
             trial = Trial(name, tuple(usable[train].tolist()), tuple(usable[valid].tolist()), loss)
             trials.append(trial)
@@ -172,10 +172,6 @@ def search(
     candidates = {json.dumps(setting): make(setting) for setting in settings}
     chosen = choose(choose_key, candidates, archs, scores, outer_loss=outer_loss, on_trial=on_trial)
     return dict(json.loads(chosen))
-
-
-def _take(archs: Archs, chosen: np.ndarray) -> Any:
-    return jax.tree.map(lambda x: x[chosen], archs)
 
 
 def _loss(outer_loss: str, predicted: np.ndarray, truth: np.ndarray) -> float:

@@ -13,7 +13,7 @@ and the new state is a mean of nodes. The variants differ in two things only:
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +22,6 @@ import numpy as np
 from spd_jax.archs import unstack
 from spd_jax.axes import Key
 from spd_jax.errors import UserError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 NODES = 12
 ACTIVATIONS = ("tanh", "relu", "identity", "sigmoid")
@@ -214,12 +211,6 @@ class RnnCellSpace:
         number of readers.
         """
         return np.stack([_structure(cell) for cell in unstack(archs)])
-
-    def draw(self, arch: RnnCell, title: str = "") -> "Figure":
-        """Return the tree of nodes as a picture, see `drawing.draw`."""
-        from spd_jax.spaces.rnn_cell import drawing  # brings matplotlib
-
-        return drawing.draw(arch, self.variant, title)
 
 
 def _structure(cell: RnnCell) -> np.ndarray:

@@ -5,7 +5,6 @@ Rawal et al., section 4.1. An arch is a float32 scalar, a batch of archs `[M]`.
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +13,6 @@ import numpy as np
 from spd_jax.axes import Arch, Array, Key, Params
 from spd_jax.errors import UserError
 from spd_jax.motif import MotifFamily
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def family(
@@ -119,12 +115,6 @@ class SigmoidSlopeSpace:
     def features(self, archs: Array) -> np.ndarray:
         """Return the slopes as `[M, 1]` float64."""
         return np.asarray(archs, float)[:, None]
-
-    def draw(self, arch: Arch, title: str = "") -> "Figure":
-        """Return the curve of the sigmoid as a picture, see `drawing.draw`."""
-        from spd_jax.spaces.sigmoid_slope import drawing  # brings matplotlib
-
-        return drawing.draw(arch, title)
 
 
 def table_slopes() -> np.ndarray:

@@ -12,6 +12,8 @@ SHORTEST, LONGEST = 5, 55  # Merity et al. (2018), section 5, as Luo et al. clip
 class Batches(NamedTuple):
     """Sequences in order, so that the state can run on from one to the next.
 
+    S sequences of T steps in B rows; row b of a sequence continues row b of the one before.
+
     Attributes:
       inputs: int32 `[S, T, B]`.
       targets: int32 `[S, T, B]`, the tokens that follow.
@@ -52,7 +54,16 @@ def _cut(tokens: np.ndarray, rows: int, lengths: list[int], width: int, count: i
 
 
 def eval_batches(tokens: np.ndarray, rows: int, length: int) -> Batches:
-    """Return a whole text in sequences of one length, the last one padded."""
+    """Return a whole text in sequences of one length, the last one padded.
+
+    Args:
+      tokens: int32 `[n]`.
+      rows: B, the number of rows that the text is cut into.
+      length: T, steps of a sequence.
+
+    Raises:
+      UserError: the text does not fill the rows.
+    """
     steps = (len(tokens) - 1) // rows
     lengths = [min(length, steps - start) for start in range(0, steps, length)]
     return _cut(tokens, rows, lengths, length, len(lengths))
@@ -63,12 +74,15 @@ def epoch_batches(tokens: np.ndarray, rows: int, length: int, seed: list[int] | 
 
     Args:
       tokens: int32 `[n]`.
-      rows: B.
+      rows: B, the number of rows that the text is cut into.
       length: steps of a sequence, or their mean.
       seed: draws the lengths; `None` keeps all equal and drops the remainder.
 
     Returns:
       Batches; with drawn lengths padded so that every epoch has the same shape.
+
+    Raises:
+      UserError: the text does not fill the rows.
     """
     steps = (len(tokens) - 1) // rows
     if seed is None:

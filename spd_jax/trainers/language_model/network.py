@@ -130,7 +130,18 @@ class TrainState(NamedTuple):
 
 
 def init(key: jax.Array, vocabulary: int, config: LanguageModelConfig) -> Params:
-    """Draw a model's weights; `key` is consumed."""
+    """Draw a model's weights.
+
+    Args:
+      key: consumed.
+      vocabulary: V, the number of different tokens.
+      config: settings.
+
+    Returns:
+      Arrays by name, float32: embedding `[V, H]`, the cell's inputs and state `[2H, H]` and
+      nodes `[n, 2H, H]`, softmax `[V, H]` (absent where it is tied to the embedding) and its
+      bias `[V, 1]`.
+    """
     size = config.hidden_size
     shapes = {
         "embedding": (vocabulary, size),
@@ -154,7 +165,13 @@ def init(key: jax.Array, vocabulary: int, config: LanguageModelConfig) -> Params
 
 
 def start(key: jax.Array, vocabulary: int, config: LanguageModelConfig) -> TrainState:
-    """Return a training before its first update; `key` is consumed."""
+    """Return a training before its first update.
+
+    Args:
+      key: consumed.
+      vocabulary: the number of different tokens.
+      config: settings.
+    """
     init_key, mask_key = jax.random.split(key)
     params = init(init_key, vocabulary, config)
     optimiser = _optimiser(config).init(params)
@@ -163,20 +180,24 @@ def start(key: jax.Array, vocabulary: int, config: LanguageModelConfig) -> Train
 
 
 def averaged_params(state: TrainState) -> Params:
-    """Return the weights to measure: their average, once averaging has begun."""
+    """Return the weights that are measured: their average, once averaging has begun."""
     return state.average if float(state.averaged) else state.params
 
 
 def gained_nothing(curve: Sequence[float], patience: int) -> bool:
-    """Return whether the last score is below the best of those `patience` evaluations ago.
+    """Return whether it is time to average: the last score is below the best of older ones.
 
     Merity et al. (2018), algorithm 1 (NT-ASGD).
+
+    Args:
+      curve: scores after each epoch so far, higher is better.
+      patience: the latest so many scores before the last one do not count as older.
     """
     return len(curve) > patience + 1 and curve[-1] < max(curve[: -patience - 1])
 
 
 def begin_averaging(state: TrainState) -> TrainState:
-    """Start the average at the weights as they are, unless it has started."""
+    """Return the state with its average begun at the present weights, unless it was begun."""
     if float(state.averaged):
         return state
     return state._replace(average=jax.tree.map(jnp.copy, state.params), averaged=jnp.ones(()))
@@ -261,7 +282,19 @@ def train_epoch(
     variant: str,
     config: LanguageModelConfig,
 ) -> tuple[TrainState, jax.Array]:
-    """Take one update per sequence; return the state and the mean loss in nats `[]`."""
+    """Take one update per sequence.
+
+    Args:
+      state: donated, so that it cannot be used afterwards.
+      cell: the arch; another one compiles nothing anew.
+      batches: an epoch. The cell's state runs on from one sequence to the next.
+      total: float32 `[]`, updates of the whole training, for the schedule of the rate.
+      variant: of the cell.
+      config: settings.
+
+    Returns:
+      The state after the epoch, and the mean cross-entropy in nats per token `[]`.
+    """
 
     def loss(params: Params, hidden: jax.Array, batch: Batches, masks: _Masks) -> Any:
         counted = batch.counted
@@ -306,7 +339,14 @@ def train_epoch(
 
 @functools.partial(jax.jit, static_argnames=("variant",))
 def evaluate(params: Params, cell: RnnCell, batches: Batches, variant: str) -> jax.Array:
-    """Return the mean cross-entropy in nats `[]`, the state running on."""
+    """Return the mean cross-entropy in nats per token, `[]`, without dropout.
+
+    Args:
+      params: weights, see `init`.
+      cell: the arch; another one compiles nothing anew.
+      batches: a text. The cell's state runs on from one sequence to the next.
+      variant: of the cell.
+    """
 
     def body(hidden: jax.Array, batch: Batches) -> tuple[jax.Array, jax.Array]:
         states = _states(params, cell, variant, hidden, batch.inputs, batch.counted, _Masks())

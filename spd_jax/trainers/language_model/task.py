@@ -84,11 +84,9 @@ class LanguageModelTask:
         Raises:
           UserError: it does not, or the text is missing.
         """
-        config = self.config
-        for part, rows, used in (
-            ("train", config.batch_size, config.train_tokens),
-            ("valid", config.eval_batch_size, config.eval_tokens),
-            ("test", config.eval_batch_size, config.eval_tokens),
+        rows_train, rows_eval = self.config.batch_size, self.config.eval_batch_size
+        for part, rows, used in zip(
+            corpora.PARTS, (rows_train, rows_eval, rows_eval), self._used(), strict=True
         ):
             tokens = len(_first(getattr(self.corpus, part), used))
             if tokens <= rows:
