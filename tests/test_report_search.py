@@ -324,7 +324,7 @@ def summary(**changes):
     return {
         "unit": "bits per character",
         "ground_truths": 100,
-        "noise_ceiling": {"noise_ceiling": 0.9},
+        "noise_ceiling": {"kendall_tau": 0.9},
         "failed": 2,
         "methods": {"ga": row | {"tau_by_iteration": {"1": {"median": 0.5}}}},
         "best_cell": {"cell": "0 1", "test": 2.5},

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from spd_jax.errors import UserError
+from spd_jax.metrics import spread_with_mean
 from spd_jax.search.record import Iteration
-from spd_jax.studies.spreads import MEASURES, aggregate, at_cost, result_at, summary_at, with_mean
+from spd_jax.studies.spreads import MEASURES, aggregate, at_cost, result_at, summary_at
 
 
 def record(costs, scores, tests=None):
@@ -21,7 +22,7 @@ def record(costs, scores, tests=None):
 
 
 def test_spread_has_a_mean_and_hides_no_failure():
-    assert with_mean([1.0, 2.0, 6.0]) == {
+    assert spread_with_mean([1.0, 2.0, 6.0]) == {
         "median": 2.0,
         "q25": 1.5,
         "q75": 4.0,
@@ -29,10 +30,10 @@ def test_spread_has_a_mean_and_hides_no_failure():
         "mean": 3.0,
         "std": pytest.approx(math.sqrt(7)),
     }
-    failed = with_mean([1.0, math.inf])
+    failed = spread_with_mean([1.0, math.inf])
     assert failed["values"] == [1.0, None]
     assert [failed[name] for name in ("median", "mean", "std")] == [None] * 3
-    assert with_mean([1.0])["std"] is None
+    assert spread_with_mean([1.0])["std"] is None
 
 
 def test_a_run_has_nothing_before_its_first_point_and_keeps_its_last():
