@@ -3,6 +3,8 @@
 import dataclasses
 import pathlib
 
+from absl import flags
+
 from experiments import launch
 from spd_jax import problems
 from spd_jax.ground_truth import lookup
@@ -30,26 +32,28 @@ class CompareSurrogates(LeagueSettings):
     )
 
 
-PRESETS = {
-    name: {"dish": dish}
-    for problem in map(problems.get, problems.names())
-    for name, dish in problem.dish_presets.items()
+EVERY_PRESET = {  # for the help: what the presets of each problem decide
+    f"{name} {preset}": {"dish": dish}
+    for name in ("rnn_cell", "sigmoid_slope")
+    for preset, dish in problems.get(name).dish_presets.items()
 }
-launch.define(CompareSurrogates, PRESETS)
+launch.define(CompareSurrogates, EVERY_PRESET)
 
 
-def problem_and_table(settings: CompareSurrogates) -> tuple[Problem, TruthTable]:
+def problem_and_table(
+    space: str, given: str | None, exclude: str | None
+) -> tuple[Problem, TruthTable]:
     """Return what is compared, without the motifs that settings were chosen on."""
-    problem = problems.get(settings.space)
-    if settings.table is None:
+    problem = problems.get(space)
+    if given is None:
         return problem, league.shipped_table(problem)
-    path = pathlib.Path(settings.table)
+    path = pathlib.Path(given)
     spaces = {key.space for key, _ in ledger_table.read(path)} - {""}
     if spaces and spaces != {problem.space.name}:
         problem = problems.of_space(sorted(spaces)[0])
     table = lookup.read(path, problem.space)
     beside = path.with_name(f"{path.stem}_tuning.csv")
-    excluded = settings.exclude or (str(beside) if beside.exists() else None)
+    excluded = exclude or (str(beside) if beside.exists() else None)
     return problem, table.without(
         league.read_excluded(excluded, problem) if excluded is not None else set()
     )
@@ -57,8 +61,8 @@ def problem_and_table(settings: CompareSurrogates) -> tuple[Problem, TruthTable]
 
 def main() -> None:
     """Run the comparison."""
-    settings = launch.read(CompareSurrogates, PRESETS, "dish_preset")
-    problem, table = problem_and_table(settings)
+    given = flags.FLAGS
+    problem, table = problem_and_table(given.space, given.table, given.exclude)
     presets = {name: {"dish": dish} for name, dish in problem.dish_presets.items()}
     settings = launch.read(CompareSurrogates, presets, "dish_preset")
     workdir = launch.workdir(f"runs/compare_surrogates_{settings.space}")
