@@ -193,9 +193,11 @@ def save_arrays(path: Path, arrays: Mapping[str, ArrayLike], *, kind: str) -> No
       UserError: the file cannot be written.
     """
     named = {name: np.asarray(array) for name, array in arrays.items()}
-    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        # The names stand in the file twice: a damaged directory may hide some of its arrays.
-        np.savez(stream, kind=np.array([kind, *named]), **named)  # type: ignore[arg-type]
+    content = io.BytesIO()  # NumPy before 2.2 leaves its archive open where a disk is full
+    # The names stand in the file twice: a damaged directory may hide some of its arrays.
+    np.savez(content, kind=np.array([kind, *named]), **named)  # type: ignore[arg-type]
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content.getvalue())
 
 
 def load_arrays(path: Path, *, kind: str) -> dict[str, np.ndarray]:

@@ -316,9 +316,9 @@ def _line(
     )
     style: dict[str, Any] = {"color": colour, "lw": 2, "capsize": 3, "elinewidth": 1}
     marker = "s" if colour == NESTED else "o"
-    axes.errorbar(
-        places, median, yerr=[median - low, high - median], marker=marker, label=label, **style
-    )
+    # As lists: matplotlib before 3.11 takes an array of one for a number, which numpy warns of.
+    bars = [(median - low).tolist(), (high - median).tolist()]
+    axes.errorbar(places, median, yerr=bars, marker=marker, label=label, **style)
 
 
 def _proportional(axes: Axes, rows: Sequence[Summary], axis: str) -> None:
