@@ -4,8 +4,8 @@ import dataclasses
 
 from experiments import launch
 from spd_jax import problems
-from spd_jax.report import table_purchase as report
 from spd_jax.report.display import Display
+from spd_jax.report.tables import table_summary
 from spd_jax.studies import table_purchase
 from spd_jax.studies.settings import setting
 from spd_jax.studies.table_purchase import TableSettings
@@ -39,7 +39,7 @@ def main() -> None:
             compare_with=settings.compare_with,
             listen=display,
         )
-    print(report.results(summary))
+    print(table_summary(summary))
     print(f"wrote {path}, {path.with_name('summary.json')}")
 
 

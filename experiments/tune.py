@@ -4,8 +4,8 @@ import dataclasses
 
 from experiments import launch
 from spd_jax import problems
-from spd_jax.report import candidates as report
 from spd_jax.report.display import Display
+from spd_jax.report.tables import candidates_table
 from spd_jax.studies import candidates
 from spd_jax.studies.candidates import CandidateSettings
 from spd_jax.studies.settings import setting
@@ -29,7 +29,7 @@ def main() -> None:
     workdir = launch.workdir(f"runs/tune_{problem.name}")
     with Display() as display:
         looks = candidates.run(problem, settings, workdir, listen=display)
-    print(report.results(looks))
+    print(candidates_table(looks))
     print(f"wrote {workdir / 'tuning.csv'}")
 
 

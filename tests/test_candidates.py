@@ -20,7 +20,7 @@ from spd_jax.errors import UserError
 from spd_jax.ground_truth import lookup
 from spd_jax.ledger import EvaluationKey
 from spd_jax.ledger import table as ledger_table
-from spd_jax.report.candidates import results
+from spd_jax.report.tables import candidates_table
 from spd_jax.studies import candidates, events
 from spd_jax.studies.candidates import COLUMNS, CandidateSettings, Look, surrogate_of
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
@@ -145,13 +145,13 @@ def test_the_log_names_every_motif_that_a_candidate_saw(compared):
 
 
 def test_the_table_has_means_over_trials_best_first(compared):
-    text = results(compared[1])
+    text = candidates_table(compared[1])
     losses_shown = [float(line.split()[2]) for line in text.splitlines()[2:]]
     assert len(losses_shown) == 6
     assert losses_shown == sorted(losses_shown)
     looks = [Look("a=1", 0, 0, 0, 1.0, 0.5), Look("a=1", 1, 0, 0, 2.0, 0.0)]
     looks += [Look("a=2", 0, 0, 4, math.inf, -1.0)]
-    *_, first, last = results(looks).splitlines()
+    *_, first, last = candidates_table(looks).splitlines()
     assert first.split() == ["a=1", "0", "1.500", "0.250", "2"]
     assert last.split() == ["a=2", "4", "inf", "-1.000", "1"]
 

@@ -18,7 +18,7 @@ from spd_jax.ground_truth.purchase import GroundTruth
 from spd_jax.ledger import Evaluation, Ledger
 from spd_jax.ledger import table as ledger_table
 from spd_jax.problems import GroundTruthPreset
-from spd_jax.report.table_purchase import results
+from spd_jax.report.tables import table_summary
 from spd_jax.search.loop import warm_start
 from spd_jax.studies import events, table_purchase
 from spd_jax.studies.table_purchase import TableSettings
@@ -101,7 +101,7 @@ def test_the_summary_is_that_of_the_rows(bought):
     assert 0 < before["kendall_tau"] < 1
     scores = [evaluation.score for _, evaluation in ledger_table.read(folder / NAME)]
     assert summary["score"]["median"] == np.median(scores)
-    text = results(summary)
+    text = table_summary(summary)
     assert "25 evaluations, 0 failed" in text
     assert "3 cells, 2 seeds" in text
 
@@ -164,7 +164,7 @@ def test_where_every_training_fails_nothing_more_is_bought(tmp_path):
 def test_a_table_too_small_for_a_ceiling_is_bought_all_the_same(sizes, tmp_path):
     summary, path = run(tmp_path, Logged(), **sizes)
     assert summary["ceiling_before_purchase"]["kendall_tau"] is None
-    assert "not measured" in results(summary)
+    assert "not measured" in table_summary(summary)
     assert len(lookup.read(path, TOY.space)) == sizes.get("num_cells", 22)
 
 
@@ -173,7 +173,7 @@ def test_a_table_is_compared_with_another(bought, tmp_path):
     summary, _ = run(tmp_path, Logged(), num_cells=10, compare_with=other)
     assert summary["agreement"]["cells"] == 10
     assert summary["agreement"]["kendall_tau"] == pytest.approx(1, abs=0.2)
-    assert "10 cells in both" in results(summary)
+    assert "10 cells in both" in table_summary(summary)
 
 
 def test_a_table_to_compare_with_is_read_before_anything_is_bought(tmp_path):
