@@ -5,7 +5,7 @@ import dataclasses
 from experiments import launch
 from spd_jax import problems
 from spd_jax.report.display import Display
-from spd_jax.report.text import table_summary
+from spd_jax.report.tables import table_summary
 from spd_jax.studies import table_purchase
 from spd_jax.studies.settings import setting
 from spd_jax.studies.table_purchase import TableSettings

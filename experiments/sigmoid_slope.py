@@ -15,7 +15,7 @@ from spd_jax.report import extrapolation as report
 from spd_jax.report.display import Display
 from spd_jax.spaces.sigmoid_slope import table_slopes
 from spd_jax.studies import extrapolation
-from spd_jax.studies.extrapolation import ExtrapolationSettings, TableSettings
+from spd_jax.studies.extrapolation import ComputedTable, ExtrapolationSettings
 from spd_jax.studies.settings import setting
 
 
@@ -44,7 +44,7 @@ PRESETS = {
 launch.define(SigmoidSlope, PRESETS)
 
 
-def table_of(settings: SigmoidSlope) -> TruthTable | TableSettings:
+def table_of(settings: SigmoidSlope) -> TruthTable | ComputedTable:
     """Return the table of ground truths, or how to compute it."""
     problem = sigmoid_slope.problem()
     if settings.compute_ground_truth:
@@ -52,7 +52,7 @@ def table_of(settings: SigmoidSlope) -> TruthTable | TableSettings:
             raise UserError(
                 "--ground_truth and --compute_ground_truth exclude each other: give one"
             )
-        return TableSettings(
+        return ComputedTable(
             tuple(problem.space.encode(slope) for slope in table_slopes()),
             settings.dataset,
             settings.ground_truth_seeds,

@@ -5,7 +5,7 @@ import dataclasses
 from experiments import launch
 from spd_jax import problems
 from spd_jax.report.display import Display
-from spd_jax.report.text import candidates_table
+from spd_jax.report.tables import candidates_table
 from spd_jax.studies import candidates
 from spd_jax.studies.candidates import CandidateSettings
 from spd_jax.studies.settings import setting

@@ -2,8 +2,10 @@
 
 import contextlib
 import csv
+import dataclasses
 import io
 import json
+import math
 import os
 import pathlib
 import re
@@ -63,6 +65,25 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` (UTF-8) to `path` in one piece."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def to_json(value: Any) -> Any:
+    """Return plain data: dataclasses as dicts, tuples and arrays as lists.
+
+    JSON knows no number that is not finite: None stands for it.
+
+    >>> to_json({"tau": np.array([0.5, np.nan]), 3: ("a", np.int64(7))})
+    {'tau': [0.5, None], '3': ['a', 7]}
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {own.name: to_json(getattr(value, own.name)) for own in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): to_json(item) for name, item in value.items()}
+    if isinstance(value, np.generic | np.ndarray | jax.Array):
+        value = np.asarray(value).tolist()
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r"}

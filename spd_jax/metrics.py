@@ -179,7 +179,7 @@ def spread(values: ArrayLike) -> dict[str, Any]:
     """Return the median, the quartiles and all values of a figure over runs, ready for JSON.
 
     Args:
-      values: one number per run `[R]`, in any unit.
+      values: one number per run `[R]`, in any unit; None is NaN.
 
     Returns:
       `{"median", "q25", "q75", "values"}` (linear interpolation). JSON knows no
@@ -213,42 +213,6 @@ def spread_with_mean(values: ArrayLike) -> dict[str, Any]:
     summary["mean"] = float(array.mean()) if known else None
     summary["std"] = float(array.std(ddof=1)) if known and array.size > 1 else None
     return summary
-
-
-def bootstrap_interval(
-    values: ArrayLike,
-    statistic: Callable[[np.ndarray], Any] = np.median,
-    confidence: float = 0.95,
-    *,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of a statistic (Efron, 1979; 2,000 resamples).
-
-    Args:
-      values: one number per run `[R]`, in any unit.
-      statistic: maps such a vector to one number.
-      confidence: the share of resampled statistics inside, in (0, 1).
-      seed: of the resampling.
-
-    Returns:
-      The interval's low and high end, in the unit of the statistic; NaN twice
-      when a value is not finite.
-
-    Raises:
-      UserError: no values, not a vector, or a confidence outside (0, 1).
-
-    >>> bootstrap_interval([3.0, 3.0, 3.0])
-    (3.0, 3.0)
-    """
-    if not 0 < confidence < 1:
-        raise UserError(f"confidence is {confidence}: give a number between 0 and 1")
-    (values,) = _vectors(values=values)
-    if not np.isfinite(values).all():
-        return float("nan"), float("nan")
-    resamples = np.random.default_rng(seed).choice(values, (2000, len(values)))
-    statistics = np.apply_along_axis(statistic, 1, resamples)
-    low, high = np.quantile(statistics, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
 
 
 def _rank_correlation(

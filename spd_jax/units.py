@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from spd_jax.errors import UserError
+from spd_jax.errors import check_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +47,7 @@ def named(name: str) -> Unit:
     Raises:
       UserError: there is none.
     """
-    if name not in UNITS:
-        raise UserError(f"unknown unit {name!r}: use one of {', '.join(UNITS)}")
+    check_name("unit", name, UNITS)
     return UNITS[name]
 
 

@@ -20,7 +20,7 @@ from spd_jax.errors import UserError
 from spd_jax.ground_truth import lookup
 from spd_jax.ledger import EvaluationKey
 from spd_jax.ledger import table as ledger_table
-from spd_jax.report.text import candidates_table
+from spd_jax.report.tables import candidates_table
 from spd_jax.studies import candidates, events
 from spd_jax.studies.candidates import COLUMNS, CandidateSettings, Look, surrogate_of
 from spd_jax.surrogates.dish_surrogate import DishSurrogate

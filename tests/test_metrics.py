@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from spd_jax import metrics
 from spd_jax.errors import UserError
@@ -139,25 +138,6 @@ def test_spread_is_strict_json_and_hides_no_failure():
     }
 
 
-def test_bootstrap_interval_of_a_mean_is_near_the_normal_one():
-    values = np.random.default_rng(1).normal(3.0, 1.0, 400)
-    low, high = metrics.bootstrap_interval(values, np.mean, 0.9)
-    half = stats.norm.ppf(0.95) * values.std() / math.sqrt(400)
-    np.testing.assert_allclose([low, high], [values.mean() - half, values.mean() + half], atol=0.01)
-
-
-def test_bootstrap_interval_is_reproducible_and_widens_with_confidence():
-    values = np.arange(20.0) ** 2
-    low, high = metrics.bootstrap_interval(values)
-    assert metrics.bootstrap_interval(values, seed=0) == (low, high)
-    assert metrics.bootstrap_interval(values, np.mean, seed=1) != metrics.bootstrap_interval(
-        values, np.mean
-    )
-    wide_low, wide_high = metrics.bootstrap_interval(values, confidence=0.999)
-    assert values.min() <= wide_low < low < np.median(values) < high < wide_high <= values.max()
-    assert all(math.isnan(end) for end in metrics.bootstrap_interval([1.0, NAN]))
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -170,7 +150,6 @@ def test_bootstrap_interval_is_reproducible_and_widens_with_confidence():
         (lambda: metrics.peak_error([1, 2], [1, 2], [1]), r"values has shape \(1,\)"),
         (lambda: metrics.spread([]), "one number per run"),
         (lambda: metrics.spread(3.0), "one number per run"),
-        (lambda: metrics.bootstrap_interval([1.0], np.mean, 95), "between 0 and 1"),
     ],
 )
 def test_mistakes_are_refused_in_a_sentence(call, message):

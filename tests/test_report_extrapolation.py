@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from matplotlib._pylab_helpers import Gcf
 
+from spd_jax import files
 from spd_jax.errors import UserError
 from spd_jax.report import extrapolation as report
 from spd_jax.report import style
@@ -101,7 +102,7 @@ def write_samples(folder, rng, sizes=(10, 10), names=SAMPLES):
         count = sizes["valid" in name]
         labels = rng.integers(0, 2, (count, 10))
         arrays[name] = labels if "labels" in name else rng.normal(size=(count, 10))
-    np.savez(folder / "synthetic_data.npz", **arrays)
+    files.save_arrays(folder / "synthetic_data.npz", arrays, kind="synthetic data")
 
 
 @pytest.fixture(scope="module")
@@ -314,6 +315,11 @@ def test_losses_that_a_logarithm_cannot_show_are_no_error(tmp_path, losses):
     assert figure.axes[0].get_yscale() == "linear"
 
 
+def rows_of(value):
+    """Return the text of predictions with one row, which holds the same value everywhere."""
+    return "\n".join(",".join(row) for row in (COLUMNS, [value] * len(COLUMNS)))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -323,8 +329,9 @@ def test_losses_that_a_logarithm_cannot_show_are_no_error(tmp_path, losses):
         ("synthetic_data.npz", None, "synthetic_data.npz is missing"),
         ("predictions.csv", "", "predictions.csv cannot be read \\(no rows"),
         ("predictions.csv", "seed,slope\n0,1\n", "predictions.csv cannot be read \\(no 'true'"),
-        ("predictions.csv", ",".join(COLUMNS) + "\n0,x\n", "predictions.csv cannot be .*'x'"),
-        ("predictions.csv", ",".join(COLUMNS) + "\n,1\n", "predictions.csv cannot be read"),
+        ("predictions.csv", rows_of("x"), "predictions.csv cannot be .*'x'"),
+        ("predictions.csv", rows_of(""), "predictions.csv cannot be read .*seed or a slope"),
+        ("predictions.csv", rows_of("1")[:-3], "predictions.csv cannot be .* 12 values for 13"),
         ("predictions.csv", "\xff", "predictions.csv cannot be read"),
         ("summary.json", '{"train_interval": [0, 1]}', "summary.json .*no 'true_peak_slope'"),
         ("summary.json", '{"train_interval": 3}', "summary.json cannot be read"),
@@ -353,7 +360,8 @@ def test_other_mistakes_in_a_run_folder(tmp_path):
     write_samples(tmp_path, np.random.default_rng(0), names=["train_inputs_start"])
     with pytest.raises(UserError, match=r"synthetic_data\.npz cannot .*train_inputs"):
         read(tmp_path)
-    np.savez(tmp_path / "synthetic_data.npz", **dict.fromkeys(SAMPLES, np.ones(3)))
+    vectors = dict.fromkeys(SAMPLES, np.ones(3))
+    files.save_arrays(tmp_path / "synthetic_data.npz", vectors, kind="synthetic data")
     with pytest.raises(UserError, match=r"its arrays are not \[N, D\]"):
         read(tmp_path)
     small_run(tmp_path)

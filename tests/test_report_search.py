@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_rgba
 
 from spd_jax.errors import UserError
+from spd_jax.report import search as report
 from spd_jax.report import style
 from spd_jax.report.search import LOOKS, curve, figure3, looks, pictures, results, scatter
 from spd_jax.search.record import Iteration
@@ -89,7 +90,7 @@ runs_of_points = st.lists(
 @settings(max_examples=60, deadline=None)
 def test_the_mean_curve_against_a_loop(drawn):
     drawn = [sorted(dict(run).items()) for run in drawn]
-    found = curve([record(*zip(*run, strict=True)) for run in drawn], "score", "range")
+    found = curve([record(*zip(*run, strict=True)) for run in drawn], "score")
     assert found.ground_truths.tolist() == sorted({cost for run in drawn for cost, _ in run})
     for place, cost in enumerate(found.ground_truths):
         values = [[score for own, score in run if own <= cost] for run in drawn]
@@ -97,8 +98,12 @@ def test_the_mean_curve_against_a_loop(drawn):
             assert np.isnan([found.mean[place], found.low[place], found.high[place]]).all()
             continue
         latest = [own[-1] for own in values]
-        assert found.mean[place] == pytest.approx(sum(latest) / len(latest))
-        assert (found.low[place], found.high[place]) == (min(latest), max(latest))
+        mean = sum(latest) / len(latest)
+        squares = sum((value - mean) ** 2 for value in latest)
+        std = math.sqrt(squares / max(len(latest) - 1, 1)) if len(drawn) > 1 else 0
+        assert found.mean[place] == pytest.approx(mean)
+        ends = (found.low[place], found.high[place])
+        assert ends == pytest.approx((mean - std, mean + std), abs=1e-6)
 
 
 def test_the_band_is_a_standard_deviation():
@@ -133,21 +138,21 @@ def test_figure3_draws_the_mean_of_every_method():
 
 def test_figure3_draws_the_spread_on_the_treads():
     drawn = searches()
-    figure = figure3(drawn, METHODS, BITS, "range", warm_start=40)
+    figure = figure3(drawn, METHODS, BITS, warm_start=40)
     axes = figure.axes[0]
     assert len(axes.collections) == len(LOOKS)
     for whiskers, name in zip(axes.collections, LOOKS, strict=True):
         runs = of(drawn, name)
         for k, segment in enumerate(whiskers.get_segments()):
             values = [-run[k].test_scores[0] / LN2 for run in runs]
-            assert segment[:, 1].tolist() == pytest.approx([min(values), max(values)])
+            mean, std = np.mean(values), np.std(values, ddof=1)
+            assert segment[:, 1].tolist() == pytest.approx([mean - std, mean + std])
             assert 0 < segment[0, 0] - runs[0][k].cost < 20
     at_start = [whiskers.get_segments()[0][0, 0] for whiskers in axes.collections]
     assert len(set(at_start)) == len(LOOKS)
     (caption,) = (text.get_text() for text in figure.texts)
-    assert caption.startswith("Lines: mean of 5 runs; bars: lowest to highest, side by side.")
-    (caption,) = (text.get_text() for text in figure3(drawn, METHODS, BITS).texts)
-    assert "± one standard deviation" in caption
+    bars = "bars: ± one standard deviation, side by side."
+    assert caption.startswith(f"Lines: mean of 5 runs; {bars}")
 
 
 def test_figure3_labels_and_title_do_not_overlap_and_stay_inside():
@@ -206,7 +211,6 @@ def test_unknown_methods_take_colours_that_are_free():
     [
         ({}, {}, "no method"),
         ({("ga", 0): []}, {}, "no points"),
-        (searches(1), {"band": "quartiles"}, "use one of std, range"),
         (searches(1), {"unit": "nats"}, "unknown unit"),
     ],
 )
@@ -366,3 +370,19 @@ def test_figure3_of_a_warm_start_alone_has_whole_numbers_and_room():
     assert high - low > 0.01 * low
     figure.draw_without_rendering()
     assert axes.yaxis.get_offset_text().get_text() == ""
+
+
+def test_a_search_of_ones_own_has_a_table_and_pictures(tmp_path):
+    nan = np.nan
+    record = [
+        Iteration(0, ("a", "b"), *np.array([[nan, nan], [1.0, nan], [0.5, nan]]), nan, 2.0, 0.1),
+        Iteration(1, ("c", "d"), *np.array([[2.0, 1.0], [3.0, 2.0], [2.5, 1.5]]), 1.0, 4.0, 0.1),
+    ]
+    lines = report.search_table(record).splitlines()
+    assert lines[2].split() == ["0", "2", "1", "1", "0.5", "-", "2"]
+    assert lines[3].split() == ["1", "2", "0", "3", "2.5", "1", "4"]
+    written = report.draw_search(tmp_path / "pictures", record, label="mine")
+    assert [path.name for path in written] == ["figure3.png", "scatter.png"]
+    assert all(path.stat().st_size > 5000 for path in written)
+    (only,) = report.draw_search(tmp_path, record[:1])
+    assert only.name == "figure3.png"

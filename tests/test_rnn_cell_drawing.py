@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.patches import FancyBboxPatch, PathPatch
 
+from spd_jax.archs import unstack
 from spd_jax.errors import UserError
 from spd_jax.spaces.rnn_cell import (
     ACTIVATIONS,
@@ -19,7 +20,6 @@ from spd_jax.spaces.rnn_cell import (
     RnnCell,
     RnnCellSpace,
     drawing,
-    unstack,
 )
 
 KINDS = np.arange(12) % 4

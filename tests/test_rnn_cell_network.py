@@ -16,6 +16,7 @@ from spd_jax.archs import stack, unstack
 from spd_jax.dish import inner_loop, losses
 from spd_jax.dish.config import DishConfig
 from spd_jax.errors import UserError
+from spd_jax.motif import num_parameters
 from spd_jax.spaces import rnn_cell
 from spd_jax.spaces.rnn_cell import PUBLISHED, VARIANTS, RnnCellSpace
 from spd_jax.spaces.rnn_cell import network as rnn_cell_network
@@ -114,11 +115,11 @@ def test_a_renumbered_cell_computes_the_same_with_its_weights_moved(variant, see
 
 
 def test_parameter_counts():
-    assert rnn_cell_network.num_parameters(rnn_cell_network.family()) == 316
+    assert num_parameters(rnn_cell_network.family()) == 316
     for variant in VARIANTS:
         family = rnn_cell_network.family(variant, **SIZES)
         cell, readout = 6 * 4 + 6 * 3 + 11 * 6 * 3, 2 * 3 + 2
-        assert rnn_cell_network.num_parameters(family) == cell + readout
+        assert num_parameters(family) == cell + readout
         assert (family.input_shape, family.output_shape) == ((5, 4), (5, 2))
         assert family.labels == "bernoulli"
 

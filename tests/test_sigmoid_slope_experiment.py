@@ -36,7 +36,7 @@ from spd_jax.ground_truth import lookup
 from spd_jax.ledger import Ledger
 from spd_jax.report import extrapolation as report
 from spd_jax.studies import events, run_folder, settings
-from spd_jax.studies.extrapolation import TableSettings
+from spd_jax.studies.extrapolation import ComputedTable
 from spd_jax.studies.predictions import FIGURES, METHODS, SAMPLES
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
 from spd_jax.surrogates.regressors import GaussianProcess
@@ -310,7 +310,7 @@ def test_another_table_of_the_same_name_is_refused(slope_run, tmp_path):
 
 # The ground truth computed anew
 
-DIGITS = TableSettings(tuple(map(str, SLOPES)), "digits", seeds=2, epochs=2)
+DIGITS = ComputedTable(tuple(map(str, SLOPES)), "digits", seeds=2, epochs=2)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from spd_jax.problems import sigmoid_slope
 from spd_jax.report import extrapolation as report
 from spd_jax.studies import events, extrapolation, one_split, tuning
 from spd_jax.studies import predictions as files_of_a_run
-from spd_jax.studies.extrapolation import TableSettings
+from spd_jax.studies.extrapolation import ComputedTable
 from spd_jax.studies.one_split import Split
 from spd_jax.studies.run_folder import RunFolder
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
@@ -62,7 +62,7 @@ def test_a_split_of_too_few_slopes_is_refused(count, low, high, table):
 def test_settings_that_do_not_fit_are_refused_before_a_table_is_trained(wrong, tmp_path):
     """Training it takes long, and the folder would keep the settings for good."""
     asked = dataclasses.replace(SETTINGS, **wrong)
-    given = TableSettings(tuple(map(str, SLOPES)), "digits")
+    given = ComputedTable(tuple(map(str, SLOPES)), "digits")
     with pytest.raises(UserError, match=r"num_train=11|hidden_sizes is empty"):
         extrapolation.run(PROBLEM, given, asked, tmp_path / "run", listen=pytest.fail)
     assert not (tmp_path / "run").exists()

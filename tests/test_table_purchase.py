@@ -18,7 +18,7 @@ from spd_jax.ground_truth.purchase import GroundTruth
 from spd_jax.ledger import Evaluation, Ledger
 from spd_jax.ledger import table as ledger_table
 from spd_jax.problems import GroundTruthPreset
-from spd_jax.report.text import table_summary
+from spd_jax.report.tables import table_summary
 from spd_jax.search.loop import warm_start
 from spd_jax.studies import events, table_purchase
 from spd_jax.studies.table_purchase import TableSettings

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spd_jax.data import download
-from spd_jax.errors import UserError
+from spd_jax.errors import UserError, check_name
 
 NAMES = ("mnist", "fashion_mnist", "digits")
 
@@ -92,15 +92,14 @@ def load(name: str, data_dir: str | None = None) -> ImageData:
     Raises:
       UserError: unknown name, missing file, or a file that is not the published one.
     """
+    check_name("data set", name, NAMES)
     if name == "digits":
         images, labels = _load_digits()
-    elif name in _FILES:
+    else:
         image_file, label_file = _FILES[name]
         images = parse_idx(_read_verified(name, image_file, data_dir))
         labels = parse_idx(_read_verified(name, label_file, data_dir))
         images = images.reshape(len(images), -1).astype(np.float32) / 255
-    else:
-        raise UserError(f"unknown data set {name!r}: use one of {', '.join(NAMES)}")
     split = len(images) - len(images) // 6
     labels = labels.astype(np.int32)
     return ImageData(images[:split], labels[:split], images[split:], labels[split:])

@@ -9,7 +9,7 @@ import pathlib
 import numpy as np
 
 from spd_jax.data import download
-from spd_jax.errors import UserError
+from spd_jax.errors import UserError, check_name
 
 LEVELS = ("character", "word")
 PARTS = ("train", "valid", "test")
@@ -63,8 +63,7 @@ def load(data_dir: str | None, level: str, vocabulary_size: int = 0) -> Corpus:
       UserError: unknown level, too small a vocabulary, missing or altered file, a part
         without a line.
     """
-    if level not in LEVELS:
-        raise UserError(f"unknown level {level!r}: use one of {', '.join(LEVELS)}")
+    check_name("level", level, LEVELS)
     if vocabulary_size and vocabulary_size < 3:
         raise UserError(f"vocabulary_size={vocabulary_size} must be at least 3, or 0 to keep all")
     texts = _read(data_dir)

@@ -1,7 +1,6 @@
 """The settings of a dish: counts and names are static under jit, rates are leaves."""
 
 import dataclasses
-import functools
 import math
 from typing import Any, get_args
 
@@ -32,40 +31,14 @@ LEAST = {  # the smallest whole number that a count may be
     "valid_every": 1,
 }
 SWITCHES = ("shared_data", "learn_labels")
-RATES = (
-    "inner_learning_rate",
-    "inner_l2",
-    "outer_learning_rate",
-    "outer_l2",
-    "decay",
-    "init_scale",
-)
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=RATES,
-    meta_fields=(
-        "inner_steps",
-        "outer_steps",
-        "train_samples",
-        "valid_samples",
-        "ensemble_size",
-        "motif_batch",
-        "inner_batch_size",
-        "inner_loss",
-        "inner_metric",
-        "outer_loss",
-        "gradient",
-        "truncation",
-        "shared_data",
-        "learn_labels",
-        "schedule",
-        "decay_steps",
-        "valid_every",
-        "remat",
-    ),
-)
+def static(default: Any) -> Any:
+    """Return a field of a dataclass that jax registers: a change of its value compiles anew."""
+    return dataclasses.field(default=default, metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DishConfig:
     """Settings of a dish; the defaults are arXiv 2005.13092's table 2 (preset `paper`).
@@ -107,30 +80,33 @@ class DishConfig:
       init_scale: multiplies the family's initial weights.
     """
 
-    inner_steps: int = 250
-    outer_steps: int = 60
-    train_samples: int = 10
-    valid_samples: int = 10
-    ensemble_size: int = 1
-    motif_batch: int = 40
-    inner_batch_size: int = 0
-    inner_loss: str = "binary_cross_entropy"
-    inner_metric: str = "loss"
-    outer_loss: str = "zscored_mse"
-    gradient: str = "full"
-    truncation: int = 0
-    shared_data: bool = False
-    learn_labels: bool = False
-    schedule: str = "staircase"
-    decay_steps: tuple[int, ...] = (20, 50)
-    valid_every: int = 5
-    remat: str = "auto"
+    inner_steps: int = static(250)
+    outer_steps: int = static(60)
+    train_samples: int = static(10)
+    valid_samples: int = static(10)
+    ensemble_size: int = static(1)
+    motif_batch: int = static(40)
+    inner_batch_size: int = static(0)
+    inner_loss: str = static("binary_cross_entropy")
+    inner_metric: str = static("loss")
+    outer_loss: str = static("zscored_mse")
+    gradient: str = static("full")
+    truncation: int = static(0)
+    shared_data: bool = static(False)
+    learn_labels: bool = static(False)
+    schedule: str = static("staircase")
+    decay_steps: tuple[int, ...] = static((20, 50))
+    valid_every: int = static(5)
+    remat: str = static("auto")
     inner_learning_rate: Any = 0.01
     inner_l2: Any = 1e-5
     outer_learning_rate: Any = 0.05
     outer_l2: Any = 1e-5
     decay: Any = 0.4
     init_scale: Any = 1.0
+
+
+RATES = tuple(own.name for own in dataclasses.fields(DishConfig) if "static" not in own.metadata)
 
 
 def check(config: DishConfig) -> None:

@@ -1,4 +1,4 @@
-"""Calls of one function, here or on a local Dask cluster: in order, dead workers replaced."""
+"""Calls of one function, here or on a local Dask cluster, whose dead workers are replaced."""
 
 import collections
 import concurrent.futures
@@ -59,14 +59,13 @@ def run_all(
     workers: int = 0,
     retries: int = 2,
     time_limit: float | None = None,
-    on_arrival: Callable[[int, Result | Exception], None] | None = None,
-) -> Iterator[tuple[int, Result | Exception]]:
-    """Apply a function to every item; yield the results in order of submission.
+) -> Arrivals[Result]:
+    """Apply a function to every item; yield every result as soon as it is there.
 
     With `workers`, a local Dask cluster of so many spawned processes does the work. Each
     process has one item at a time, so that the death of a process is the death of one
-    known item, and the others go on. Leaving the iteration early, by an error or an
-    interrupt, ends the processes.
+    known item, and the others go on. Leaving the iteration early, by an error, an
+    interrupt or the generator's `close`, ends the processes.
 
     Args:
       function: picklable where there are workers.
@@ -75,12 +74,11 @@ def run_all(
       retries: how often an item is given to another worker after its worker died.
       time_limit: seconds after which an item is given up and its worker killed; needs
         workers, because this process cannot be killed.
-      on_arrival: called with index and result when a result arrives, in any order and
-        before anything else happens.
 
     Yields:
-      Index of the item, and its result or the exception it raised: `WorkerDied` when its
-      worker died `retries + 1` times, `TimeLimitExceeded` when it took too long.
+      Index of the item, each once and in any order, and its result or the exception it raised:
+      `WorkerDied` when its worker died `retries + 1` times, `TimeLimitExceeded` when it took
+      too long.
 
     Raises:
       UserError: negative counts, Dask is not installed, or workers that cannot start.
@@ -93,39 +91,15 @@ def run_all(
             "and at least one worker, which can be killed"
         )
     if workers and items:
-        arrivals = _from_cluster(function, items, workers, retries, time_limit)
-    else:
-        arrivals = _from_here(function, items)
-    waiting: dict[int, Result | Exception] = {}
-    following = 0
-    with contextlib.closing(arrivals):
-        for index, result in arrivals:
-            if on_arrival is not None:
-                on_arrival(index, result)
-            waiting[index] = result
-            while following in waiting:
-                yield following, waiting.pop(following)
-                following += 1
-
-
-def _from_here(function: Callable[[Item], Result], items: Sequence[Item]) -> Arrivals[Result]:
+        with _local_client(min(workers, len(items))) as client:
+            yield from _from_client(client, function, items, retries, time_limit)
+        return
     for index, item in enumerate(items):
         try:
             result: Result | Exception = function(item)
         except Exception as error:
             result = error
         yield index, result
-
-
-def _from_cluster(
-    function: Callable[[Item], Result],
-    items: Sequence[Item],
-    workers: int,
-    retries: int,
-    time_limit: float | None,
-) -> Arrivals[Result]:
-    with _local_client(min(workers, len(items))) as client:
-        yield from _from_client(client, function, items, retries, time_limit)
 
 
 class _Run(NamedTuple):

@@ -116,19 +116,17 @@ class GroundTruth:
 
         at_once = not self.workers and self.time_limit is None
         if at_once and keys and isinstance(self.task, BatchTask):
-            for place, outcome in _many(self.task, keys, self.on_progress):
+            outcomes: Outcomes = _many(self.task, keys, self.on_progress)
+        else:
+            outcomes = run_all(
+                functools.partial(_evaluate, self.task),
+                [(key.cell, key.seed, key.budget) for key in keys],
+                workers=self.workers,
+                time_limit=self.time_limit,
+            )
+        with contextlib.closing(outcomes):  # so that an error here ends the workers
+            for place, outcome in outcomes:
                 write(place, outcome)
-            return
-        runs = run_all(
-            functools.partial(_evaluate, self.task),
-            [(key.cell, key.seed, key.budget) for key in keys],
-            workers=self.workers,
-            time_limit=self.time_limit,
-            on_arrival=write,
-        )
-        with contextlib.closing(runs):  # type: ignore[type-var]
-            for _ in runs:
-                pass
 
 
 def beginning(purchase: Purchase, budget: int) -> Evaluation | None:

@@ -13,6 +13,7 @@ from spd_jax.ledger import STATUSES, EvaluationKey, Ledger, Purchase, table
 from spd_jax.ledger.upgrade import upgrade
 
 SQLITE = b"SQLite format 3"  # how every ledger's file begins
+GIVEN = ("space", "task", "unit", "budget")  # what an old table may lack
 
 
 def select(purchases: Iterable[Purchase], wanted: argparse.Namespace) -> list[Purchase]:
@@ -130,8 +131,7 @@ def _named(key: EvaluationKey) -> list[tuple[str, str | int]]:
 
 def _upgrade(options: argparse.Namespace) -> None:
     _check_target(options.new)
-    names = ("space", "task", "unit", "budget")
-    values = {name: str(value) for name in names if (value := vars(options)[name]) is not None}
+    values = {name: str(value) for name in GIVEN if (value := vars(options)[name]) is not None}
     count = upgrade(options.old, options.new, values)
     print(f"{counted(count)} written to {options.new}, equal to the bit to {options.old}")
 
@@ -163,7 +163,8 @@ def _parser() -> argparse.ArgumentParser:
     older = commands.add_parser("upgrade", help="convert a CSV table of an older format")
     older.add_argument("old", type=pathlib.Path, help="the table to read")
     older.add_argument("new", type=pathlib.Path, help="the table to write")
-    for name, kind in (("space", str), ("task", str), ("unit", str), ("budget", int)):
+    for name in GIVEN:
+        kind = int if name == "budget" else str
         older.add_argument(f"--{name}", type=kind, help=f"{name} of every evaluation in the table")
     older.set_defaults(run=_upgrade)
     return parser

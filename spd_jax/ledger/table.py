@@ -77,23 +77,17 @@ def read(path: files.Path) -> list[tuple[EvaluationKey, Evaluation]]:
 
 
 def _row(key: EvaluationKey, evaluation: Evaluation) -> list[object]:
-    columns: dict[str, object] = {
-        "space": _guarded(key.space),
-        "cell": _guarded(key.cell),
-        "task": _guarded(key.task),
-        "seed": int(key.seed),
-        "budget": int(key.budget),
-        "parent": _guarded(key.parent),
-        "status": evaluation.status,
-        "score": _text(evaluation.score),
-        "test_score": _text(evaluation.test_score),
-        "unit": _guarded(evaluation.unit),
-        "curve": " ".join(repr(float(score)) for score in evaluation.curve),
-        "seconds": _text(evaluation.seconds),
-        "info": json.dumps(evaluation.info) if evaluation.info else "",
-        "error": _guarded(evaluation.error),
-    }
-    return [columns[name] for name in COLUMNS]
+    """Return the values of `COLUMNS`."""
+    return [
+        *map(_guarded, (key.space, key.cell, key.task)),
+        *(int(key.seed), int(key.budget), _guarded(key.parent)),
+        *(evaluation.status, _text(evaluation.score), _text(evaluation.test_score)),
+        _guarded(evaluation.unit),
+        " ".join(repr(float(score)) for score in evaluation.curve),
+        _text(evaluation.seconds),
+        json.dumps(evaluation.info) if evaluation.info else "",
+        _guarded(evaluation.error),
+    ]
 
 
 def _item(row: Mapping[str, str]) -> tuple[EvaluationKey, Evaluation]:
@@ -102,14 +96,9 @@ def _item(row: Mapping[str, str]) -> tuple[EvaluationKey, Evaluation]:
     def text(name: str) -> str:
         return _unguarded(row.get(name, ""))
 
-    key = EvaluationKey(
-        text("space"),
-        text("cell"),
-        text("task"),
-        _whole_number("seed", row.get("seed", "0")),
-        _whole_number("budget", row.get("budget", "1")),
-        text("parent"),
-    )
+    seed = _whole_number("seed", row.get("seed", "0"))
+    budget = _whole_number("budget", row.get("budget", "1"))
+    key = EvaluationKey(text("space"), text("cell"), text("task"), seed, budget, text("parent"))
     evaluation = Evaluation(
         row.get("status", "ok"),
         _number("score", row["score"]),

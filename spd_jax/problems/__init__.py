@@ -3,7 +3,7 @@
 A new space is registered here (or by `register`, from anywhere), and all studies take it.
 """
 
-from spd_jax.errors import UserError
+from spd_jax.errors import check_name
 from spd_jax.problems import rnn_cell, sigmoid_slope
 from spd_jax.problems.problem import GroundTruthPreset, Problem
 from spd_jax.spaces.rnn_cell import VARIANTS
@@ -30,8 +30,7 @@ def get(name: str) -> Problem:
     Raises:
       UserError: there is none.
     """
-    if name not in _REGISTRY:
-        raise UserError(f"unknown problem {name!r}: use one of {', '.join(_REGISTRY)}")
+    check_name("problem", name, _REGISTRY)
     return _REGISTRY[name]
 
 
@@ -41,11 +40,11 @@ def of_space(name: str) -> Problem:
     Raises:
       UserError: there is none.
     """
+    by_space: dict[str, Problem] = {}
     for problem in _REGISTRY.values():
-        if problem.space.name == name:
-            return problem
-    spaces = ", ".join(problem.space.name for problem in _REGISTRY.values())
-    raise UserError(f"unknown space {name!r}: use one of {spaces}")
+        by_space.setdefault(problem.space.name, problem)
+    check_name("space", name, by_space)
+    return by_space[name]
 
 
 register(rnn_cell.problem())

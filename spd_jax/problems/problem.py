@@ -89,18 +89,6 @@ class Problem:
             )
         return self.ground_truths[name]
 
-    def dish_preset(self, name: str) -> DishConfig:
-        """Return one of `dish_presets`.
-
-        Raises:
-          UserError: there is none of this name.
-        """
-        if name not in self.dish_presets:
-            raise UserError(
-                f"{self.name} has no dish {name!r}: use one of {', '.join(self.dish_presets)}"
-            )
-        return self.dish_presets[name]
-
     def strongest_vectors(self, archs: Archs) -> np.ndarray:
         """Return `structure` where there is one, else `features`: `[M, F]` float64."""
         if self.structure is None:

@@ -1,1 +1,1 @@
-"""Pictures and tables out of a finished run. matplotlib is imported here alone."""
+"""Pictures and tables of finished runs, and displays of running ones."""

@@ -191,8 +191,8 @@ def _line(
     learns = list(own) != [0]
     places = np.array([counts.index(known) for known in own]) + shift
     tau = [entry["kendall_tau"] for entry in own.values()]
-    mean = np.array([_number(figures["mean"]) for figures in tau])
-    std = np.nan_to_num([_number(figures["std"]) for figures in tau])
+    mean = np.array([figures["mean"] for figures in tau], float)  # None becomes NaN
+    std = np.nan_to_num(np.array([figures["std"] for figures in tau], float))
     main = look == LOOKS["dish"]
     line: dict[str, Any] = {"marker": look.marker, "ms": 11 if look.marker == "*" else 7}
     line |= {"mec": "white", "mew": 0.7, "color": look.colour}
@@ -214,7 +214,3 @@ def _splits(entries: Sequence[Mapping[str, Any]]) -> str:
 
 def _rank(mean: float | None) -> float:
     return -math.inf if mean is None else mean
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)

@@ -1,10 +1,11 @@
 """A finished comparison of searches: its table, figure 3 of Rawal et al., and scatters."""
 
 import math
+import os
 import pathlib
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import ticker
@@ -14,14 +15,13 @@ from matplotlib.figure import Figure
 from spd_jax.errors import UserError
 from spd_jax.report import style
 from spd_jax.report.style import INK, end_labels, label_axes
-from spd_jax.report.text import WIDTH, wrapped
-from spd_jax.search.record import Iteration
+from spd_jax.report.text import WIDTH, table, wrapped
+from spd_jax.search.record import Iteration, Record, Records, best_by_iteration
 from spd_jax.studies.search_comparison import Comparison
-from spd_jax.studies.searches import METHODS
+from spd_jax.studies.searches import METHODS, Method
 from spd_jax.studies.spreads import result_at
 from spd_jax.units import in_unit, named
 
-BANDS = {"std": "± one standard deviation", "range": "lowest to highest"}
 # Colour and marker of the methods of the paper and their rivals; others take what is left.
 LOOKS = {
     "dish_nao": (style.GREEN, "o"),
@@ -33,21 +33,6 @@ LOOKS = {
     "partial": (style.PURPLE, "D"),
 }
 MARKERS = "vPX*hd"
-Records = Mapping[tuple[str, int], Sequence[Iteration]]  # by name of the method and run
-
-
-class MethodLabel(Protocol):
-    """What the report needs to know of a method that searched."""
-
-    @property
-    def label(self) -> str:
-        """What it is called in pictures, such as "dish + NAO"."""
-        ...
-
-    @property
-    def uses_dish(self) -> bool:
-        """Whether a dish ranks its proposals: its line is solid then, and else dashed."""
-        ...
 
 
 class Curve(NamedTuple):
@@ -56,8 +41,8 @@ class Curve(NamedTuple):
     Attributes:
       ground_truths: `[G]` float64, ascending: every cost at which a run has a point.
       mean: `[G]`, in the unit of the picture.
-      low: `[G]`, the band's lower end.
-      high: `[G]`, its upper end.
+      low: `[G]`, the mean minus one standard deviation (n - 1); the mean itself of a single run.
+      high: `[G]`, plus one.
       runs: how many.
     """
 
@@ -94,7 +79,8 @@ def results(summary: Mapping[str, Any]) -> str:
             "harder to rank than the random cells of the ceiling.)"
         )
     if summary["failed"]:
-        lines.append(f"{summary['failed']} cells failed; the ledger of their run says why")
+        cells = "cell" if summary["failed"] == 1 else "cells"
+        lines.append(f"{summary['failed']} {cells} failed; the ledger of the run says why")
     best = summary["best_cell"]
     test = "not measured" if best["test"] is None else f"{best['test']:.4f} {unit}"
     lines += [f"best cell (test {test}):", wrapped(best["cell"], "  ")]
@@ -148,9 +134,49 @@ def draw(comparison: Comparison) -> list[pathlib.Path]:
     return style.save_all(comparison.path, drawn)
 
 
+def search_table(record: Record, unit: str = "score") -> str:
+    """Return one search as text: what every iteration bought, and the best cell after it.
+
+    Args:
+      record: of `search.loop.search`.
+      unit: name in `units.UNITS`.
+    """
+    rows = []
+    for own, best in zip(record, best_by_iteration(record), strict=True):
+        found = in_unit([best.score, best.test_score], unit) if best.cell else [math.nan] * 2
+        figures = [f"{x:.4g}" if math.isfinite(x) else "-" for x in (*found, own.tau)]
+        failed = int(np.sum(~np.isfinite(own.scores)))
+        rows.append([str(own.index), str(len(own.cells)), str(failed), *figures, f"{own.cost:g}"])
+    headers = ["iteration", "bought", "failed", "best valid", "its test", "tau", "spent"]
+    return table(f"{unit} of the cell that is best on validation", headers, rows)
+
+
+def draw_search(
+    folder: str | os.PathLike[str], record: Record, *, unit: str = "score", label: str = "search"
+) -> list[pathlib.Path]:
+    """Draw one search of a program of your own as figure3.png and, if it ranked, scatter.png.
+
+    Args:
+      folder: of the pictures; made when missing.
+      record: of `search.loop.search`, with test scores.
+      unit: name in `units.UNITS`.
+      label: what the search is called in the pictures.
+
+    Returns:
+      The pictures' paths.
+
+    Raises:
+      UserError: an unknown unit, or the folder cannot be written.
+    """
+    ranked = any(math.isfinite(own.tau) for own in record)
+    method = Method("search", label, "", "dish" if ranked else "")
+    drawn = pictures({("search", 0): record}, {"search": method}, unit, warm_start=record[0].cost)
+    return style.save_all(folder, drawn)
+
+
 def pictures(
     records: Records,
-    methods: Mapping[str, MethodLabel],
+    methods: Mapping[str, Method],
     unit: str,
     *,
     data: str = "",
@@ -196,36 +222,29 @@ def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     return {name: LOOKS.get(name) or found[name] for name in names}
 
 
-def curve(records: Sequence[Sequence[Iteration]], unit: str, band: str = "std") -> Curve:
-    """Return mean and band of the test result over the runs of one method.
+def curve(records: Sequence[Sequence[Iteration]], unit: str) -> Curve:
+    """Return mean and spread of the test result over the runs of one method.
 
     Args:
       records: at least one run with one iteration.
       unit: name in `units.UNITS`.
-      band: one of `BANDS`.
 
     Raises:
-      UserError: no iterations, an unknown unit or band.
+      UserError: no iterations, or an unknown unit.
     """
-    if band not in BANDS:
-        raise UserError(f"unknown band {band!r}: use one of {', '.join(BANDS)}")
     if not records or not all(records):
         raise UserError("a method has no run, or a run has no points: give finished searches")
     costs = np.unique([iteration.cost for record in records for iteration in record])
     values = in_unit(np.array([result_at(record, costs) for record in records]), unit)
     mean = values.mean(axis=0)
-    low, high = values.min(axis=0), values.max(axis=0)
-    if band == "std":
-        half = values.std(axis=0, ddof=1) if len(records) > 1 else 0 * mean
-        low, high = mean - half, mean + half
-    return Curve(costs, mean, low, high, len(records))
+    half = values.std(axis=0, ddof=1) if len(records) > 1 else 0 * mean
+    return Curve(costs, mean, mean - half, mean + half, len(records))
 
 
 def figure3(
     records: Records,
-    methods: Mapping[str, MethodLabel],
+    methods: Mapping[str, Method],
     unit: str,
-    band: str = "std",
     *,
     warm_start: float | None = None,
     title: str = "Test result of the cell that is best on validation",
@@ -236,13 +255,12 @@ def figure3(
       records: of all searches. A run that ends keeps its last value.
       methods: every method of `records`, by name.
       unit: name in `units.UNITS`.
-      band: one of `BANDS`; the picture says which.
       warm_start: ground truths that all methods share; what lies before is shaded, and
         does not stretch the vertical axis.
       title: of the picture.
 
     Raises:
-      UserError: no method, a method without iterations, an unknown unit or band.
+      UserError: no method, a method without iterations, or an unknown unit.
     """
     if not records:
         raise UserError("no method to draw: give the records of at least one search")
@@ -251,7 +269,7 @@ def figure3(
     axes = figure.add_axes((0.085, 0.17, 0.68, 0.75 - 0.04 * title.count("\n")))
     names = list(dict.fromkeys(name for name, _ in records))
     curves = {
-        name: curve([record for (own, _), record in records.items() if own == name], unit, band)
+        name: curve([record for (own, _), record in records.items() if own == name], unit)
         for name in names
     }
     first = min(found.ground_truths[0] for found in curves.values())
@@ -277,7 +295,7 @@ def figure3(
     better = "higher" if named(unit).higher_is_better else "lower"
     label_axes(axes, title, "ground truths spent (full evaluations)", f"{unit}, {better} is better")
     end_labels(axes, ends)
-    figure.text(0.085, 0.03, _caption(curves, band), fontsize=8.5, color=INK)
+    figure.text(0.085, 0.03, _caption(curves), fontsize=8.5, color=INK)
     return figure
 
 
@@ -310,11 +328,11 @@ def _shade(axes: Axes, first: float, warm_start: float) -> None:
     axes.text((first + warm_start) / 2, 0.02, "warm start, shared", color=INK, **note)
 
 
-def _caption(curves: Mapping[str, Curve], band: str) -> str:
+def _caption(curves: Mapping[str, Curve]) -> str:
     counts = sorted({found.runs for found in curves.values()})
     words = " to ".join(str(number) for number in dict.fromkeys((counts[0], counts[-1])))
     words += " run" if counts == [1] else " runs"
-    spread = "" if counts == [1] else f"; bars: {BANDS[band]}, side by side"
+    spread = "" if counts == [1] else "; bars: ± one standard deviation, side by side"
     return f"Lines: mean of {words}{spread}. A run that ended keeps its last value."
 
 

@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from spd_jax.errors import UserError
 from spd_jax.files import atomic_path
 
 INK = "#333333"
@@ -22,21 +21,10 @@ DPI = 150
 
 
 def save(path: str | os.PathLike[str], figure: Figure) -> pathlib.Path:
-    """Write a picture as PNG in one piece and return its path.
-
-    Raises:
-      UserError: the folder cannot be written, or the disk is full.
-    """
-    path = pathlib.Path(path)
+    """Write a picture as PNG in one piece and return its path; errors as `files.atomic_path`."""
     with atomic_path(path) as temporary:
-        try:
-            figure.savefig(temporary, dpi=DPI)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise UserError(
-                f"{path} cannot be written ({reason}): make room or give another folder"
-            ) from error
-    return path
+        figure.savefig(temporary, dpi=DPI)
+    return pathlib.Path(path)
 
 
 def save_all(folder: str | os.PathLike[str], figures: Mapping[str, Figure]) -> list[pathlib.Path]:

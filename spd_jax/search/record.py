@@ -24,8 +24,22 @@ COLUMNS = (
 _DAMAGES = (TypeError, ValueError, OverflowError)  # what reading a damaged record raises
 
 
+class _Entry:
+    """What a dataclass of a record has besides its fields."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data; a number that is not finite is None."""
+        plain: dict[str, Any] = files.to_json(self)
+        return plain
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Self:
+        """Undo `to_json`; raises UserError when it is not such an entry."""
+        return cls(**_from_json(cls, entry))
+
+
 @dataclasses.dataclass(frozen=True)
-class Choice:
+class Choice(_Entry):
     """What an iteration is going to buy, and why.
 
     Attributes:
@@ -44,18 +58,9 @@ class Choice:
     notes: Mapping[str, float] = dataclasses.field(default_factory=dict)
     known: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data; a number that is not finite is None."""
-        return _to_json(self)
-
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> Self:
-        """Undo `to_json`; raises UserError when it is not such an entry."""
-        return cls(**_from_json(cls, entry))
-
 
 @dataclasses.dataclass(frozen=True)
-class Iteration:
+class Iteration(_Entry):
     """What one iteration bought; number 0 is the warm start.
 
     Attributes:
@@ -81,15 +86,6 @@ class Iteration:
     cost: float
     seconds: float
     notes: Mapping[str, float] = dataclasses.field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data; a number that is not finite is None."""
-        return _to_json(self)
-
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> Self:
-        """Undo `to_json`; raises UserError when it is not such an entry."""
-        return cls(**_from_json(cls, entry))
 
 
 Record = list[Iteration]
@@ -159,7 +155,7 @@ def write_history(
     for (method, run), record in records.items():
         for own in record:
             head, tail = [method, run, own.index], [*map(_text, (own.tau, own.cost, own.seconds))]
-            tail.append(json.dumps(_plain(own.notes)) if own.notes else "")
+            tail.append(json.dumps(files.to_json(own.notes)) if own.notes else "")
             for cell, *figures in zip(
                 own.cells, own.predicted, own.scores, own.test_scores, strict=True
             ):
@@ -208,11 +204,7 @@ def _add_row(records: Records, row: Mapping[str, str]) -> None:
     )
 
 
-def _to_json(entry: Any) -> dict[str, Any]:
-    return {field.name: _plain(getattr(entry, field.name)) for field in dataclasses.fields(entry)}
-
-
-def _from_json(kind: type, entry: Any) -> dict[str, Any]:
+def _from_json(kind: Any, entry: Any) -> dict[str, Any]:
     """Return the fields of a `Choice` or an `Iteration`."""
     try:
         _checked(entry, Mapping, "object")
@@ -264,17 +256,6 @@ _READERS: dict[Any, Callable[[Any], Any]] = {
     tuple[str, ...]: lambda value: tuple(_string(x) for x in _list(value)),
     Mapping[str, float]: _notes,
 }
-
-
-def _plain(value: Any) -> Any:
-    """Return JSON-ready data: a number that is not finite is None."""
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, np.ndarray | list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    return int(value) if isinstance(value, np.integer) else value
 
 
 def _text(value: float) -> str:

@@ -199,23 +199,18 @@ def _loss(look: dict[str, Any]) -> float:
 
 
 def _read_trial(content: Any) -> dict[str, Any]:
-    looks = [
-        {
-            **look,
-            "step": int(look["step"]),
-            "loss": None if look["loss"] is None else float(look["loss"]),
-            "tau": float(look["tau"]),
-        }
-        for look in content["looks"]
-    ]
-    if not looks:
+    """Return a trial, once it has all that the study reads."""
+    for look in content["looks"]:
+        look |= {"step": int(look["step"]), "tau": float(look["tau"])}
+        _loss(look)
+    if not content["looks"]:
         raise ValueError("no looks")
     return {
         "candidate": str(content["candidate"]),
         "split": int(content["split"]),
         "draw": int(content["draw"]),
         "known": [int(i) for i in content["known"]],
-        "looks": looks,
+        "looks": content["looks"],
     }
 
 
@@ -239,9 +234,9 @@ def _try_out(
         looks.append(
             {
                 "step": int(state.step),
-                "loss": float(loss) if np.isfinite(loss) else None,
+                "loss": files.to_json(float(loss)),
                 "tau": metrics.kendall_tau(predicted, truth),
-                "predicted": [float(x) if np.isfinite(x) else None for x in predicted],
+                "predicted": files.to_json(predicted),
             }
         )
 

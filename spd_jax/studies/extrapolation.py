@@ -6,7 +6,6 @@ draws its own known slopes, and chooses the dish's settings on them (appendix A.
 """
 
 import dataclasses
-import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -63,7 +62,7 @@ class ExtrapolationSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class TableSettings:
+class ComputedTable:
     """How the table of ground truths is computed.
 
     Attributes:
@@ -105,7 +104,7 @@ def _inside(slopes: np.ndarray, source: str, settings: ExtrapolationSettings) ->
 
 def run(
     problem: Problem,
-    table: TruthTable | TableSettings,
+    table: TruthTable | ComputedTable,
     settings: ExtrapolationSettings,
     workdir: str | os.PathLike[str],
     *,
@@ -144,7 +143,7 @@ def run(
         config["ground_truth_seeds"] = table.seeds
         grows = (*grows, "ground_truth_seeds")
     with open_folder(workdir, config, grows) as folder:
-        if isinstance(table, TableSettings):
+        if isinstance(table, ComputedTable):
             table = in_order(compute_table(folder, problem, table, listen))
         results = _run_seeds(folder, table, settings, candidates, listen)
         summary = {"dataset": name, **summarise(table, settings, results)}
@@ -206,7 +205,7 @@ def _described(settings: ExtrapolationSettings) -> dict[str, Any]:
 
 
 def compute_table(
-    folder: RunFolder, problem: Problem, settings: TableSettings, listen: events.Listener
+    folder: RunFolder, problem: Problem, settings: ComputedTable, listen: events.Listener
 ) -> TruthTable:
     """Train the table of all slopes into the run folder, or go on with it, and return it."""
     task = problem.ground_truth(settings.dataset).task(
@@ -275,7 +274,7 @@ def summarise(
         "train_interval": [settings.train_slope_min, settings.train_slope_max],
         "num_train": settings.num_train,
         "num_dishes": settings.dish.ensemble_size,
-        "outer_steps": max(result["outer_steps"] for result in results.values()),
+        "outer_steps": max(result["outer_steps"] for result in found),
         "seeds": list(results),
         "slopes": len(table),
         "ground_truth_rows": sum(len(seeds) for seeds in table.seeds),
@@ -284,15 +283,13 @@ def summarise(
         "true_peak_slope": metrics.peak(slopes_of(table.cells.names), table.scores),
         **{
             method: {
-                figure: metrics.spread(
-                    [_nan(r["figures"][method][figure]) for r in results.values()]
-                )
+                figure: metrics.spread([r["figures"][method][figure] for r in found])
                 for figure in FIGURES
             }
             for method in METHODS
         },
         "seconds": {
-            name: metrics.spread([result["seconds"][name] for result in results.values()])
+            name: metrics.spread([result["seconds"][name] for result in found])
             for name in found[0]["seconds"]
         },
     }
@@ -306,10 +303,6 @@ def noise_ceiling(table: TruthTable) -> float | None:
     if len({len(seeds) for seeds in table.seeds}) != 1 or len(table.seeds[0]) < 2:
         return None
     return metrics.noise_ceiling(np.stack(table.seeds))
-
-
-def _nan(value: float | None) -> float:
-    return math.nan if value is None else value
 
 
 def _rounded(value: float | None) -> str:

@@ -306,11 +306,11 @@ def match(
         "regret": metrics.regret(predicted, truth),
     }
     return {
-        **dict(zip(figures, _json(list(figures.values())), strict=True)),
+        **files.to_json(figures),
         "fit_seconds": seconds["fit"],
         "query_seconds": seconds["query"],
         "compile_seconds": seconds["compile"],
-        "predicted": _json(predicted),
+        "predicted": files.to_json(predicted),
     }
 
 
@@ -396,14 +396,8 @@ def shipped_table(problem: Problem) -> TruthTable:
     for preset in problem.ground_truths.values():
         if preset.table:
             table = lookup.read(lookup.shipped(preset.table), problem.space)
-            return table.without(tuning_cells(problem, preset.tuning_table))
+            tuning = preset.tuning_table
+            return table.without(
+                read_excluded(lookup.shipped(tuning), problem) if tuning else set()
+            )
     raise UserError(f"no table of {problem.name} comes with spd_jax: give one")
-
-
-def tuning_cells(problem: Problem, table: str) -> set[str]:
-    """Return the names of the motifs in a shipped tuning table; none where `table` is empty."""
-    return read_excluded(lookup.shipped(table), problem) if table else set()
-
-
-def _json(values: Any) -> list[float | None]:
-    return [float(value) if np.isfinite(value) else None for value in values]

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from spd_jax import archs as batches
-from spd_jax import dish, metrics
+from spd_jax import dish, files, metrics
 from spd_jax.dish import DishState
 from spd_jax.ground_truth.lookup import TruthTable
 from spd_jax.studies import machine, saved_fits, tuning
@@ -85,7 +85,7 @@ def run_seed(
     return {
         "train": split.train.tolist(),
         "setting": setting,
-        "predictions": {name: _finite(values) for name, values in predicted.items()},
+        "predictions": files.to_json(predicted),
         "figures": {name: score(table, split, predicted[name]) for name in METHODS},
         "seconds": dict(seconds),
         "outer_steps": int(fitted.state.stop_step),
@@ -129,7 +129,7 @@ def _choose(
             "setting": trial.name,
             "fitted_slopes": seen[list(trial.train)].tolist(),
             "held_out_slopes": seen[list(trial.valid)].tolist(),
-            "outer_loss": trial.loss if np.isfinite(trial.loss) else None,
+            "outer_loss": files.to_json(trial.loss),
         }
         for trial in trials
     ]
@@ -203,18 +203,21 @@ def score(table: TruthTable, split: Split, predicted: np.ndarray) -> dict[str, f
     """Return every figure of one method's predictions `[M]`; `None` where it is not defined."""
     slopes, truth = slopes_of(table.cells.names), table.scores
 
-    def tau(chosen: np.ndarray) -> float | None:
+    def tau(chosen: np.ndarray) -> float:
         if len(chosen) < 2:
-            return None
-        return defined(metrics.kendall_tau(predicted[chosen], truth[chosen]))
+            return math.nan
+        return metrics.kendall_tau(predicted[chosen], truth[chosen])
 
-    return {
-        "kendall_tau": tau(np.arange(len(predicted))),
-        "kendall_tau_test": tau(split.test),
-        "kendall_tau_left": tau(split.left),
-        "predicted_peak_slope": defined(metrics.peak(slopes, predicted)),
-        "peak_error": defined(metrics.peak_error(slopes, predicted, truth)),
-    }
+    figures: dict[str, float | None] = files.to_json(
+        {
+            "kendall_tau": tau(np.arange(len(predicted))),
+            "kendall_tau_test": tau(split.test),
+            "kendall_tau_left": tau(split.left),
+            "predicted_peak_slope": metrics.peak(slopes, predicted),
+            "peak_error": metrics.peak_error(slopes, predicted, truth),
+        }
+    )
+    return figures
 
 
 def _standardised(members: np.ndarray, train: np.ndarray) -> np.ndarray:
@@ -232,13 +235,3 @@ def _quartiles(name: str, members: np.ndarray) -> dict[str, np.ndarray]:
     low = np.quantile(members, 0.25, axis=0, method="lower")
     high = np.quantile(members, 0.75, axis=0, method="higher")
     return {f"{name}_low": low, f"{name}_high": high}
-
-
-def _finite(values: np.ndarray) -> list[float | None]:
-    """Return JSON-ready values; a diverged motif's is `None`."""
-    return [defined(float(value)) for value in values]
-
-
-def defined(value: float) -> float | None:
-    """Return a number for JSON, which knows none that is not finite."""
-    return value if math.isfinite(value) else None

@@ -1,13 +1,10 @@
 """The files of the sigmoid-slope experiment: written by the study, read for its pictures."""
 
 import contextlib
-import csv
 import dataclasses
 import json
 import os
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +14,7 @@ from spd_jax import files
 from spd_jax.dish.inner_loop import SyntheticData
 from spd_jax.errors import UserError
 from spd_jax.ground_truth.lookup import TruthTable
-from spd_jax.studies.run_folder import RunFolder
+from spd_jax.studies.run_folder import DAMAGE, RunFolder
 
 FIGURES = (
     "kendall_tau",
@@ -28,6 +25,7 @@ FIGURES = (
 )
 METHODS = ("dish", "dish_untrained", "slope_mlp", "gaussian_process")
 SAMPLES = ("train_inputs_start", "train_inputs", "valid_inputs", "train_labels", "valid_labels")
+KIND = "synthetic data"  # what the file of samples belongs to
 HUGE = 1e30  # what is larger has diverged
 _REMEDY = "draw the folder of a finished run"
 
@@ -72,7 +70,7 @@ def write_samples(folder: RunFolder, start: SyntheticData, learned: SyntheticDat
         "valid_labels": learned.valid_labels,
     }
     first = {name: np.asarray(array[0]) for name, array in arrays.items()}
-    files.save_arrays(folder.path / "synthetic_data.npz", first, kind="synthetic data")
+    files.save_arrays(folder.path / "synthetic_data.npz", first, kind=KIND)
 
 
 class Band(NamedTuple):
@@ -135,13 +133,12 @@ def read(workdir: str | os.PathLike[str]) -> Run:
     with _reading(workdir / "summary.json") as path:
         summary = _summary(json.loads(path.read_text(encoding="utf-8")))
     with _reading(workdir / "predictions.csv") as path:
-        curves = _curves(path.read_text(encoding="utf-8"), *summary["train_interval"])
+        curves = _curves(path, *summary["train_interval"])
     with _reading(workdir / "metrics.jsonl") as path:
         losses = _losses(path.read_text(encoding="utf-8").splitlines())
-    # np.load leaves a damaged file open that it opened itself.
-    with _reading(workdir / "synthetic_data.npz") as path, open(path, "rb") as stream:
-        with np.load(stream) as stored:
-            samples = {name: np.asarray(stored[name], np.float64) for name in SAMPLES}
+    with _reading(workdir / "synthetic_data.npz") as path:
+        stored = files.load_arrays(path, kind=KIND)
+        samples = {name: np.asarray(stored[name], np.float64) for name in SAMPLES}
         if any(array.ndim != 2 or array.size == 0 for array in samples.values()):
             raise ValueError("its arrays are not [N, D]")
     return Run(**summary, **curves, losses=losses, samples=samples)
@@ -161,15 +158,11 @@ def quartiles(values: np.ndarray, failed: float = -1.0) -> Band:
 @contextlib.contextmanager
 def _reading(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Turn whatever is wrong with a file into one sentence."""
+    if not path.exists():
+        raise UserError(f"{path} is missing: {_REMEDY}")
     try:
         yield path
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: {_REMEDY}") from error
-    except (
-        OSError, ArithmeticError, AttributeError, EOFError, LookupError, MemoryError,
-        NotImplementedError, RecursionError, TypeError, ValueError, csv.Error,
-        zipfile.BadZipFile, zlib.error,
-    ) as error:  # fmt: skip
+    except DAMAGE as error:
         why = f"no {error}" if isinstance(error, KeyError) else error
         raise UserError(f"{path} cannot be read ({why}): {_REMEDY}") from error
 
@@ -199,13 +192,12 @@ def _summary(summary: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _curves(text: str, low: float, high: float) -> dict[str, Any]:
+def _curves(path: pathlib.Path, low: float, high: float) -> dict[str, Any]:
     """Return the fields of `Run` that predictions.csv holds, a row for each seed and slope."""
     names = ["seed", "slope", "true", "true_standard_error", *METHODS]
     names += [f"{name}_{end}" for name in METHODS[:2] for end in ("low", "high")]
-    rows = [
-        [float(row[name] or "nan") for name in names] for row in csv.DictReader(text.splitlines())
-    ]
+    _, lines = files.read_csv(path)
+    rows = [[float(row[name] or "nan") for name in names] for _, row in lines]
     if not rows:
         raise ValueError("no rows")
     values = np.array(rows).T

@@ -9,12 +9,12 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
-from spd_jax import metrics, motif
-from spd_jax.archs import Cells
+from spd_jax import files, metrics, motif
 from spd_jax.errors import UserError
 from spd_jax.ground_truth import lookup
 from spd_jax.ground_truth.purchase import GroundTruth
@@ -78,15 +78,7 @@ def run(
     _check(problem, settings)
     path = pathlib.Path(workdir)
     task = problem.ground_truth(settings.preset).task(data_dir, str(path / "states"))
-    config = {
-        "study": "search_comparison",
-        "mode": "search",
-        "problem": problem.space.name,
-        "task": task.fingerprint,
-        **problem.settings,
-        **settings_lib.described(settings),
-    }
-    with open_folder(path, config, settings_lib.growing(settings)) as folder:
+    with _open_folder(path, "search", problem, settings, task.fingerprint) as folder:
         ceiling = noise_ceiling(problem, settings, task.fingerprint)
         with Ledger(path / "ledger.sqlite") as ledger:
             truth = GroundTruth(problem.space.name, task, ledger, workers)
@@ -135,17 +127,24 @@ def replay(
                 )
             records[method.name, number] = record[:wanted]
     fingerprint = comments.get("task", "")
+    with _open_folder(workdir, "replay", problem, settings, fingerprint) as folder:
+        ceiling = noise_ceiling(problem, settings, fingerprint)
+        return _finish(folder, problem, settings, records, fingerprint, ceiling)
+
+
+def _open_folder(
+    path: files.Path, mode: str, problem: Problem, settings: SearchSettings, task: str
+) -> AbstractContextManager[RunFolder]:
+    """Open a run folder; `mode` is "search" or "replay", `task` the task's fingerprint."""
     config = {
         "study": "search_comparison",
-        "mode": "replay",
+        "mode": mode,
         "problem": problem.space.name,
-        "task": fingerprint,
+        "task": task,
         **problem.settings,
         **settings_lib.described(settings),
     }
-    with open_folder(workdir, config, settings_lib.growing(settings)) as folder:
-        ceiling = noise_ceiling(problem, settings, fingerprint)
-        return _finish(folder, problem, settings, records, fingerprint, ceiling)
+    return open_folder(path, config, settings_lib.growing(settings))
 
 
 def identity(settings: SearchSettings, problem: Problem | None = None) -> dict[str, Any]:
@@ -171,7 +170,8 @@ def _check_recorded(
     """Refuse a history of other settings or of another space."""
     names = {cell for record in recorded.values() for own in record for cell in own.cells}
     try:
-        Cells.read(problem.space, sorted(names))
+        for name in sorted(names):
+            problem.space.decode(name)
     except UserError as error:
         raise UserError(f"{source} is damaged, or of another space: {error}") from error
     try:
@@ -269,8 +269,8 @@ def summarise(
         "best_cell": {
             "cell": best.cell,
             "space": problem.space.name,
-            "valid": float(in_unit(best.score, unit)),
-            "test": _finite(in_unit(best.test_score, unit)),
+            "valid": files.to_json(in_unit(best.score, unit)),
+            "test": files.to_json(in_unit(best.test_score, unit)),
         },
         "motif_network": {
             "parameters": motif.num_parameters(problem.family(settings.hidden_size)),
@@ -319,7 +319,3 @@ def _row(
 def _mean(values: Sequence[float]) -> float | None:
     finite = [value for value in values if np.isfinite(value)]
     return float(np.mean(finite)) if finite else None
-
-
-def _finite(value: Any) -> float | None:
-    return float(value) if np.isfinite(value) else None

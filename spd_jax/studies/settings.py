@@ -19,6 +19,7 @@ import numpy as np
 from spd_jax import dish
 from spd_jax.dish import DishConfig
 from spd_jax.errors import UserError
+from spd_jax.files import to_json
 
 LARGEST_COUNT = 10**6  # of whatever is counted, unless a setting says otherwise
 LARGEST_SEED = 2**31 - 1  # a seed and a count together stay below 2**32, as random keys need
@@ -112,9 +113,8 @@ def _check_dish(config: Any) -> None:
                     raise UserError(f"{field.name}={number} must be at most {LARGEST_COUNT}")
 
 
-KINDS: dict[
-    Any, tuple[Any, str]
-] = {  # what a setting may hold: by type hint, the classes and their name in a sentence
+# What a setting may hold: by type hint, the classes and their name in a sentence.
+KINDS: dict[Any, tuple[Any, str]] = {
     bool: ((bool, np.bool_), "True or False"),
     int: ((int, np.integer), "a whole number"),
     float: ((int, float, np.integer, np.floating), "a number"),
@@ -153,20 +153,6 @@ def described(settings: Any) -> dict[str, Any]:
 def growing(settings: Any) -> tuple[str, ...]:
     """Return the names of the settings that may be larger when a run goes on."""
     return tuple(name for name, known in of(settings).items() if known.grows)
-
-
-def to_json(value: Any) -> Any:
-    """Return plain data of a setting: dataclasses as mappings, tuples and arrays as lists."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = dataclasses.fields(value)
-        return {field.name: to_json(getattr(value, field.name)) for field in fields}
-    if isinstance(value, Mapping):
-        return {str(name): to_json(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json(item) for item in value]
-    if hasattr(value, "tolist"):  # an array or a number of NumPy or JAX
-        return np.asarray(value).tolist()
-    return value
 
 
 def from_json(text: str) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from spd_jax.search.record import Iteration, best_by_iteration
 from spd_jax.units import in_unit
 
 MEASURES = ("kendall_tau", "spearman", "precision_at_10", "regret", "fit_seconds", "query_seconds")
-League = dict[str, dict[int, dict[str, dict[str, Any]]]]
+# Of a league: by surrogate, number of known ground truths and measure, a spread.
+Figures = dict[str, dict[int, dict[str, dict[str, Any]]]]
 
 
 def at_cost(costs: ArrayLike, values: ArrayLike, asked: ArrayLike) -> np.ndarray:
@@ -74,7 +75,7 @@ def summary_at(
     return found
 
 
-def aggregate(rows: Sequence[Mapping[str, Any]]) -> League:
+def aggregate(rows: Sequence[Mapping[str, Any]]) -> Figures:
     """Return every figure of a league with its mean and spread over splits.
 
     Args:
@@ -96,15 +97,11 @@ def aggregate(rows: Sequence[Mapping[str, Any]]) -> League:
         raise UserError(
             f"{twice[0]} met split {twice[2]} twice with {twice[1]} known: give one row for it"
         )
-    league: League = {name: {} for name, _, _ in matches}
+    league: Figures = {name: {} for name, _, _ in matches}
     for name, known in sorted({match[:2] for match in matches}, key=lambda place: place[1]):
         mine = [r for r, match in zip(rows, matches, strict=True) if match[:2] == (name, known)]
         league[name][known] = {
-            measure: metrics.spread_with_mean([_number(row.get(measure)) for row in mine])
+            measure: metrics.spread_with_mean(np.array([row.get(measure) for row in mine], float))
             for measure in MEASURES
         }
     return league
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)

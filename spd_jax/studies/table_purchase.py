@@ -31,7 +31,7 @@ from spd_jax.studies.run_folder import open_folder
 from spd_jax.studies.settings import setting
 
 CEILING_CELLS = 20
-RUNS, WARM_START = 5, 40  # the recorded runs of experiments.rnn_cell_search
+RUNS, WARM_START = 5, 40  # of the recorded searches: their warm starts are part of every table
 KEYS = {"reported": 1000, "tuning": 2000}
 Items = list[tuple[EvaluationKey, Evaluation]]
 

@@ -48,7 +48,7 @@ class FrozenDish:
         return self.prepare(key)
 
     def load(self, path: protocol.Path) -> FittedDish:
-        """Read what the dish's `save` wrote; errors as `DishSurrogate.load`."""
+        """Read a saved dish; errors as `DishSurrogate.load`."""
         return self.surrogate.load(path)
 
 
@@ -102,21 +102,13 @@ class Averaged:
     ) -> "FittedAveraged":
         """Fit the first and then the second on the same scores.
 
-        Args:
-          key: consumed: half of it is the first's, half the second's.
-          archs: batch `[M]` of archs in canonical form.
-          scores: ground truth `[M]`, higher is better; one that is not finite is left out.
-          state: a state that `on_step` was handed, to go on from; None begins anew.
-          on_step: called after every step of either. While the first is fitted, the second's
-            steps are not known yet and not in the total.
-
-        Returns:
-          The two, fitted.
+        Arguments as `protocol.ResumableSurrogate.fit`. `on_step` is called after every step of
+        either. While the first is fitted, the second's steps are not known yet and not in the
+        total.
 
         Raises:
-          UserError: fewer than 2 finite scores, shapes that disagree, or what either refuses.
+          UserError: what either refuses.
         """
-        archs, truth = archs_lib.known(archs, scores)
         first_key, second_key = jax.random.split(key)
         now = self.start(key) if state is None else state
 
@@ -132,16 +124,12 @@ class Averaged:
             on_step(step._replace(state=now, done=before + step.done, total=before + step.total))
 
         # The state of a fit that has ended takes no more steps: the fitted surrogate comes back.
-        first = _fit(self.first, first_key, archs, truth, now.first, first_step)
-        second = _fit(self.second, second_key, archs, truth, now.second, second_step)
+        first = _fit(self.first, first_key, archs, scores, now.first, first_step)
+        second = _fit(self.second, second_key, archs, scores, now.second, second_step)
         return FittedAveraged(first, second)
 
     def load(self, path: protocol.Path) -> "FittedAveraged":
-        """Read what `FittedAveraged.save` wrote.
-
-        Raises:
-          UserError: no such file, or not that of such a pair.
-        """
+        """Read a saved pair; errors as `protocol.Surrogate.load`."""
 
         def build(arrays: dict[str, np.ndarray]) -> FittedAveraged:
             return FittedAveraged(
@@ -161,14 +149,14 @@ def _fit(
     surrogate: Surrogate,
     key: Key,
     archs: Archs,
-    truth: np.ndarray,
+    scores: ArrayLike,
     state: Any,
     on_step: Callable[[FitStep], None],
 ) -> Fitted:
     """Fit a surrogate: from `state` on if it can be resumed, else at once."""
     if isinstance(surrogate, protocol.ResumableSurrogate):
-        return surrogate.fit(key, archs, truth, state=state, on_step=on_step)
-    return surrogate.fit(key, archs, truth)
+        return surrogate.fit(key, archs, scores, state=state, on_step=on_step)
+    return surrogate.fit(key, archs, scores)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,8 +164,8 @@ class FittedAveraged:
     """Two fitted surrogates.
 
     Attributes:
-      first: fitted.
-      second: fitted.
+      first: the first, after its fit.
+      second: the second, after its fit.
     """
 
     first: Fitted
@@ -189,11 +177,8 @@ class FittedAveraged:
 
     def save(self, path: protocol.Path) -> None:
         """Write both as one `.npz`."""
-        parts = {
-            "first": protocol.to_bytes(self.first.save),
-            "second": protocol.to_bytes(self.second.save),
-        }
-        files.save_arrays(path, parts, kind="Averaged")
+        first, second = (protocol.to_bytes(own.save) for own in (self.first, self.second))
+        files.save_arrays(path, {"first": first, "second": second}, kind="Averaged")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,13 +207,7 @@ class Stacked:
     def fit(self, key: Key, archs: Archs, scores: ArrayLike) -> "FittedStacked":
         """Fit the base, once per fold and once on everything, then the regressor.
 
-        Args:
-          key: consumed: draws the folds and every fit.
-          archs: batch `[M]` of archs in canonical form.
-          scores: ground truth `[M]`, higher is better; one that is not finite is left out.
-
-        Returns:
-          The fitted stack; it predicts in the unit of the scores.
+        Arguments as `protocol.Surrogate.fit`; `key` draws the folds and every fit.
 
         Raises:
           UserError: too few finite scores (2 with a base that is `ScoreFree`, 4 in two folds, 3
@@ -250,11 +229,7 @@ class Stacked:
         return FittedStacked(base, regressor, floor)
 
     def load(self, path: protocol.Path) -> "FittedStacked":
-        """Read a saved stack.
-
-        Raises:
-          UserError: no such file, or not that of a stack of this base and regressor.
-        """
+        """Read a saved stack of this base and regressor; errors as `protocol.Surrogate.load`."""
 
         def build(arrays: dict[str, np.ndarray]) -> FittedStacked:
             load = self._beside().load
@@ -309,11 +284,9 @@ class FittedStacked:
 
     def save(self, path: protocol.Path) -> None:
         """Write base and regressor as one `.npz`."""
-        parts = {
-            "base": protocol.to_bytes(self.base.save),
-            "regressor": protocol.to_bytes(self.regressor.save),
-        }
-        files.save_arrays(path, parts | {"floor": np.asarray(self.floor)}, kind="Stacked")
+        base, regressor = (protocol.to_bytes(own.save) for own in (self.base, self.regressor))
+        parts: dict[str, Any] = {"base": base, "regressor": regressor, "floor": self.floor}
+        files.save_arrays(path, parts, kind="Stacked")
 
 
 def _floor(column: np.ndarray) -> float:

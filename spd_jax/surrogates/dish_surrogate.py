@@ -54,15 +54,8 @@ class DishSurrogate:
     ) -> "FittedDish":
         """Learn the synthetic data from known motifs.
 
-        Args:
-          key: consumed: draws the dish, and the held-out motifs.
-          archs: batch `[M]` of archs in canonical form.
-          scores: ground truth `[M]`, higher is better; one that is not finite is left out.
-          state: a state that `on_step` was handed, to go on from; None begins anew.
-          on_step: called after every outer step; its losses are the outer losses `[E]`.
-
-        Returns:
-          The fitted dish.
+        Arguments as `protocol.ResumableSurrogate.fit`. `key` draws the dish and the held-out
+        motifs; a step is an outer step, and its losses are the outer losses `[E]`.
 
         Raises:
           UserError: fewer than 2 finite scores (4 where motifs are held out), scores that are
@@ -181,8 +174,7 @@ class FittedDish:
         # The state lies inside as a file of its own: it is read back as 32-bit JAX arrays, but
         # the two numbers keep their 64 bits.
         state = protocol.to_bytes(functools.partial(files.save_pytree, tree=self.state))
-        unit = {"mean": np.asarray(self.mean), "std": np.asarray(self.std)}
-        files.save_arrays(path, {"state": state} | unit, kind=_KIND)
+        files.save_arrays(path, {"state": state, "mean": self.mean, "std": self.std}, kind=_KIND)
 
 
 def _refuse_bare_state(path: protocol.Path, like: dish.DishState) -> None:

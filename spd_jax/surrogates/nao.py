@@ -30,6 +30,7 @@ from jax.typing import ArrayLike
 from spd_jax import archs as archs_lib
 from spd_jax import files
 from spd_jax.axes import Archs, Array, Key, Params
+from spd_jax.dish.config import static
 from spd_jax.errors import UserError
 from spd_jax.motif import Tokens
 from spd_jax.surrogates import protocol
@@ -39,10 +40,6 @@ _KIND = "NaoPredictor"
 _CHUNK = 256  # cells in one call of `predict`: other numbers are padded to it
 _ROWS = 20  # a batch is padded to a multiple of this,
 _CAPACITY = 100  # and the known cells to a multiple of that, so that most fits share a program
-
-
-def _static(default: Any) -> Any:
-    return dataclasses.field(default=default, metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass
@@ -69,11 +66,11 @@ class NaoConfig:
         others, measures its pairwise accuracy, before all are fitted. 0 saves that time.
     """
 
-    embedding: int = _static(96)
-    hidden: int = _static(96)
-    predictor_width: int = _static(200)
-    predictor_layers: int = _static(3)
-    batch_size: int = _static(50)
+    embedding: int = static(96)
+    hidden: int = static(96)
+    predictor_width: int = static(200)
+    predictor_layers: int = static(3)
+    batch_size: int = static(50)
     epochs: int = 1000
     dropout: float = 0.1
     trade_off: float = 0.8
@@ -115,18 +112,10 @@ class NaoPredictor:
     config: NaoConfig = NaoConfig()
 
     def fit(self, key: Key, archs: Archs, scores: ArrayLike) -> "FittedNao":
-        """Train on known cells.
+        """Train on known cells; arguments as `protocol.Surrogate.fit`.
 
-        The loss is 0.8 * squared error + 0.2 * cross-entropy + 1e-4 * sum of squares, on scores
-        that are min-max normalised over the known cells.
-
-        Args:
-          key: consumed.
-          archs: batch `[M]` of cells in canonical form: equal cells are then spelled equally.
-          scores: ground truth `[M]`, higher is better; one that is not finite is left out.
-
-        Returns:
-          The fitted network.
+        The loss is `trade_off` * squared error + (1 - `trade_off`) * cross-entropy + `l2` * sum
+        of squares, on scores that are min-max normalised over the known cells.
 
         Raises:
           UserError: fewer than 2 finite scores, shapes that disagree, tokens that the space
@@ -148,11 +137,7 @@ class NaoPredictor:
         return FittedNao(self, network, params, truth.min(), truth.max(), accuracy)
 
     def load(self, path: protocol.Path) -> "FittedNao":
-        """Read a saved network, with the sizes that it was trained with.
-
-        Raises:
-          UserError: no such file, not that of a network, or one of another space.
-        """
+        """Read a saved network with its own sizes; errors as `protocol.Surrogate.load`."""
 
         def make(arrays: dict[str, np.ndarray]) -> FittedNao:
             name = str(arrays["space"])

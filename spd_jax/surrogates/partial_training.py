@@ -15,27 +15,19 @@ from spd_jax import archs as archs_lib
 from spd_jax import files
 from spd_jax.axes import Arch, Archs, Key
 from spd_jax.errors import UserError
+from spd_jax.ledger import Evaluation
 from spd_jax.surrogates import protocol
 
 # Archs of M motifs and p -> for each the validation scores after epochs 1, 2, ..., p or more.
 Lookup = Callable[[Archs, int], Sequence[Sequence[float]]]
 
 
-class Curve(Protocol):
-    """An evaluation of a motif."""
-
-    @property
-    def curve(self) -> Sequence[float]:
-        """Validation scores after every epoch, higher is better; none of a failed motif."""
-        ...
-
-
-class GroundTruth(Protocol):
-    """What evaluates motifs by name, such as `ground_truth.purchase.GroundTruth`."""
+class Evaluator(Protocol):
+    """What evaluates motifs by name, such as a `ground_truth.purchase.GroundTruth`."""
 
     def evaluate(
         self, cells: Sequence[str], seeds: Sequence[int], budget: int
-    ) -> Sequence[Sequence[Curve]]:
+    ) -> Sequence[Sequence[Evaluation]]:
         """Return the evaluations of M named motifs, by motif and then by seed."""
         ...
 
@@ -83,11 +75,7 @@ class PartialTraining:
         return FittedPartialTraining(self)
 
     def load(self, path: protocol.Path) -> "FittedPartialTraining":
-        """Read what `FittedPartialTraining.save` wrote, with the epochs that it had.
-
-        Raises:
-          UserError: no such file, or not that of a partial training.
-        """
+        """Read a saved predictor, with its own epochs; errors as `protocol.Surrogate.load`."""
 
         def build(arrays: dict[str, np.ndarray]) -> FittedPartialTraining:
             return FittedPartialTraining(dataclasses.replace(self, epochs=int(arrays["epochs"])))
@@ -130,7 +118,7 @@ class FittedPartialTraining:
 
 
 def of_ground_truth(
-    ground_truth: GroundTruth, encode: Callable[[Arch], str], *, seed: int = 0
+    ground_truth: Evaluator, encode: Callable[[Arch], str], *, seed: int = 0
 ) -> Lookup:
     """Return a lookup that buys the epochs, each of them once.
 

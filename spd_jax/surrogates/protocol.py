@@ -4,7 +4,6 @@ The dish and its rivals share this, so that any one can be swapped into the
 search and the league table.
 """
 
-import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Mapping
@@ -18,9 +17,9 @@ from jax.typing import ArrayLike
 from spd_jax import files
 from spd_jax.axes import Archs, Key
 from spd_jax.errors import UserError
+from spd_jax.files import Path
 
-Features = Callable[[Archs], np.ndarray]  # archs of M motifs -> vectors [M, F]
-Path = str | os.PathLike[str]
+ToVectors = Callable[[Archs], np.ndarray]  # archs of M motifs -> vectors [M, F]
 Loaded = TypeVar("Loaded")
 
 
@@ -117,9 +116,9 @@ class ResumableSurrogate(Surrogate, Protocol):
         """Learn as every surrogate does, from `start(key)` or from a later `state` on.
 
         Args:
-          key: as in the call that was interrupted.
-          archs: likewise.
-          scores: likewise.
+          key: consumed; as in the call that was interrupted.
+          archs: batch `[M]` of archs in canonical form, likewise.
+          scores: ground truth `[M]`, likewise.
           state: that `on_step` was handed; None begins anew.
           on_step: called after every step.
 
@@ -152,11 +151,11 @@ class VectorRegressor(Surrogate, Protocol):
     """A surrogate that sees motifs as vectors only, and can be shown others."""
 
     @property
-    def features(self) -> Features:
+    def features(self) -> ToVectors:
         """What turns archs of M motifs into vectors `[M, F]`."""
         ...
 
-    def with_features(self, features: Features) -> "VectorRegressor":
+    def with_features(self, features: ToVectors) -> "VectorRegressor":
         """Return the same surrogate that sees these vectors."""
         ...
 

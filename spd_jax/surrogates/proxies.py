@@ -21,7 +21,7 @@ from spd_jax import dish, files
 from spd_jax.axes import Arch, Archs, Array, Key, Params
 from spd_jax.dish import losses
 from spd_jax.dish.inner_loop import SyntheticData
-from spd_jax.errors import UserError
+from spd_jax.errors import UserError, check_name
 from spd_jax.motif import MotifFamily
 from spd_jax.surrogates import protocol
 
@@ -34,8 +34,9 @@ RIDGE = 1e-5  # k of the covariance scores, as in both sources
 class Network:
     """What a measure looks at, beside weights and samples. Static under jit.
 
-    Nothing else decides which program is compiled: a change of the weights' scale, say, does not
-    compile anew, for it changes numbers only.
+    It is a class of its own, and less than a `Proxy`, because jit compiles anew whenever a static
+    argument differs. The weights' scale decides numbers alone: they are drawn, scaled already,
+    outside the compiled program. So another `init_scale` compiles nothing.
 
     Attributes:
       family: the motif-network.
@@ -84,19 +85,14 @@ class Proxy:
         Raises:
           UserError: an unknown measure, or settings that cannot be drawn.
         """
-        if self.measure not in MEASURES:
-            raise UserError(f"unknown proxy {self.measure!r}: use one of {', '.join(MEASURES)}")
+        check_name("proxy", self.measure, MEASURES)
         if self.chunk < 1:
             raise UserError(f"chunk is {self.chunk}: give at least 1")
         dish.check(self.drawing)
         return FittedProxy(self, np.asarray(jax.random.key_data(key)))
 
     def load(self, path: protocol.Path) -> "FittedProxy":
-        """Read the key of a saved proxy.
-
-        Raises:
-          UserError: no such file, or not that of this proxy.
-        """
+        """Read the key of a saved proxy; errors as `protocol.Surrogate.load`."""
         like = {"key": jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))}
 
         def build(arrays: dict[str, np.ndarray]) -> FittedProxy:

@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from spd_jax import archs as archs_lib
 from spd_jax import files
 from spd_jax.axes import Archs, Key
-from spd_jax.errors import UserError
+from spd_jax.errors import UserError, check_name
 from spd_jax.surrogates import protocol
 
 KERNELS = ("rbf", "matern")
@@ -34,25 +34,19 @@ class GaussianProcess:
       kernel: "rbf", or "matern" (nu = 2.5), with one length scale for all features.
     """
 
-    features: protocol.Features
+    features: protocol.ToVectors
     kernel: str = "rbf"
 
     def fit(self, key: Key, archs: Archs, scores: ArrayLike) -> "FittedRegressor":
-        """Maximise the marginal likelihood on known scores.
+        """Maximise the marginal likelihood, from starting points that `key` draws.
 
-        Args:
-          key: consumed; draws the optimiser's starting points.
-          archs: batch `[M]` of archs in canonical form.
-          scores: ground truth `[M]`, higher is better; one that is not finite is left out.
-
-        Returns:
-          The fitted process; it predicts the posterior mean.
+        Arguments as `protocol.Surrogate.fit`; the fitted process predicts the posterior mean.
 
         Raises:
           UserError: fewer than 2 finite scores, shapes that disagree, an unknown
             kernel, or scikit-learn is missing.
         """
-        self._check()
+        check_name("kernel", self.kernel, KERNELS)
         vectors, scores = _known_vectors(self.features, archs, scores)
         convergence_warning = _sklearn("exceptions").ConvergenceWarning
         search = _sklearn("gaussian_process").GaussianProcessRegressor(
@@ -67,20 +61,12 @@ class GaussianProcess:
         return self._restore(data | {"kernel": np.asarray(self.kernel)})
 
     def load(self, path: protocol.Path) -> "FittedRegressor":
-        """Read a saved process, with the kernel that it was fitted with.
-
-        Raises:
-          UserError: no such file, not that of a process, or scikit-learn is missing.
-        """
+        """Read a saved process, with its own kernel; errors as `protocol.Surrogate.load`."""
         return protocol.restore(path, type(self).__name__, self._restore)
 
-    def with_features(self, features: protocol.Features) -> "GaussianProcess":
+    def with_features(self, features: protocol.ToVectors) -> "GaussianProcess":
         """Return the same process on other vectors."""
         return dataclasses.replace(self, features=features)
-
-    def _check(self) -> None:
-        if self.kernel not in KERNELS:
-            raise UserError(f"unknown kernel {self.kernel!r}: use one of {', '.join(KERNELS)}")
 
     def _kernel(self) -> Any:
         kernels = _sklearn("gaussian_process.kernels")
@@ -93,7 +79,7 @@ class GaussianProcess:
     def _restore(self, data: dict[str, np.ndarray]) -> "FittedRegressor":
         """Condition on the data with the hyper-parameters `exp(theta)`, as `fit` and `load` do."""
         fitted = dataclasses.replace(self, kernel=str(data["kernel"]))
-        fitted._check()
+        check_name("kernel", fitted.kernel, KERNELS)
         model = _sklearn("gaussian_process").GaussianProcessRegressor(
             fitted._kernel().clone_with_theta(data["theta"]), normalize_y=True, optimizer=None
         )
@@ -109,19 +95,11 @@ class RandomForest:
       trees: how many.
     """
 
-    features: protocol.Features
+    features: protocol.ToVectors
     trees: int = 200
 
     def fit(self, key: Key, archs: Archs, scores: ArrayLike) -> "FittedRegressor":
-        """Grow the trees on known scores.
-
-        Args:
-          key: consumed.
-          archs: batch `[M]` of archs in canonical form.
-          scores: ground truth `[M]`, higher is better; one that is not finite is left out.
-
-        Returns:
-          The fitted forest.
+        """Grow the trees on known scores; arguments as `protocol.Surrogate.fit`.
 
         Raises:
           UserError: fewer than 2 finite scores, shapes that disagree, fewer than one
@@ -136,14 +114,10 @@ class RandomForest:
         )
 
     def load(self, path: protocol.Path) -> "FittedRegressor":
-        """Read a saved forest and grow it again, with as many trees as it had.
-
-        Raises:
-          UserError: no such file, not that of a forest, or scikit-learn is missing.
-        """
+        """Read a saved forest and grow it again; errors as `protocol.Surrogate.load`."""
         return protocol.restore(path, type(self).__name__, self._restore)
 
-    def with_features(self, features: protocol.Features) -> "RandomForest":
+    def with_features(self, features: protocol.ToVectors) -> "RandomForest":
         """Return the same forest on other vectors."""
         return dataclasses.replace(self, features=features)
 
@@ -166,13 +140,13 @@ class FittedRegressor:
     """
 
     model: Any
-    features: protocol.Features
+    features: protocol.ToVectors
     data: dict[str, np.ndarray]
     kind: str
 
     @classmethod
     def on(
-        cls, data: dict[str, np.ndarray], model: Any, features: protocol.Features, *, kind: str
+        cls, data: dict[str, np.ndarray], model: Any, features: protocol.ToVectors, *, kind: str
     ) -> "FittedRegressor":
         """Fit `model` on the vectors and scores in `data`."""
         model.fit(_standardise(data["vectors"], data["vectors"]), data["scores"])
@@ -189,13 +163,13 @@ class FittedRegressor:
 
 
 def _known_vectors(
-    features: protocol.Features, archs: Archs, scores: ArrayLike
+    features: protocol.ToVectors, archs: Archs, scores: ArrayLike
 ) -> tuple[np.ndarray, np.ndarray]:
     archs, finite_scores = archs_lib.known(archs, scores)
     return _vectors(features, archs), finite_scores
 
 
-def _vectors(features: protocol.Features, archs: Archs) -> np.ndarray:
+def _vectors(features: protocol.ToVectors, archs: Archs) -> np.ndarray:
     """Return the archs' feature vectors `[M, F]` float64, checked."""
     vectors = np.asarray(features(archs), np.float64)
     motifs = archs_lib.count(archs)

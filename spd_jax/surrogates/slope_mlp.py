@@ -17,16 +17,13 @@ from jax.typing import ArrayLike
 from spd_jax import archs as archs_lib
 from spd_jax import files
 from spd_jax.axes import Key
-from spd_jax.errors import UserError
+from spd_jax.dish.config import static
+from spd_jax.errors import UserError, check_name
 from spd_jax.surrogates import protocol
 
 Params = dict[str, jax.Array]
 ACTIVATIONS = {"tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid}
 _KIND = "SlopeMlp"
-
-
-def _static(default: Any) -> Any:
-    return dataclasses.field(default=default, metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass
@@ -50,26 +47,20 @@ class SlopeMlp:
         tunes it and its value is lost; 1, the motif-networks' own, is ours.
     """
 
-    hidden_size: int = _static(10)
-    activation: str = _static("tanh")
+    hidden_size: int = static(10)
+    activation: str = static("tanh")
     learning_rate: float = 0.01
     decay: float = 0.97
     decay_steps: int = 100
     l2: float = 1e-4
-    steps: int = _static(150)
-    batch_size: int = _static(15)
+    steps: int = static(150)
+    batch_size: int = static(15)
     init_scale: float = 1.0
 
     def fit(self, key: Key, archs: ArrayLike, scores: ArrayLike) -> "FittedSlopeMlp":
-        """Train on known slopes: mean squared error against z-scored scores, plus L2.
+        """Train on known slopes `[M]`: mean squared error against z-scored scores, plus L2.
 
-        Args:
-          key: consumed.
-          archs: slopes `[M]`, unitless.
-          scores: ground truth `[M]`, higher is better; one that is not finite is left out.
-
-        Returns:
-          The fitted control.
+        Arguments as `protocol.Surrogate.fit`.
 
         Raises:
           UserError: fewer than 2 finite scores, a slope that is not finite, shapes
@@ -83,11 +74,7 @@ class SlopeMlp:
         return FittedSlopeMlp(params, self.activation, mean, std)
 
     def load(self, path: protocol.Path) -> "FittedSlopeMlp":
-        """Read a saved control, with the activation that it was trained with.
-
-        Raises:
-          UserError: no such file, or not that of a control.
-        """
+        """Read a saved control, with its own activation; errors as `protocol.Surrogate.load`."""
 
         def build(arrays: dict[str, np.ndarray]) -> FittedSlopeMlp:
             config = SlopeMlp(len(arrays["w1"]), str(arrays["activation"]))
@@ -99,10 +86,7 @@ class SlopeMlp:
         return protocol.restore(path, _KIND, build)
 
     def _check(self) -> None:
-        if self.activation not in ACTIVATIONS:
-            raise UserError(
-                f"unknown activation {self.activation!r}: use one of {', '.join(ACTIVATIONS)}"
-            )
+        check_name("activation", self.activation, ACTIVATIONS)
         for name in ("hidden_size", "decay_steps", "steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: give at least 1")
@@ -132,9 +116,8 @@ class FittedSlopeMlp:
     def save(self, path: protocol.Path) -> None:
         """Write weights, activation and the scores' mean and standard deviation."""
         arrays = {name: np.asarray(array) for name, array in self.params.items()}
-        numbers = {"mean": np.asarray(self.mean), "std": np.asarray(self.std)}
-        activation = {"activation": np.asarray(self.activation)}
-        files.save_arrays(path, arrays | numbers | activation, kind=_KIND)
+        others: dict[str, Any] = {"mean": self.mean, "std": self.std, "activation": self.activation}
+        files.save_arrays(path, arrays | others, kind=_KIND)
 
 
 def init(key: Key, config: SlopeMlp) -> Params:

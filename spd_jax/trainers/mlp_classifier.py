@@ -102,19 +102,7 @@ class MlpClassifierTask:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def evaluate(self, cell: str, seed: int, budget: int) -> Evaluation:
-        """Train one slope; it takes as long as `config.chunk` slopes.
-
-        Args:
-          cell: text of the slope c, unitless.
-          seed: of the initial weights and of the order of images.
-          budget: epochs.
-
-        Returns:
-          The evaluation; failed when the loss was not finite.
-
-        Raises:
-          UserError: as `evaluate_many`.
-        """
+        """Train one slope as `evaluate_many` does; it takes as long as `config.chunk` slopes."""
         ((_, evaluation),) = self.evaluate_many([cell], [seed], budget)
         return evaluation
 
@@ -132,12 +120,12 @@ class MlpClassifierTask:
 
         Args:
           cells: texts of the slopes c, unitless.
-          seeds: the seed of each.
+          seeds: of the initial weights and of the order of images, one for each slope.
           budget: epochs.
           on_progress: told the epochs done and to do over all seeds, and the best accuracy.
 
         Yields:
-          Place in `cells`, and its evaluation.
+          Place in `cells`, and its evaluation; failed where the loss was not finite.
 
         Raises:
           UserError: settings that cannot be run, missing data, a cell that is no number, or
@@ -203,13 +191,11 @@ def _prepared(dataset: str, data_dir: str | None, standardise: bool) -> ImageDat
 def init(key: jax.Array, inputs: int, outputs: int, config: MlpClassifierConfig) -> Params:
     """Draw one network's weights; `key` is consumed."""
     sizes = (inputs, config.hidden_size, config.hidden_size, outputs)
-    keys = jax.random.split(key, 3)
     params = {}
-    for layer, (layer_key, fan_in, fan_out) in enumerate(
-        zip(keys, sizes[:-1], sizes[1:], strict=True)
-    ):
-        params[f"w{layer}"] = config.init_scale * jax.random.normal(layer_key, (fan_in, fan_out))
-        params[f"b{layer}"] = jnp.zeros(fan_out)
+    for layer, layer_key in enumerate(jax.random.split(key, 3)):
+        shape = sizes[layer : layer + 2]
+        params[f"w{layer}"] = config.init_scale * jax.random.normal(layer_key, shape)
+        params[f"b{layer}"] = jnp.zeros(shape[1])
     return params
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from spd_jax.archs import unstack
 from spd_jax.axes import Key
-from spd_jax.errors import UserError
+from spd_jax.errors import UserError, check_name
 
 NODES = 12
 ACTIVATIONS = ("tanh", "relu", "identity", "sigmoid")
@@ -49,8 +49,7 @@ class RnnCell(NamedTuple):
 
 def check_variant(variant: str) -> None:
     """Refuse a name that is none of `VARIANTS`."""
-    if variant not in VARIANTS:
-        raise UserError(f"unknown cell variant {variant!r}: use one of {', '.join(VARIANTS)}")
+    check_name("cell variant", variant, VARIANTS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -243,12 +243,6 @@ def family(
     return _family(variant, inputs, hidden, outputs, length)
 
 
-def num_parameters(motif_family: MotifFamily) -> int:
-    """Return how many weights a motif-network has."""
-    shapes = jax.eval_shape(motif_family.init, jax.random.key(0))
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
-
-
 @functools.cache
 def _family(variant: str, inputs: int, hidden: int, outputs: int, length: int) -> MotifFamily:
     def init(key: Key) -> Params:

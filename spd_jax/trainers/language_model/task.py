@@ -15,7 +15,7 @@ import numpy as np
 from spd_jax import files
 from spd_jax.data import texts as corpora
 from spd_jax.data.texts import Corpus
-from spd_jax.errors import UserError
+from spd_jax.errors import UserError, check_name
 from spd_jax.ledger import Evaluation
 from spd_jax.spaces.rnn_cell import RnnCell, RnnCellSpace
 from spd_jax.trainers.language_model import network as model
@@ -116,36 +116,25 @@ class LanguageModelTask:
         arch = RnnCellSpace(self.variant).decode(cell)
         began = time.perf_counter()
         training = _Training.start(self, arch, cell, seed, budget)
+        curve, test_score = training.curve, math.nan
         while training.epoch < budget:
             training.advance()
-            if not math.isfinite(training.curve[-1]):
-                training.forget()
-                return Evaluation(
-                    "failed",
-                    math.nan,
-                    math.nan,
-                    tuple(training.curve[:-1]),
-                    time.perf_counter() - began + training.earlier_seconds,
-                    f"the loss is not finite after epoch {training.epoch}",
-                )
+            if not math.isfinite(curve[-1]):
+                break
             training.save_now_and_then(time.perf_counter() - began)
-        test_score = training.score(_batches(self)[2])
+        else:
+            test_score = training.score(_batches(self)[2])
         training.forget()
-        return Evaluation(
-            "ok",
-            training.curve[-1],
-            test_score,
-            tuple(training.curve),
-            time.perf_counter() - began + training.earlier_seconds,
-        )
+        seconds = time.perf_counter() - began + training.earlier_seconds
+        if not math.isfinite(curve[-1]):
+            error = f"the loss is not finite after epoch {training.epoch}"
+            return Evaluation("failed", curve=tuple(curve[:-1]), seconds=seconds, error=error)
+        return Evaluation("ok", curve[-1], test_score, tuple(curve), seconds)
 
 
 def check(config: LanguageModelConfig) -> None:
     """Refuse settings that cannot be run, in one sentence."""
-    if config.optimiser not in model.OPTIMISERS:
-        raise UserError(
-            f"unknown optimiser {config.optimiser!r}: use one of {', '.join(model.OPTIMISERS)}"
-        )
+    check_name("optimiser", config.optimiser, model.OPTIMISERS)
     for name in (
         "hidden_size", "batch_size", "eval_batch_size", "sequence_length", "epochs", "patience"
     ):  # fmt: skip

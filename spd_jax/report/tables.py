@@ -1,0 +1,50 @@
+"""A bought table of ground truths, and a comparison of candidates, as text."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from spd_jax.report.text import duration, table
+from spd_jax.studies.candidates import Look
+
+
+def table_summary(summary: Mapping[str, Any]) -> str:
+    """Return what was bought for a table, as text.
+
+    Args:
+      summary: of `studies.table_purchase.run`.
+    """
+    ceiling, each = summary["noise_ceiling"], duration(summary["seconds"]["median"])
+    lines = [
+        f"{summary['evaluations']} evaluations, {summary['failed']} failed, {each} each (median)"
+    ]
+    if ceiling["kendall_tau"] is None:
+        lines.append("noise ceiling of tau: not measured, which takes 2 seeds of 3 cells or more")
+    else:
+        over = f"{ceiling['motifs']} cells, {ceiling['seeds']} seeds"
+        lines.append(f"noise ceiling of tau: {ceiling['kendall_tau']:.3f} ({over})")
+    if "agreement" in summary:
+        own = summary["agreement"]
+        lines.append(
+            f"against the other table, {own['cells']} cells in both: tau {own['kendall_tau']:.3f}, "
+            f"rho {own['spearman']:.3f}, {own['precision_at_10']:.0%} of the best 10"
+        )
+    return "\n".join(lines)
+
+
+def candidates_table(looks: Sequence[Look]) -> str:
+    """Return held-out loss and tau by candidate and outer step, means over trials, best first."""
+    found: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    for look in looks:
+        found.setdefault((look.candidate, look.step), []).append((look.loss, look.tau))
+    rows = [
+        (sum(loss for loss, _ in own) / len(own), sum(tau for _, tau in own) / len(own), place, own)
+        for place, own in found.items()
+    ]
+    return table(
+        "held-out figures of every candidate, best first",
+        ["candidate", "step", "loss", "tau", "trials"],
+        [
+            [candidate, str(step), f"{loss:.3f}", f"{tau:.3f}", str(len(own))]
+            for loss, tau, (candidate, step), own in sorted(rows, key=lambda row: row[0])
+        ],
+    )
