@@ -1,33 +1,52 @@
-# make run    the sigmoid-slope experiment, from the shipped table to runs/sigmoid_slope/
-# make test   lint, types, the whole suite and the doctests
-# make bench  speed against the peers, in their own environment, into runs/benchmark*/
+# make run          the sigmoid-slope experiment, from the shipped table to runs/sigmoid_slope/
+# make test         lint, types, the whole suite and the doctests
+# make test-lowest  the suite with the lowest versions that pyproject.toml allows, in their own environment
+# make bench        speed against the peers, in their own environment, into runs/benchmark*/
+#
+# Another Python: make test PYTHON=python3.13 VENV=.venv-3.13
 
 PYTHON ?= python3
-BIN = .venv/bin
+VENV ?= .venv
+BIN = $(VENV)/bin
+LOWEST = .venv-lowest/bin
 BENCH = .venv-bench/bin
+PYTEST = -m pytest -q --numprocesses=auto --doctest-modules spd_jax tests
 
-.PHONY: run test bench clean
+.PHONY: run test test-lowest bench clean
 
-run: .venv/ready
+run: $(VENV)/ready
 	$(BIN)/python -m experiments.sigmoid_slope --workdir=runs/sigmoid_slope
 
-test: .venv/ready
+test: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q --numprocesses=auto --doctest-modules spd_jax tests
+	$(BIN)/python $(PYTEST)
 	@echo "lint, types, tests and doctests pass"
+
+test-lowest: .venv-lowest/ready
+	$(LOWEST)/python $(PYTEST)
+	@echo "tests and doctests pass with the lowest versions"
 
 bench: .venv-bench/ready
 	$(BENCH)/python -m experiments.benchmark --suite=sigmoid --workdir=runs/benchmark
 	$(BENCH)/python -m experiments.benchmark --suite=rnn_cell --workdir=runs/benchmark_rnn_cell
 
 clean:
-	rm -rf .venv .venv-bench .jax_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* .jax_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.venv/ready: pyproject.toml
-	$(PYTHON) -m venv .venv
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[experiments,dev]'
+	touch $@
+
+# The lowest versions have wheels for the lowest Python; what they depend on is the newest.
+.venv-lowest/ready: PYTHON = python3.11
+.venv-lowest/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-lowest
+	$(LOWEST)/pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/uv pip install --quiet --python $(LOWEST)/python --resolution lowest-direct \
+		--editable '.[experiments,dev]'
 	touch $@
 
 .venv-bench/ready: pyproject.toml

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tomllib
 import typing
 
 import pytest
@@ -15,6 +16,7 @@ from absl import flags
 from hypothesis import given
 from hypothesis import strategies as st
 
+import experiments
 from experiments import launch
 from spd_jax.dish.config import CHOICES, RATES, DishConfig
 from spd_jax.errors import UserError
@@ -516,6 +518,35 @@ def test_the_module_of_a_command_is_ready_for_interruptions(tmp_path):
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (130, INTERRUPTED)
+
+
+@pytest.mark.parametrize("module", experiments.PACKAGES)
+def test_a_package_that_is_missing_is_named(module, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    with pytest.raises(SystemExit) as end:
+        experiments.check_packages()
+    name = experiments.PACKAGES[module]
+    assert end.value.code == f"error: an experiment needs {name}: pip install '.[experiments]'"
+
+
+@pytest.mark.parametrize(
+    "name", [path.stem for path in (ROOT / "experiments").glob("[!_]*.py")] + ["benchmark"]
+)
+def test_an_experiment_without_packages_ends_with_a_sentence(name):
+    done = subprocess.run(  # -S: without site-packages
+        [sys.executable, "-S", "-E", "-m", f"experiments.{name}"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    needed = ", ".join(experiments.PACKAGES.values())
+    sentence = f"error: an experiment needs {needed}: pip install '.[experiments]'\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", sentence)
+
+
+def test_the_packages_of_experiments_are_those_that_are_installed():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    stated = project["dependencies"] + project["optional-dependencies"]["experiments"]
+    names = {re.split("[<>=]", requirement)[0] for requirement in stated}
+    assert set(experiments.PACKAGES.values()) == names
 
 
 def test_importing_experiments_changes_no_handler():

@@ -27,7 +27,7 @@ ROOMS = (
 # The rooms that know particular spaces; all others ask a problem, or the space's protocols.
 KNOW_SPACES = {"problems", "trainers", "spaces"}
 CORE = {"chex", "jax", "numpy", "optax"}
-EXTRAS = {"matplotlib", "sklearn", "rich", "distributed", "dask", "pooch", "jinja2"}
+EXTRAS = {"matplotlib", "sklearn", "rich", "distributed", "dask", "pooch"}
 
 
 class Import(typing.NamedTuple):

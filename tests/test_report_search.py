@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_rgba
 
 from spd_jax.errors import UserError
+from spd_jax.report import search as report
 from spd_jax.report import style
 from spd_jax.report.search import LOOKS, curve, figure3, looks, pictures, results, scatter
 from spd_jax.search.record import Iteration
@@ -369,3 +370,19 @@ def test_figure3_of_a_warm_start_alone_has_whole_numbers_and_room():
     assert high - low > 0.01 * low
     figure.draw_without_rendering()
     assert axes.yaxis.get_offset_text().get_text() == ""
+
+
+def test_a_search_of_ones_own_has_a_table_and_pictures(tmp_path):
+    nan = np.nan
+    record = [
+        Iteration(0, ("a", "b"), *np.array([[nan, nan], [1.0, nan], [0.5, nan]]), nan, 2.0, 0.1),
+        Iteration(1, ("c", "d"), *np.array([[2.0, 1.0], [3.0, 2.0], [2.5, 1.5]]), 1.0, 4.0, 0.1),
+    ]
+    lines = report.search_table(record).splitlines()
+    assert lines[2].split() == ["0", "2", "1", "1", "0.5", "-", "2"]
+    assert lines[3].split() == ["1", "2", "0", "3", "2.5", "1", "4"]
+    written = report.draw_search(tmp_path / "pictures", record, label="mine")
+    assert [path.name for path in written] == ["figure3.png", "scatter.png"]
+    assert all(path.stat().st_size > 5000 for path in written)
+    (only,) = report.draw_search(tmp_path, record[:1])
+    assert only.name == "figure3.png"

@@ -1,6 +1,7 @@
 """A finished comparison of searches: its table, figure 3 of Rawal et al., and scatters."""
 
 import math
+import os
 import pathlib
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -14,8 +15,8 @@ from matplotlib.figure import Figure
 from spd_jax.errors import UserError
 from spd_jax.report import style
 from spd_jax.report.style import INK, end_labels, label_axes
-from spd_jax.report.text import WIDTH, wrapped
-from spd_jax.search.record import Iteration, Records
+from spd_jax.report.text import WIDTH, table, wrapped
+from spd_jax.search.record import Iteration, Record, Records, best_by_iteration
 from spd_jax.studies.search_comparison import Comparison
 from spd_jax.studies.searches import METHODS, Method
 from spd_jax.studies.spreads import result_at
@@ -78,7 +79,8 @@ def results(summary: Mapping[str, Any]) -> str:
             "harder to rank than the random cells of the ceiling.)"
         )
     if summary["failed"]:
-        lines.append(f"{summary['failed']} cells failed; the ledger of their run says why")
+        cells = "cell" if summary["failed"] == 1 else "cells"
+        lines.append(f"{summary['failed']} {cells} failed; the ledger of the run says why")
     best = summary["best_cell"]
     test = "not measured" if best["test"] is None else f"{best['test']:.4f} {unit}"
     lines += [f"best cell (test {test}):", wrapped(best["cell"], "  ")]
@@ -130,6 +132,46 @@ def draw(comparison: Comparison) -> list[pathlib.Path]:
         test = "" if best["test"] is None else f": test {best['test']:.4g} {summary['unit']}"
         drawn["best_cell.png"] = problem.drawing.draw(cell, f"best cell of {data}{test}")
     return style.save_all(comparison.path, drawn)
+
+
+def search_table(record: Record, unit: str = "score") -> str:
+    """Return one search as text: what every iteration bought, and the best cell after it.
+
+    Args:
+      record: of `search.loop.search`.
+      unit: name in `units.UNITS`.
+    """
+    rows = []
+    for own, best in zip(record, best_by_iteration(record), strict=True):
+        found = in_unit([best.score, best.test_score], unit) if best.cell else [math.nan] * 2
+        figures = [f"{x:.4g}" if math.isfinite(x) else "-" for x in (*found, own.tau)]
+        failed = int(np.sum(~np.isfinite(own.scores)))
+        rows.append([str(own.index), str(len(own.cells)), str(failed), *figures, f"{own.cost:g}"])
+    headers = ["iteration", "bought", "failed", "best valid", "its test", "tau", "spent"]
+    return table(f"{unit} of the cell that is best on validation", headers, rows)
+
+
+def draw_search(
+    folder: str | os.PathLike[str], record: Record, *, unit: str = "score", label: str = "search"
+) -> list[pathlib.Path]:
+    """Draw one search of a program of your own as figure3.png and, if it ranked, scatter.png.
+
+    Args:
+      folder: of the pictures; made when missing.
+      record: of `search.loop.search`, with test scores.
+      unit: name in `units.UNITS`.
+      label: what the search is called in the pictures.
+
+    Returns:
+      The pictures' paths.
+
+    Raises:
+      UserError: an unknown unit, or the folder cannot be written.
+    """
+    ranked = any(math.isfinite(own.tau) for own in record)
+    method = Method("search", label, "", "dish" if ranked else "")
+    drawn = pictures({("search", 0): record}, {"search": method}, unit, warm_start=record[0].cost)
+    return style.save_all(folder, drawn)
 
 
 def pictures(
