@@ -32,10 +32,14 @@ class CompareSurrogates(LeagueSettings):
     )
 
 
+# Of problems that share their presets, as the variants of a cell do, the first stands for all.
+OWN_PRESETS = {
+    id(problem.dish_presets): problem for problem in map(problems.get, problems.names()[::-1])
+}
 EVERY_PRESET = {  # for the help: what the presets of each problem decide
-    f"{name} {preset}": {"dish": dish}
-    for name in ("rnn_cell", "sigmoid_slope")
-    for preset, dish in problems.get(name).dish_presets.items()
+    f"{problem.name} {preset}": {"dish": dish}
+    for problem in OWN_PRESETS.values()
+    for preset, dish in problem.dish_presets.items()
 }
 launch.define(CompareSurrogates, EVERY_PRESET)
 

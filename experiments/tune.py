@@ -2,8 +2,12 @@
 
 import dataclasses
 
+from absl import flags
+
 from experiments import launch
 from spd_jax import problems
+from spd_jax.dish import DishConfig
+from spd_jax.problems import Problem
 from spd_jax.report.display import Display
 from spd_jax.report.tables import candidates_table
 from spd_jax.studies import candidates
@@ -18,14 +22,18 @@ class Tune(CandidateSettings):
     problem: str = setting("rnn_cell", "whose dish is set up", free=True)
 
 
-PRESETS = {name: {"dish": dish} for name, dish in problems.get("rnn_cell").dish_presets.items()}
-launch.define(Tune, PRESETS)
+def presets_of(problem: Problem) -> dict[str, dict[str, DishConfig]]:
+    """Return what the presets of a problem's dish decide."""
+    return {name: {"dish": dish} for name, dish in problem.dish_presets.items()}
+
+
+launch.define(Tune, presets_of(problems.get("rnn_cell")))
 
 
 def main() -> None:
     """Compare the candidates."""
-    settings = launch.read(Tune, PRESETS, "dish_preset")
-    problem = problems.get(settings.problem)
+    problem = problems.get(flags.FLAGS.problem)
+    settings = launch.read(Tune, presets_of(problem), "dish_preset")
     workdir = launch.workdir(f"runs/tune_{problem.name}")
     with Display() as display:
         looks = candidates.run(problem, settings, workdir, listen=display)

@@ -44,15 +44,7 @@ def kendall_tau(predicted: ArrayLike, true: ArrayLike) -> float:
 def spearman(predicted: ArrayLike, true: ArrayLike) -> float:
     """Return Spearman's rho, the Pearson correlation of mid-ranks (Spearman, 1904).
 
-    Args:
-      predicted: scores `[M]`, in any unit.
-      true: scores `[M]`, in any unit.
-
-    Returns:
-      A number in [-1, 1]; 0 for constant predictions, NaN for a constant truth.
-
-    Raises:
-      UserError: the two are not vectors of one length.
+    Arguments, constant vectors and errors as `kendall_tau`.
 
     >>> round(spearman([1, 2, 3, 4], [1, 3, 2, 4]), 6)
     0.8
@@ -134,16 +126,8 @@ def peak(slopes: ArrayLike, values: ArrayLike) -> float:
 def peak_error(slopes: ArrayLike, predicted: ArrayLike, true: ArrayLike) -> float:
     """Return how far the predicted peak lies from the true one, `|difference of slopes|`.
 
-    Args:
-      slopes: slopes `[M]`, unitless.
-      predicted: scores `[M]`, in any unit.
-      true: scores `[M]`, in any unit.
-
-    Returns:
-      A distance, unitless; 0 is best, NaN when either has no finite value.
-
-    Raises:
-      UserError: the three are not vectors of one length.
+    A distance, unitless; 0 is best, NaN when either has no finite value. Arguments and errors as
+    `peak`, of predicted and of true scores `[M]`.
 
     >>> peak_error([0.0, 0.25, 0.5], [1, 2, 3], [1, 3, 2])
     0.25

@@ -12,17 +12,16 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from spd_jax import archs as batches
 from spd_jax import dish, files, metrics
-from spd_jax.dish import DishConfig, DishState, losses
+from spd_jax.dish import DishConfig, DishState
 from spd_jax.errors import UserError
 from spd_jax.ground_truth import lookup
 from spd_jax.ground_truth.lookup import TruthTable
 from spd_jax.problems import Problem
-from spd_jax.studies import events, machine
+from spd_jax.studies import events, machine, tuning
 from spd_jax.studies import settings as settings_lib
 from spd_jax.studies.run_folder import RunFolder, open_folder
 from spd_jax.studies.settings import setting
@@ -190,7 +189,8 @@ def _trial(
             "looks": _try_out(surrogate, jax.random.key(draw), table, known, settings.every),
         }
         folder.write_json(name, kept)
-    return [Look(candidate, split, draw, x["step"], _loss(x), x["tau"]) for x in kept["looks"]]
+    looks = _read_trial(kept)["looks"]
+    return [Look(candidate, split, draw, x["step"], _loss(x), x["tau"]) for x in looks]
 
 
 def _loss(look: dict[str, Any]) -> float:
@@ -201,7 +201,8 @@ def _loss(look: dict[str, Any]) -> float:
 def _read_trial(content: Any) -> dict[str, Any]:
     """Return a trial, once it has all that the study reads."""
     for look in content["looks"]:
-        look |= {"step": int(look["step"]), "tau": float(look["tau"])}
+        tau = math.nan if look["tau"] is None else float(look["tau"])
+        look |= {"step": int(look["step"]), "tau": tau}
         _loss(look)
     if not content["looks"]:
         raise ValueError("no looks")
@@ -226,19 +227,13 @@ def _try_out(
         predicted = dish.predict(
             state, surrogate.family, surrogate.config, archs, sharding=surrogate.sharding
         )
-        loss = losses.OUTER_LOSSES["zscored_mse"](
-            jnp.asarray(predicted, jnp.float32),
-            jnp.asarray(truth, jnp.float32),
-            jnp.ones(len(others)),
-        )
-        looks.append(
-            {
-                "step": int(state.step),
-                "loss": files.to_json(float(loss)),
-                "tau": metrics.kendall_tau(predicted, truth),
-                "predicted": files.to_json(predicted),
-            }
-        )
+        figures = {
+            "step": int(state.step),
+            "loss": tuning.held_out_loss(predicted, truth),
+            "tau": metrics.kendall_tau(predicted, truth),
+            "predicted": predicted,
+        }
+        looks.append(files.to_json(figures))
 
     look(surrogate.start(key))
     surrogate.fit(

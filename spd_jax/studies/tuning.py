@@ -116,7 +116,7 @@ def choose(
         for train, valid in (halves, halves[::-1]):
             fitted = surrogate.fit(fit_key, archs_lib.take(archs, train), truth[train])
             predicted = fitted.predict(archs_lib.take(archs, valid))
-            loss = _loss(outer_loss, predicted, truth[valid])
+            loss = held_out_loss(predicted, truth[valid], outer_loss)
             trial = Trial(name, tuple(usable[train].tolist()), tuple(usable[valid].tolist()), loss)
             trials.append(trial)
             on_trial(trial)
@@ -174,12 +174,14 @@ def search(
     return dict(json.loads(chosen))
 
 
-def _loss(outer_loss: str, predicted: np.ndarray, truth: np.ndarray) -> float:
+def held_out_loss(
+    predicted: np.ndarray, truth: np.ndarray, outer_loss: str = "zscored_mse"
+) -> float:
+    """Return the outer loss of predictions `[M]` of motifs that were not learned from.
+
+    Infinite where a prediction is not finite; `outer_loss` is a name in `losses.OUTER_LOSSES`.
+    """
     if not np.isfinite(predicted).all():
         return float("inf")
-    weights = jnp.ones(len(truth))
-    return float(
-        losses.OUTER_LOSSES[outer_loss](
-            jnp.asarray(predicted, jnp.float32), jnp.asarray(truth, jnp.float32), weights
-        )
-    )
+    scores, truth32 = jnp.asarray(predicted, jnp.float32), jnp.asarray(truth, jnp.float32)
+    return float(losses.OUTER_LOSSES[outer_loss](scores, truth32, jnp.ones(len(truth))))

@@ -70,19 +70,10 @@ def eval_batches(tokens: np.ndarray, rows: int, length: int) -> Batches:
 
 
 def epoch_batches(tokens: np.ndarray, rows: int, length: int, seed: list[int] | None) -> Batches:
-    """Return one training epoch.
+    """Return one training epoch; arguments and errors as `eval_batches`, but for two.
 
-    Args:
-      tokens: int32 `[n]`.
-      rows: B, the number of rows that the text is cut into.
-      length: steps of a sequence, or their mean.
-      seed: draws the lengths; `None` keeps all equal and drops the remainder.
-
-    Returns:
-      Batches; with drawn lengths padded so that every epoch has the same shape.
-
-    Raises:
-      UserError: the text does not fill the rows.
+    `length` is the mean length of the sequences where `seed` draws them, which are then padded so
+    that every epoch has the same shape; a seed of `None` keeps all equal and drops the remainder.
     """
     steps = (len(tokens) - 1) // rows
     if seed is None:

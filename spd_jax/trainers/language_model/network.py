@@ -165,13 +165,7 @@ def init(key: jax.Array, vocabulary: int, config: LanguageModelConfig) -> Params
 
 
 def start(key: jax.Array, vocabulary: int, config: LanguageModelConfig) -> TrainState:
-    """Return a training before its first update.
-
-    Args:
-      key: consumed.
-      vocabulary: the number of different tokens.
-      config: settings.
-    """
+    """Return a training before its first update; arguments as `init`."""
     init_key, mask_key = jax.random.split(key)
     params = init(init_key, vocabulary, config)
     optimiser = _optimiser(config).init(params)
