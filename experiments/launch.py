@@ -290,5 +290,6 @@ def _with_flags(sentence: str, flag_of: Mapping[str, str]) -> str:
         # Without a value after it, a word that is also a flag may be a plain English one.
         return f"--{flag}{equals}" if name in flag_of and (equals or flag != name) else found[0]
 
+    sentence = sentence.replace("data_dir=None", "data_dir=download")  # see `folder_of_data`
     # What stands in quotes is what the user wrote.
     return re.sub(r"(?<![\w.'-])(\w+)\b(=?)", written, sentence)

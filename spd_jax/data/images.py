@@ -174,7 +174,7 @@ def _read_verified(dataset: str, file: _RemoteFile, data_dir: str | None) -> byt
     except FileNotFoundError as error:
         raise UserError(
             f"{path} is missing: put {file.name} from {_URLS[dataset]} there, "
-            "or give None as data_dir to download it"
+            "or let data_dir=None download it"
         ) from error
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(

@@ -126,5 +126,5 @@ def _find(data_dir: str | None, part: str) -> tuple[pathlib.Path, bool]:
             return path, is_ptb
     raise UserError(
         f"{folder} holds neither {name} nor {part}.txt: put the Penn Treebank's three files "
-        f"from {_PTB_URL} or a text of your own there, or give None as data_dir to download it"
+        f"from {_PTB_URL} or a text of your own there, or let data_dir=None download it"
     )

@@ -134,7 +134,7 @@ def run(
         table = in_order(table)
         draw_split(table, settings.seed, settings)
         config["table"] = table.identity
-        name = table.source.stem
+        name = table.source.stem.removesuffix(f"_{problem.space.name}")
     else:
         name = table.dataset
         _inside(slopes_of(table.slopes), f"the table of {name}", settings)
