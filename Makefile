@@ -10,7 +10,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 LOWEST = .venv-lowest/bin
 BENCH = .venv-bench/bin
-PYTEST = -m pytest -q --numprocesses=auto --doctest-modules spd_jax tests
+PYTEST = -m pytest -q --numprocesses=auto --dist=loadfile --doctest-modules spd_jax tests
 
 .PHONY: run test test-lowest bench clean
 
