@@ -1,6 +1,8 @@
 # make run          the sigmoid-slope experiment, from the shipped table to runs/sigmoid_slope/
 # make test         lint, types, the whole suite and the doctests
 # make test-lowest  the suite with the lowest versions that pyproject.toml allows, in their own environment
+# make fuzz         the property tests of damaged files and odd settings, ten times as long (30 minutes)
+# make faults       every experiment killed, stopped and starved: the table of docs/reliability.md
 # make bench        speed against the peers, in their own environment, into runs/benchmark*/
 #
 # Another Python: make test PYTHON=python3.13 VENV=.venv-3.13
@@ -12,7 +14,7 @@ LOWEST = .venv-lowest/bin
 BENCH = .venv-bench/bin
 PYTEST = -m pytest -q --numprocesses=auto --dist=loadfile --doctest-modules spd_jax tests
 
-.PHONY: run test test-lowest bench clean
+.PHONY: run test test-lowest fuzz faults bench clean
 
 run: $(VENV)/ready
 	$(BIN)/python -m experiments.sigmoid_slope --workdir=runs/sigmoid_slope
@@ -27,6 +29,12 @@ test: $(VENV)/ready
 test-lowest: .venv-lowest/ready
 	$(LOWEST)/python $(PYTEST)
 	@echo "tests and doctests pass with the lowest versions"
+
+fuzz: $(VENV)/ready
+	SPD_JAX_FUZZ=10 timeout 1800 $(BIN)/python -m pytest -q tests/test_fuzz_folders.py tests/test_fuzz_settings.py
+
+faults: $(VENV)/ready
+	timeout 5400 $(BIN)/python tests/faults.py
 
 bench: .venv-bench/ready
 	$(BENCH)/python -m experiments.benchmark --suite=sigmoid --workdir=runs/benchmark

@@ -36,6 +36,12 @@ class RnnCellSearch(SearchSettings):
         None, "history.csv to replay; default: the shipped one", free=True
     )
     workers: int = setting(0, "processes that train cells", at_least=0, free=True)
+    time_limit: float | None = setting(
+        None,
+        "seconds that an evaluation may take before it is recorded as failed; needs workers; "
+        "default: any",
+        free=True,
+    )
 
 
 PRESETS = {name: {"dish": dish} for name, dish in rnn_cell.DISH_PRESETS.items()}
@@ -62,6 +68,7 @@ def search_or_replay(settings: RnnCellSearch) -> Comparison:
             launch.workdir("runs/rnn_cell_search"),
             data_dir=data_dir,
             workers=settings.workers,
+            time_limit=settings.time_limit,
             listen=display,
         )
 

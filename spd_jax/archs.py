@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from spd_jax.axes import Arch, Archs
 from spd_jax.errors import UserError
 from spd_jax.motif import SearchSpace
+from spd_jax.units import LARGEST_SCORE
 
 
 def count(archs: Archs) -> int:
@@ -72,7 +73,8 @@ def known(archs: Archs, scores: ArrayLike, minimum: int = 2) -> tuple[Archs, np.
       The archs `[K]` and scores `[K]` float64 of the K motifs that did not fail.
 
     Raises:
-      UserError: archs and scores differ in length, or fewer than `minimum` scores are finite.
+      UserError: archs and scores differ in length, fewer than `minimum` scores are finite, or
+        one is so large that its square is not.
     """
     truth = np.asarray(scores, np.float64)
     if truth.shape != (count(archs),):
@@ -85,6 +87,12 @@ def known(archs: Archs, scores: ArrayLike, minimum: int = 2) -> tuple[Archs, np.
         raise UserError(
             f"{finite.sum()} of {finite.size} scores are finite, but {minimum} are needed: "
             "evaluate more motifs"
+        )
+    largest = np.max(np.abs(truth[finite]))
+    if largest > LARGEST_SCORE:
+        raise UserError(
+            f"a score is as large as {largest:.3g}: rescale the scores so that none is above "
+            f"{LARGEST_SCORE:.0e}, because surrogates square them"
         )
     return take(archs, finite), truth[finite]
 

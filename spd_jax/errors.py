@@ -23,5 +23,5 @@ def check_name(what: str, name: str, names: Collection[str]) -> None:
     Raises:
       UserError: there is no such name; the sentence lists those there are.
     """
-    if name not in names:
+    if not isinstance(name, str) or name not in names:
         raise UserError(f"unknown {what} {name!r}: use one of {', '.join(names)}")

@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike
 
 from spd_jax.errors import check_name
 
+LARGEST_SCORE = 1e100  # or its opposite: the square of a larger one would soon be infinite
+
 
 @dataclasses.dataclass(frozen=True)
 class Unit:

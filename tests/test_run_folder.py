@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spd_jax.errors import UserError
-from spd_jax.studies import machine
-from spd_jax.studies.run_folder import LAYOUT, RunFolder, open_folder
+from spd_jax.studies import machine, run_folder
+from spd_jax.studies.run_folder import LAYOUT, SEAL, RunFolder, open_folder
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIG = {"study": "example", "rate": 0.5, "sizes": [1, 2], "budget": 3}
@@ -308,14 +308,26 @@ def test_a_package_that_is_missing_has_no_version(monkeypatch):
 
 def test_json_is_strict_and_written_in_one_piece(tmp_path):
     folder = RunFolder(tmp_path)
-    path = folder.write_json("states/a.json", {"b": [1, None, 0.1]})
-    assert path == tmp_path / "states" / "a.json"
+    path = folder.write_json("a.json", {"b": [1, None, 0.1]})
+    assert path == tmp_path / "a.json"
+    assert json.loads(path.read_text()) == {"b": [1, None, 0.1]}
+    folder.keep_json("states/a.json", {"b": [1, None, 0.1]})
     assert folder.read_json("states/a.json", dict) == {"b": [1, None, 0.1]}
     before = contents(tmp_path)
     for bad in (float("nan"), float("-inf"), object()):
-        with pytest.raises((ValueError, TypeError)):
-            folder.write_json("states/a.json", {"b": bad})
+        for write in (folder.write_json, folder.keep_json):
+            with pytest.raises((ValueError, TypeError)):
+                write("states/a.json", {"b": bad})
     assert contents(tmp_path) == before
+
+
+def test_a_digit_that_changed_is_noticed(tmp_path, caplog):
+    RunFolder(tmp_path).keep_json("a.json", {"score": 0.5, "steps": [1], "name": "a"})
+    text = (tmp_path / "a.json").read_text()
+    assert RunFolder(tmp_path).read_json("a.json", parse) == (0.5, [1], "A")
+    (tmp_path / "a.json").write_text(text.replace("0.5", "0.7"))
+    assert RunFolder(tmp_path).read_json("a.json", parse) is None
+    assert "its checksum is another" in warnings_of(caplog)[0]
 
 
 def warnings_of(caplog):
@@ -326,6 +338,15 @@ def warnings_of(caplog):
 def test_json_that_is_missing_is_not_there_and_nothing_is_said(name, tmp_path, caplog):
     assert RunFolder(tmp_path).read_json(name, lambda content: content) is None
     assert warnings_of(caplog) == []
+
+
+def sealed(content):
+    """Return a JSON object with the checksum that belongs to it; other bytes as they are."""
+    try:
+        found = json.loads(content)
+        return json.dumps({**found, SEAL: run_folder._seal(found)}).encode()
+    except (ValueError, TypeError, RecursionError):
+        return content
 
 
 def parse(content):
@@ -356,11 +377,11 @@ def parse(content):
 )  # fmt: skip
 def test_json_that_is_damaged_is_made_anew_with_a_warning(text, tmp_path, caplog):
     folder = RunFolder(tmp_path)
-    (tmp_path / "a.json").write_bytes(text.encode("latin-1"))
+    (tmp_path / "a.json").write_bytes(sealed(text.encode("latin-1")))
     assert folder.read_json("a.json", parse) is None
     (warning,) = warnings_of(caplog)
     assert re.search(r"a\.json is damaged \(.*\) and made anew$", warning)
-    folder.write_json("a.json", {"score": 1, "steps": [2.0], "name": "b"})
+    folder.keep_json("a.json", {"score": 1, "steps": [2.0], "name": "b"})
     assert folder.read_json("a.json", parse) == (1.0, [2], "B")
 
 
@@ -390,7 +411,7 @@ written = json.dumps({"score": 0.5, "steps": [1, 2], "name": "a"}).encode()
 )
 def test_json_of_any_shape_is_read_or_made_anew(content):
     with tempfile.TemporaryDirectory() as path:
-        (pathlib.Path(path) / "a.json").write_bytes(content)
+        (pathlib.Path(path) / "a.json").write_bytes(sealed(content))
         found = RunFolder(pathlib.Path(path)).read_json("a.json", parse)
     assert found is None or isinstance(found[0], float)
 

@@ -240,6 +240,8 @@ def test_a_command_buys_a_table(bought, tmp_path):
         ("--min_ceiling=nan", "--min_ceiling=nan must be finite"),
         ("--part=best", "--part=best"),
         ("--data_dir=", "--data_dir is empty: give the folder"),
+        ("--time_limit=60", "--time_limit=60.0 with --workers=0: give a positive number of"),
+        ("--time_limit=nan", "--time_limit=nan must be finite"),
     ],
 )
 def test_a_mistake_is_one_sentence(flag, words, tmp_path):

@@ -100,7 +100,7 @@ def measure(folder: RunFolder, suite: Suite, parts: Sequence[str], quick: bool) 
             if found is None:
                 show(Advanced(done, part))
                 found = suite.parts[part](quick)
-                folder.write_json(name, found)
+                folder.keep_json(name, found)
             results[part] = found
             show(Advanced(done + 1, part))
     return results

@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import contextlib
+import gc
 import logging
 import multiprocessing
 import os
@@ -85,11 +86,7 @@ def run_all(
     """
     if workers < 0 or retries < 0:
         raise UserError(f"workers={workers} and retries={retries} must be at least 0")
-    if time_limit is not None and not (workers and time_limit > 0):
-        raise UserError(
-            f"time_limit={time_limit} with workers={workers}: give a positive number of seconds "
-            "and at least one worker, which can be killed"
-        )
+    check_time_limit(time_limit, workers)
     if workers and items:
         with _local_client(min(workers, len(items))) as client:
             yield from _from_client(client, function, items, retries, time_limit)
@@ -100,6 +97,15 @@ def run_all(
         except Exception as error:
             result = error
         yield index, result
+
+
+def check_time_limit(time_limit: float | None, workers: int) -> None:
+    """Refuse a time limit that cannot be kept: see `run_all`; raises UserError."""
+    if time_limit is not None and not (workers and time_limit > 0):
+        raise UserError(
+            f"time_limit={time_limit} with workers={workers}: give a positive number of seconds "
+            "and at least one worker, which can be killed"
+        )
 
 
 class _Run(NamedTuple):
@@ -225,9 +231,10 @@ def _local_client(workers: int) -> Iterator[Any]:
         raise _cannot_start(RuntimeError("a worker ran the whole program anew"))
     environment = dict(os.environ)
     # Dask tells what happens to workers on the terminal; what matters of it is raised here.
-    logger = logging.getLogger("distributed")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    # A task of Dask's that its client gave up complains through asyncio when it is collected.
+    levels = {name: logging.getLogger(name).level for name in ("distributed", "asyncio")}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(dask.config.set(DASK_SETTINGS))
@@ -235,7 +242,9 @@ def _local_client(workers: int) -> Iterator[Any]:
                 cluster = stack.enter_context(_start_cluster(workers))
             yield stack.enter_context(distributed.Client(cluster, set_as_default=False))
     finally:
-        logger.setLevel(level)
+        gc.collect()
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
         # Dask sets variables of this process for the processes that it starts.
         os.environ.clear()
         os.environ.update(environment)

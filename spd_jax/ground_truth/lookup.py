@@ -18,6 +18,7 @@ from spd_jax.ground_truth.purchase import beginning
 from spd_jax.ground_truth.task import Progress, no_progress
 from spd_jax.ledger import Evaluation, EvaluationKey, Purchase, table
 from spd_jax.motif import SearchSpace
+from spd_jax.units import LARGEST_SCORE
 
 Items = list[tuple[EvaluationKey, Evaluation]]
 
@@ -125,6 +126,12 @@ def read(path: files.Path, space: SearchSpace) -> TruthTable:
             runs.setdefault(key.cell, {})[key.seed] = evaluation
     by_seed = [[own[seed] for seed in sorted(own)] for own in runs.values()]
     seeds = tuple(np.array([_score(evaluation) for evaluation in own]) for own in by_seed)
+    for name, own in zip(runs, seeds, strict=True):
+        if np.any(np.abs(own) > LARGEST_SCORE):
+            raise UserError(
+                f"{path} holds a score of {own[0]:.3g} for the cell {name!r}: rescale the scores "
+                f"so that they lie within {LARGEST_SCORE:.0e}"
+            )
     return TruthTable(
         cells=born.take([place[name] for name in runs]),
         scores=np.array([own.mean() for own in seeds]),

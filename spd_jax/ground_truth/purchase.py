@@ -13,6 +13,7 @@ from spd_jax.errors import UserError
 from spd_jax.ground_truth.executors import TimeLimitExceeded, WorkerDied, run_all
 from spd_jax.ground_truth.task import BatchTask, Progress, Task, no_progress
 from spd_jax.ledger import STATUSES, Evaluation, EvaluationKey, Ledger, Purchase
+from spd_jax.units import LARGEST_SCORE
 
 LONGEST_ERROR = 20_000  # characters of a traceback that are kept: its end
 Outcomes = Generator[tuple[int, Any]]  # of a key's place: an evaluation, or what was raised
@@ -92,6 +93,11 @@ class GroundTruth:
 
     def _known(self, key: EvaluationKey) -> Evaluation | None:
         known = self.ledger.get(key)
+        if known is not None and max(abs(known.score), abs(known.test_score)) > LARGEST_SCORE:
+            raise UserError(
+                f"{self.ledger.path} holds a score of {known.score:.3g} for the cell {key.cell!r}: "
+                f"use a ledger whose scores lie within {LARGEST_SCORE:.0e}"
+            )
         if known is None and self.task.answers_smaller_budgets:
             longer = self.ledger.get_longer(key)
             known = None if longer is None else beginning(longer, key.budget)
@@ -233,12 +239,25 @@ def _evaluation(outcome: Evaluation | Exception, budget: int) -> Evaluation:
             f"the task's evaluate returned {what}: return a spd_jax.ledger.Evaluation whose "
             f"status is {' or '.join(STATUSES)}"
         )
+    wrong = _misfit(outcome)
+    if wrong:
+        raise UserError(f"the task's evaluate returned {wrong}")
     if len(outcome.curve) > budget:
         raise UserError(
             f"the task's evaluate returned a curve of {len(outcome.curve)} values for budget "
             f"{budget}: return at most one per unit"
         )
     return _of_floats(outcome)
+
+
+def _misfit(evaluation: Evaluation) -> str:
+    """Return what of an evaluation is of another type than it must be, and what to give."""
+    if not isinstance(evaluation.curve, tuple | list):
+        return f"the curve {evaluation.curve!r:.60}: return a tuple of numbers"
+    for name in ("error", "unit"):
+        if not isinstance(getattr(evaluation, name), str):
+            return f"the {name} {getattr(evaluation, name)!r:.60}: return a text"
+    return ""
 
 
 def _of_floats(evaluation: Evaluation) -> Evaluation:
@@ -253,13 +272,18 @@ def _of_floats(evaluation: Evaluation) -> Evaluation:
         )
     except (TypeError, ValueError, OverflowError) as error:
         return _failed(f"a score is no number: {error}")
-    if evaluation.status == "ok" and not math.isfinite(evaluation.score):
+    # A test score that was not measured is NaN, which is not above anything.
+    largest = max(abs(evaluation.score), abs(evaluation.test_score))
+    if evaluation.status == "ok" and (
+        not math.isfinite(evaluation.score) or largest > LARGEST_SCORE
+    ):
         return dataclasses.replace(
             evaluation,
             status="failed",
             score=math.nan,
             test_score=math.nan,
-            error=f"the score is {evaluation.score}",
+            error=f"the score is {evaluation.score}"
+            + (f": none may be above {LARGEST_SCORE:.0e}" if largest > LARGEST_SCORE else ""),
         )
     return evaluation
 

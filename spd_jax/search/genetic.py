@@ -15,6 +15,7 @@ import numpy as np
 from spd_jax import archs as batches
 from spd_jax.archs import Cells
 from spd_jax.axes import Archs, Key
+from spd_jax.checks import is_count, is_number
 from spd_jax.errors import UserError
 from spd_jax.motif import SearchSpace
 from spd_jax.search import protocol
@@ -35,10 +36,10 @@ class Genetic:
 
     def __post_init__(self) -> None:
         """Refuse an empty elite, and a rate that is no probability."""
-        if self.parents < 1:
-            raise UserError(f"parents={self.parents} must be at least 1")
-        if not 0 <= self.crossover_rate <= 1:
-            raise UserError(f"crossover_rate={self.crossover_rate} must lie between 0 and 1")
+        if not is_count(self.parents, 1):
+            raise UserError(f"parents={self.parents!r} must be at least 1, a whole number")
+        if not is_number(self.crossover_rate, 0, 1):
+            raise UserError(f"crossover_rate={self.crossover_rate!r} must lie between 0 and 1")
 
     def propose(
         self, key: Key, space: SearchSpace, known: Cells, scores: np.ndarray, count: int

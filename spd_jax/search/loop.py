@@ -17,6 +17,7 @@ import numpy as np
 from spd_jax import archs as batches
 from spd_jax.archs import Cells
 from spd_jax.axes import Archs, Key
+from spd_jax.checks import is_count
 from spd_jax.errors import UserError
 from spd_jax.metrics import kendall_tau
 from spd_jax.motif import SearchSpace
@@ -42,6 +43,8 @@ class SearchConfig:
     proposals: int = 100
     evaluations: int = 20
 
+
+LARGEST_SIZE = 10**6  # of what a search counts
 
 # Number of the iteration, surrogate, key (consumed), known archs [K] and their scores [K].
 Fit = Callable[[int, Surrogate, Key, Archs, np.ndarray], Fitted]
@@ -149,8 +152,11 @@ def check(config: SearchConfig, *, ranked: bool) -> None:
         "evaluations": 1,
     }.items():
         size = getattr(config, field)
-        if isinstance(size, bool) or not isinstance(size, int) or size < least:
-            raise UserError(f"{field}={size} must be a whole number of at least {least}")
+        if not is_count(size, least, LARGEST_SIZE):
+            raise UserError(
+                f"{field}={size!r} must be a whole number of at least {least}, and at most "
+                f"{LARGEST_SIZE}"
+            )
     if ranked and config.evaluations > config.proposals:
         raise UserError(
             f"evaluations={config.evaluations} must not exceed proposals={config.proposals}, "

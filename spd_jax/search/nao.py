@@ -15,6 +15,7 @@ import numpy as np
 from spd_jax import archs as batches
 from spd_jax.archs import Cells
 from spd_jax.axes import Archs, Key
+from spd_jax.checks import is_count, is_number
 from spd_jax.errors import UserError
 from spd_jax.motif import SearchSpace, Tokens
 from spd_jax.search import protocol
@@ -40,10 +41,11 @@ class NaoProposer:
 
     def __post_init__(self) -> None:
         """Refuse settings under which no cell is ever moved."""
-        if self.seeds < 1:
-            raise UserError(f"seeds={self.seeds} must be at least 1")
-        if not self.steps or not all(step > 0 for step in self.steps):
-            raise UserError(f"steps={self.steps} must be one number above 0, or more")
+        if not is_count(self.seeds, 1):
+            raise UserError(f"seeds={self.seeds!r} must be at least 1, a whole number")
+        steps = self.steps if isinstance(self.steps, tuple | list) else ()
+        if not steps or not all(is_number(step) and step > 0 for step in steps):
+            raise UserError(f"steps={self.steps!r} must be one number above 0, or more")
 
     def propose(
         self, key: Key, space: SearchSpace, known: Cells, scores: np.ndarray, count: int

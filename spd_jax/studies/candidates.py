@@ -188,7 +188,7 @@ def _trial(
             "known": known.tolist(),
             "looks": _try_out(surrogate, jax.random.key(draw), table, known, settings.every),
         }
-        folder.write_json(name, kept)
+        folder.keep_json(name, kept)
     looks = _read_trial(kept)["looks"]
     return [Look(candidate, split, draw, x["step"], _loss(x), x["tau"]) for x in looks]
 

@@ -219,7 +219,9 @@ def compute_table(
             budget=settings.epochs,
         )  # fmt: skip
     items.sort(key=lambda item: item[0].seed)  # seed by seed, in order of the slopes
-    comments = {"commit": machine.commit(), "task": settings_lib.to_json(task)}
+    described = settings_lib.to_json(task).items()
+    described = {name: value for name, value in described if not name.endswith("_dir")}
+    comments = {"commit": machine.commit(), "task": described}
     ledger_table.write(path, items, comments)
     return lookup.read(path, problem.space)
 
@@ -243,11 +245,12 @@ def _run_seeds(
         if seed in results:
             continue
         results[seed] = one_split.run_seed(folder, seed, table, splits[seed], candidates)
-        folder.write_json(names[seed], results[seed])
+        folder.keep_json(names[seed], results[seed])
         figures = results[seed]["figures"]["dish"]
         note = f"seed {seed}: dish peak {_rounded(figures['predicted_peak_slope'])}, "
         note += f"tau {_rounded(figures['kendall_tau'])}"
         listen(events.Advanced(len(results), note))
+    folder.write_metrics(line for seed in seeds for line in results[seed]["metrics"])
     return {seed: results[seed] for seed in seeds}
 
 
@@ -260,6 +263,7 @@ def _result(content: Any) -> dict[str, Any]:
         "figures": {m: {f: content["figures"][m][f] for f in FIGURES} for m in METHODS},
         "seconds": {str(name): float(value) for name, value in content["seconds"].items()},
         "outer_steps": int(content["outer_steps"]),
+        "metrics": [dict(line) for line in content["metrics"]],
     }
 
 

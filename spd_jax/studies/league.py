@@ -335,7 +335,7 @@ def _play(
         surrogate = everyone[entry.surrogate, entry.known]
         result = match(surrogate, table, splits[entry.split], known=entry.known, key=key)
         played[entry] = entry._asdict() | result
-        folder.write_json(entry.file, played[entry])
+        folder.keep_json(entry.file, played[entry])
         tau = result["kendall_tau"]
         shown = "-" if tau is None else f"{tau:.2f}"
         listen(events.Advanced(done, f"{entry.surrogate}, {entry.known} known: tau {shown}"))

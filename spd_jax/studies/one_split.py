@@ -6,6 +6,7 @@ all methods are fitted on them, and predict every slope of the table.
 
 import dataclasses
 import math
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -55,7 +56,7 @@ def run_seed(
 
     Returns:
       JSON-ready: `predictions` (columns by name, in standard deviations over the known
-      motifs), `figures` by method, `seconds`.
+      motifs), `figures` by method, `seconds`, and the seed's lines of metrics.jsonl.
     """
     archs, truth = table.cells.archs, table.scores
     known, known_truth = batches.take(archs, split.train), truth[split.train]
@@ -65,7 +66,11 @@ def run_seed(
         setting = _choose(folder, seed, key, table, split.train, candidates)
     surrogate = candidates[setting]
     with machine.timed(seconds, "fit"):
-        fitted = _fit_dish(folder, seed, table, split, surrogate)
+        fitted, logged = _fit_dish(folder, seed, table, split, surrogate)
+        if not _is_whole(logged, fitted.state, surrogate):  # metrics.jsonl was damaged meanwhile
+            for path in _dish_folder(folder, table).glob(f"dish_seed{seed}_*.npz"):
+                path.unlink()
+            fitted, logged = _fit_dish(folder, seed, table, split, surrogate)
     with machine.timed(seconds, "predict"):
         members = _members(surrogate, fitted.state, archs)
     predicted = {"dish": np.median(members, axis=0)} | _quartiles("dish", members)
@@ -89,6 +94,7 @@ def run_seed(
         "figures": {name: score(table, split, predicted[name]) for name in METHODS},
         "seconds": dict(seconds),
         "outer_steps": int(fitted.state.stop_step),
+        "metrics": logged,
     }
 
 
@@ -133,8 +139,12 @@ def _choose(
         }
         for trial in trials
     ]
-    folder.write_json(name, {"chosen": chosen, "trials": entries})
+    folder.keep_json(name, {"chosen": chosen, "trials": entries})
     return chosen
+
+
+def _dish_folder(folder: RunFolder, table: TruthTable) -> pathlib.Path:
+    return folder.path / "states" / table.identity[:8]
 
 
 def find_dish(
@@ -150,7 +160,7 @@ def find_dish(
     """Fit the dish of a seed, or go on with it, or load it; see `saved_fits.fit`."""
     fitted: Any = saved_fits.fit(
         folder,
-        f"{table.identity[:8]}/dish_seed{seed}",
+        f"{_dish_folder(folder, table).name}/dish_seed{seed}",
         surrogate,
         jax.random.key(seed),
         batches.take(table.cells.archs, split.train),
@@ -164,8 +174,8 @@ def find_dish(
 
 def _fit_dish(
     folder: RunFolder, seed: int, table: TruthTable, split: Split, surrogate: DishSurrogate
-) -> FittedDish:
-    """Return the dish of a seed, its outer losses logged in metrics.jsonl."""
+) -> tuple[FittedDish, list[dict[str, Any]]]:
+    """Return the dish of a seed, and its outer losses as they are logged in metrics.jsonl."""
 
     def log(phase: str, step: int, losses: np.ndarray) -> None:
         rounded = [float(f"{loss:.6g}") for loss in losses]
@@ -185,7 +195,15 @@ def _fit_dish(
     )  # fmt: skip
     losses = dish.outer_losses(surrogate.config, raw, table.scores[split.train])
     log("fit", int(fitted.state.stop_step), losses)
-    return fitted
+    return fitted, folder.metrics(lambda line: line["seed"] == seed)
+
+
+def _is_whole(logged: list[dict[str, Any]], state: DishState, surrogate: DishSurrogate) -> bool:
+    """Return whether every outer step of a fitted dish is in the log, once and in order."""
+    steps = range(surrogate.config.outer_steps if surrogate.held_out_share else 0)
+    wanted = [("early_stopping", step) for step in steps]
+    wanted += [("fit", step) for step in range(int(state.stop_step) + 1)]
+    return [(line.get("phase"), line.get("step")) for line in logged] == wanted
 
 
 def _phase(state: DishState) -> str:

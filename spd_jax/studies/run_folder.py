@@ -3,12 +3,13 @@
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import json
 import logging
 import os
 import pathlib
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from spd_jax import files
@@ -21,6 +22,7 @@ LAYOUT = 3  # of the files in a folder; those of 0.2 and before had no number
 DAMAGE = (
     OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError,
 )  # fmt: skip
+SEAL = "checksum"  # name of it in a file that is read again
 logger = logging.getLogger(__name__)
 
 
@@ -136,8 +138,15 @@ class RunFolder:
         files.write_text(self.path / name, json.dumps(content, indent=1, allow_nan=False) + "\n")
         return self.path / name
 
+    def keep_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write plain data that `read_json` reads, with a checksum.
+
+        A flipped byte in a number would else be another result that nobody notices.
+        """
+        self.write_json(name, {**content, SEAL: _seal(content)})
+
     def read_json(self, name: str, parse: Callable[[Any], T]) -> T | None:
-        """Return `parse` of the file `name`, or `None` where it is to be made anew.
+        """Return `parse` of what `keep_json` wrote, or `None` where it is to be made anew.
 
         That is where there is none, and where it is damaged, which is said.
 
@@ -149,7 +158,10 @@ class RunFolder:
         path = self.path / name
         try:
             text = path.read_text(encoding="utf-8")
-            return parse(json.loads(text, parse_constant=_refuse_constant))
+            content = json.loads(text, parse_constant=_refuse_constant)
+            if content.pop(SEAL) != _seal(content):
+                raise ValueError("its checksum is another")
+            return parse(content)
         except FileNotFoundError:
             return None
         except DAMAGE as error:
@@ -172,17 +184,32 @@ class RunFolder:
 
         A last line that the kill cut short is dropped too.
         """
-        path = self.path / "metrics.jsonl"
+        if (self.path / "metrics.jsonl").is_file():
+            self.write_metrics(self.metrics(keep))
+
+    def metrics(self, keep: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+        """Return the lines of metrics.jsonl that `keep` takes; damaged ones are left out."""
+        path, kept = self.path / "metrics.jsonl", []
         if not path.is_file():
-            return
-        kept = []
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            return []
+        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                if keep(json.loads(line)):
-                    kept.append(line + "\n")
+                line = json.loads(text, parse_constant=_refuse_constant)
+                if keep(line):
+                    kept.append(line)
             except DAMAGE:
                 continue
-        files.write_text(path, "".join(kept))
+        return kept
+
+    def write_metrics(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Write metrics.jsonl anew, whatever it held."""
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        files.write_text(self.path / "metrics.jsonl", text)
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal digits that plain data decide."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _refuse_constant(name: str) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from spd_jax import files, metrics, motif
 from spd_jax.errors import UserError
-from spd_jax.ground_truth import lookup
+from spd_jax.ground_truth import executors, lookup
 from spd_jax.ground_truth.purchase import GroundTruth
 from spd_jax.ledger import Ledger
 from spd_jax.problems import Problem
@@ -60,6 +60,7 @@ def run(
     *,
     data_dir: str | None = None,
     workers: int = 0,
+    time_limit: float | None = None,
     listen: events.Listener = events.ignore,
 ) -> Comparison:
     """Run every search, or go on with a comparison that was interrupted.
@@ -70,18 +71,21 @@ def run(
       workdir: the run folder.
       data_dir: folder of the data; None downloads them.
       workers: processes that train cells; 0 trains in this one.
+      time_limit: seconds that an evaluation may take; what takes longer is recorded as failed.
+        None lets it run. It needs workers, which can be killed.
       listen: told what happens.
 
     Raises:
       UserError: settings or data with which nothing can be run, or a folder of another run.
     """
     _check(problem, settings)
+    executors.check_time_limit(time_limit, workers)
     path = pathlib.Path(workdir)
     task = problem.ground_truth(settings.preset).task(data_dir, str(path / "states"))
     with _open_folder(path, "search", problem, settings, task.fingerprint) as folder:
         ceiling = noise_ceiling(problem, settings, task.fingerprint)
         with Ledger(path / "ledger.sqlite") as ledger:
-            truth = GroundTruth(problem.space.name, task, ledger, workers)
+            truth = GroundTruth(problem.space.name, task, ledger, workers, time_limit=time_limit)
             searches = Searches(folder, problem, settings, truth, listen)
             records = searches.all(None if ceiling is None else ceiling["kendall_tau"])
         return _finish(folder, problem, settings, records, task.fingerprint, ceiling)

@@ -262,7 +262,7 @@ class _Saved:
             "choices": {str(index): own.to_json() for index, own in self.choices.items()},
             "iterations": [own.to_json() for own in self.record],
         }
-        self.folder.write_json(self.name, content)
+        self.folder.keep_json(self.name, content)
 
 
 def _bought(iteration: Iteration) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from spd_jax import metrics
 from spd_jax.archs import Cells
 from spd_jax.errors import UserError
-from spd_jax.ground_truth import lookup
+from spd_jax.ground_truth import executors, lookup
 from spd_jax.ground_truth.lookup import TruthTable
 from spd_jax.ground_truth.purchase import GroundTruth
 from spd_jax.ledger import Evaluation, EvaluationKey, Ledger
@@ -61,6 +61,7 @@ def run(
     *,
     data_dir: str | None = None,
     workers: int = 0,
+    time_limit: float | None = None,
     compare_with: str | os.PathLike[str] | None = None,
     listen: events.Listener = events.ignore,
 ) -> tuple[dict[str, Any], pathlib.Path]:
@@ -72,6 +73,8 @@ def run(
       workdir: the run folder.
       data_dir: folder of the data; None downloads them.
       workers: processes that train cells; 0 trains in this one.
+      time_limit: seconds that an evaluation may take; what takes longer is recorded as failed.
+        None lets it run. It needs workers, which can be killed.
       compare_with: another table, to compare the order with.
       listen: told what happens.
 
@@ -82,6 +85,7 @@ def run(
       UserError: too noisy a ground truth, or settings with which nothing can be bought.
     """
     settings_lib.check(settings)
+    executors.check_time_limit(time_limit, workers)
     other = None if compare_with is None else lookup.read(compare_with, problem.space)
     preset = problem.ground_truth(settings.preset)
     task = preset.task(data_dir, str(pathlib.Path(workdir) / "states"))
@@ -93,7 +97,7 @@ def run(
         cells = cells_of(problem.space, settings.part, settings.num_cells)
         path = folder.path / f"{name}.csv"
         with Ledger(folder.path / "ledger.sqlite") as ledger:
-            truth = GroundTruth(problem.space.name, task, ledger, workers)
+            truth = GroundTruth(problem.space.name, task, ledger, workers, time_limit=time_limit)
             items, first = _buy_table(truth, cells, settings, listen)
         comments = {"study": "table", "commit": machine.commit(), "settings": config}
         ledger_table.write(path, items, comments)

@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from spd_jax import archs as archs_lib
 from spd_jax import files
 from spd_jax.axes import Archs, Array, Key
+from spd_jax.checks import is_count
 from spd_jax.dish import DishState
 from spd_jax.errors import UserError
 from spd_jax.surrogates import protocol
@@ -213,8 +214,8 @@ class Stacked:
           UserError: too few finite scores (2 with a base that is `ScoreFree`, 4 in two folds, 3
             in more), shapes that disagree, fewer than 2 folds, or no finite prediction.
         """
-        if self.folds < 2:
-            raise UserError(f"folds is {self.folds}: give 2 or more")
+        if not is_count(self.folds, 2):
+            raise UserError(f"folds is {self.folds!r}: give 2 or more, a whole number")
         fold_key, base_key, regressor_key = jax.random.split(key, 3)
         if isinstance(self.base, protocol.ScoreFree):
             archs, truth = archs_lib.known(archs, scores)

@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 
 from spd_jax import dish, files
 from spd_jax.axes import Archs, Key
+from spd_jax.checks import is_number
 from spd_jax.errors import UserError
 from spd_jax.motif import MotifFamily
 from spd_jax.surrogates import protocol
@@ -62,6 +63,10 @@ class DishSurrogate:
             all equal, shapes that disagree, a setting that cannot be run, or no motif whose inner
             training is finite.
         """
+        if not (is_number(self.held_out_share, 0, 1) and self.held_out_share < 1):
+            raise UserError(
+                f"held_out_share is {self.held_out_share!r}: give a number from 0 to below 1"
+            )
         known, held_out = dish.KnownMotifs.of(archs, scores), None
         if self.held_out_share:
             known, held_out = self._split(jax.random.split(key)[1], known)

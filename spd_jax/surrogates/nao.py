@@ -30,6 +30,7 @@ from jax.typing import ArrayLike
 from spd_jax import archs as archs_lib
 from spd_jax import files
 from spd_jax.axes import Archs, Array, Key, Params
+from spd_jax.checks import LARGEST_NUMBER, is_count, is_number
 from spd_jax.dish.config import static
 from spd_jax.errors import UserError
 from spd_jax.motif import Tokens
@@ -87,16 +88,17 @@ class NaoConfig:
         """
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type is int and value < 1:
-                raise UserError(f"{field.name} is {value}: give at least 1")
-            if field.name in ("dropout", "held_out_share") and not 0 <= value < 1:
-                raise UserError(f"{field.name} is {value}: give a number from 0 to below 1")
-            if field.name == "trade_off" and not 0 <= value <= 1:
-                raise UserError(f"{field.name} is {value}: give a number from 0 to 1")
-            if field.name == "l2" and not value >= 0:
-                raise UserError(f"{field.name} is {value}: give a number that is not negative")
-            if field.name in ("learning_rate", "clip") and not value > 0:
-                raise UserError(f"{field.name} is {value}: give a number above 0")
+            if field.type is int and not is_count(value, 1):
+                raise UserError(f"{field.name} is {value!r}: give at least 1, a whole number")
+            if field.type is int:
+                continue
+            shares = field.name in ("dropout", "held_out_share")
+            most = 1 if shares or field.name == "trade_off" else LARGEST_NUMBER
+            if not is_number(value, 0, most) or (shares and value == 1):
+                below = "to below 1" if shares else "to 1" if most == 1 else "on, that is finite"
+                raise UserError(f"{field.name} is {value!r}: give a number from 0 {below}")
+            if field.name in ("learning_rate", "clip") and value == 0:
+                raise UserError(f"{field.name} is {value!r}: give a number above 0")
 
 
 @dataclasses.dataclass(frozen=True)

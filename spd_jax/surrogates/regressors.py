@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 from spd_jax import archs as archs_lib
 from spd_jax import files
 from spd_jax.axes import Archs, Key
+from spd_jax.checks import is_count
 from spd_jax.errors import UserError, check_name
 from spd_jax.surrogates import protocol
 
@@ -105,8 +106,8 @@ class RandomForest:
           UserError: fewer than 2 finite scores, shapes that disagree, fewer than one
             tree, or scikit-learn is missing.
         """
-        if self.trees < 1:
-            raise UserError(f"trees is {self.trees}: give at least 1")
+        if not is_count(self.trees, 1):
+            raise UserError(f"trees is {self.trees!r}: give at least 1, a whole number")
         vectors, scores = _known_vectors(self.features, archs, scores)
         data = {"vectors": vectors, "scores": scores}
         return self._restore(

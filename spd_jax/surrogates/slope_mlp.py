@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 from spd_jax import archs as archs_lib
 from spd_jax import files
 from spd_jax.axes import Key
+from spd_jax.checks import is_count, is_number
 from spd_jax.dish.config import static
 from spd_jax.errors import UserError, check_name
 from spd_jax.surrogates import protocol
@@ -88,8 +89,15 @@ class SlopeMlp:
     def _check(self) -> None:
         check_name("activation", self.activation, ACTIVATIONS)
         for name in ("hidden_size", "decay_steps", "steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}: give at least 1")
+            if not is_count(getattr(self, name), 1):
+                raise UserError(
+                    f"{name} is {getattr(self, name)!r}: give at least 1, a whole number"
+                )
+        for name in ("learning_rate", "decay", "l2", "init_scale"):
+            if not is_number(getattr(self, name)):
+                raise UserError(
+                    f"{name} is {getattr(self, name)!r}: give a finite number that is not negative"
+                )
 
 
 @dataclasses.dataclass(frozen=True)
