@@ -88,7 +88,7 @@ def known(archs: Archs, scores: ArrayLike, minimum: int = 2) -> tuple[Archs, np.
             f"{finite.sum()} of {finite.size} scores are finite, but {minimum} are needed: "
             "evaluate more motifs"
         )
-    largest = np.max(np.abs(truth[finite]))
+    largest = np.max(np.abs(truth[finite]), initial=0)
     if largest > LARGEST_SCORE:
         raise UserError(
             f"a score is as large as {largest:.3g}: rescale the scores so that none is above "

@@ -239,9 +239,9 @@ def outcome(folder: pathlib.Path) -> dict[str, Any]:
     """Return all results in a run folder, without how long they took."""
     found: dict[str, Any] = {}
     for path in sorted(folder.iterdir()):
+        assert ".partial" not in path.name, path
         if path.name == "versions.json" or path.name.startswith(".") or path.is_dir():
             continue
-        assert "partial" not in path.name, path
         found[path.name] = None
         if path.suffix == ".json":
             found[path.name] = timeless(json.loads(path.read_text()))

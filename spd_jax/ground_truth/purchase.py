@@ -283,7 +283,11 @@ def _of_floats(evaluation: Evaluation) -> Evaluation:
             score=math.nan,
             test_score=math.nan,
             error=f"the score is {evaluation.score}"
-            + (f": none may be above {LARGEST_SCORE:.0e}" if largest > LARGEST_SCORE else ""),
+            + (
+                f": none may be above {LARGEST_SCORE:.0e}"
+                if LARGEST_SCORE < largest < math.inf
+                else ""
+            ),
         )
     return evaluation
 

@@ -154,7 +154,7 @@ def check(config: SearchConfig, *, ranked: bool) -> None:
         size = getattr(config, field)
         if not is_count(size, least, LARGEST_SIZE):
             raise UserError(
-                f"{field}={size!r} must be a whole number of at least {least}, and at most "
+                f"{field}={size} must be a whole number of at least {least}, and at most "
                 f"{LARGEST_SIZE}"
             )
     if ranked and config.evaluations > config.proposals:
