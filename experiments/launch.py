@@ -56,9 +56,7 @@ def run_main(main: Callable[[], None]) -> None:
         logging.set_verbosity(logging.WARNING)
         if len(argv) > 1:
             raise UserError(f"{argv[1]!r} is no flag: write --name=value")
-        # Once a program has run, some versions of jax refuse even the number that is set already.
-        if jax.config.values["jax_num_cpu_devices"] != DEVICES.value:
-            jax.config.update("jax_num_cpu_devices", DEVICES.value)
+        jax.config.update("jax_num_cpu_devices", DEVICES.value)
         if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the next run need not compile
             jax.config.update("jax_compilation_cache_dir", str(machine.ROOT / ".jax_cache"))
         main()

@@ -4,7 +4,6 @@ import pathlib
 import signal
 
 import jax
-import jax.experimental
 from sigmoid_slope_runs import slope_run  # noqa: F401
 
 # A shell starts what it puts in the background with Ctrl-C ignored, and children inherit that.
@@ -14,6 +13,3 @@ CACHE = pathlib.Path(__file__).resolve().parents[1] / ".jax_cache"
 
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-
-if not hasattr(jax, "enable_x64"):  # its name before jax 0.8
-    jax.enable_x64 = jax.experimental.enable_x64

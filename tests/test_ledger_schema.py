@@ -94,8 +94,9 @@ def test_a_writer_upgrades_it_and_leaves_a_copy(tmp_path):
             ledger.put(KEY._replace(parent="a"), GOOD)
             assert len(ledger) == 3
             ledger.forget_failed([OLD[1][0]])
-            ledger.merge(before_again := Ledger(tmp_path / "l.v1.backup", read_only=True))
-            assert before_again.purchases() == old
+            with Ledger(tmp_path / "l.v1.backup", read_only=True) as before_again:
+                ledger.merge(before_again)
+                assert before_again.purchases() == old
         run(path, "DELETE FROM evaluations WHERE parent = 'a'")
         run(path, "UPDATE evaluations SET purchase = 3 WHERE seed = -1")
     assert run(path, "PRAGMA user_version") == [(2,)]
