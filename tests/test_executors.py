@@ -115,16 +115,16 @@ def test_retries_can_be_none(tmp_path):
 def test_an_item_over_its_time_is_given_up_and_its_worker_replaced(tmp_path):
     items = [("hangs", "hang"), ("a", ""), ("b", ""), ("c", "")]
     began = time.monotonic()
-    run = run_all(functools.partial(leave_a_mark, str(tmp_path)), items, workers=2, time_limit=1.5)
+    run = run_all(functools.partial(leave_a_mark, str(tmp_path)), items, workers=2, time_limit=4)
     outcomes = dict(run)
     assert [outcomes[i] for i in (1, 2, 3)] == ["a", "b", "c"]
     assert isinstance(outcomes[0], TimeLimitExceeded)
-    assert str(outcomes[0]) == "over the time limit of 1.5 s"
+    assert str(outcomes[0]) == "over the time limit of 4 s"
     assert runs_of(tmp_path) == {"hangs": 1, "a": 1, "b": 1, "c": 1}  # not tried again
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 60
     # With one worker, the others wait for the one that takes its place.
     run_one = functools.partial(leave_a_mark, str(tmp_path))
-    assert dict(run_all(run_one, items[:2], workers=1, time_limit=1))[1] == "a"
+    assert dict(run_all(run_one, items[:2], workers=1, time_limit=5))[1] == "a"
 
 
 @pytest.mark.parametrize("limits", [{"time_limit": 1}, {"time_limit": 0, "workers": 1}])
