@@ -324,7 +324,7 @@ def summary(**changes):
     return {
         "unit": "bits per character",
         "ground_truths": 100,
-        "noise_ceiling": {"noise_ceiling": 0.9},
+        "noise_ceiling": {"kendall_tau": 0.9},
         "failed": 2,
         "methods": {"ga": row | {"tau_by_iteration": {"1": {"median": 0.5}}}},
         "best_cell": {"cell": "0 1", "test": 2.5},
@@ -337,7 +337,8 @@ def test_the_results_of_a_comparison_as_text():
     assert lines[2].split() == ["ga", "1", "2.7500", "-", "85", "0.50"]
     assert "0.90, over random cells" in lines[3]
     assert lines[4].startswith("(A method's tau is over the cells that it chose itself")
-    assert lines[6].startswith("2 cells failed")
+    assert lines[6].startswith("2 cells failed; the ledger says why")
+    assert "\n1 cell failed; " in results(summary(failed=1))
     assert lines[-2:] == ["best cell (test 2.5000 bits per character):", "  0 1"]
     network = {"parameters": 7, "parameters_in_the_paper": 140}
     shown = results(summary(motif_network=network)).splitlines()
