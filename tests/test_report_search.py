@@ -341,7 +341,8 @@ def test_the_results_of_a_comparison_as_text():
     assert lines[2].split() == ["ga", "1", "2.7500", "-", "85", "0.50"]
     assert "0.90, over random cells" in lines[3]
     assert lines[4].startswith("(A method's tau is over the cells that it chose itself")
-    assert lines[6].startswith("2 cells failed")
+    assert lines[6].startswith("2 cells failed; the ledger says why")
+    assert "\n1 cell failed; " in results(summary(failed=1))
     assert lines[-2:] == ["best cell (test 2.5000 bits per character):", "  0 1"]
     network = {"parameters": 7, "parameters_in_the_paper": 140}
     shown = results(summary(motif_network=network)).splitlines()

@@ -79,8 +79,8 @@ def results(summary: Mapping[str, Any]) -> str:
             "harder to rank than the random cells of the ceiling.)"
         )
     if summary["failed"]:
-        cells = "cell" if summary["failed"] == 1 else "cells"
-        lines.append(f"{summary['failed']} {cells} failed; the ledger of the run says why")
+        cells = "1 cell" if summary["failed"] == 1 else f"{summary['failed']} cells"
+        lines.append(f"{cells} failed; the ledger says why, unless `retry` forgot it since")
     best = summary["best_cell"]
     test = "not measured" if best["test"] is None else f"{best['test']:.4f} {unit}"
     lines += [f"best cell (test {test}):", wrapped(best["cell"], "  ")]
