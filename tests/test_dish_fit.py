@@ -316,7 +316,7 @@ def test_an_exploding_motif_is_counted_and_scores_worst():
         (SLOPES[:3], np.full(3, 0.5), r"all 3 ground truths are 0\.5: there is nothing to learn"),
         (SLOPES[:3], 1 + 1e-9 * np.arange(3), "all 3 ground truths are 1"),
         (SLOPES[:3], [0.5, np.nan, 0.5], "all 2 ground truths are"),
-        (SLOPES[:3], [0.5, 1e308, 0.5], r"as large as 1e\+308: rescale them"),
+        (SLOPES[:3], [0.5, 1e308, 0.5], r"as large as 1e\+308: rescale the scores"),
         (SLOPES[:3], [0.5, -1e30, 0.5], r"as large as 1e\+30: rescale them"),
     ],
 )
