@@ -64,7 +64,7 @@ class Genetic:
         mothers = batches.take(elite, first)
         fathers = batches.take(elite, (first + step) % size)
         crossed = space.crossover(crossover_key, mothers, fathers)
-        two = np.asarray(jax.random.bernoulli(whether_key, self.crossover_rate, (count,)))
+        two = np.asarray(jax.random.bernoulli(whether_key, float(self.crossover_rate), (count,)))
         return space.mutate(mutation_key, jax.tree.map(_choose(two), crossed, mothers))
 
 

@@ -94,7 +94,7 @@ class RnnCellSpace:
         """Change every locus with probability `mutation_rate` to another value; consumes `key`."""
         loci, choices = self.to_loci(archs), self.choices
         where_key, step_key = jax.random.split(key)
-        changed = np.asarray(jax.random.bernoulli(where_key, self.mutation_rate, loci.shape))
+        changed = np.asarray(jax.random.bernoulli(where_key, float(self.mutation_rate), loci.shape))
         step = np.asarray(jax.random.randint(step_key, loci.shape, 1, jnp.maximum(choices, 2)))
         return self.from_loci(np.where(changed, (loci + step) % choices, loci))
 
