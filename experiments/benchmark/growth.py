@@ -248,7 +248,7 @@ def _in_child(count: int, quick: bool) -> dict[str, Any]:
     """Measure with `count` host devices, in a process of its own."""
     command = [sys.executable, "-m", "experiments.benchmark", "--parts=devices"]
     command += [f"--cpu_devices={count}", f"--quick={quick}"]
-    root = pathlib.Path(__file__).resolve().parents[1]
+    root = pathlib.Path(__file__).resolve().parents[2]
     child = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if child.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{child.stderr}")
