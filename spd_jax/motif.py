@@ -97,6 +97,18 @@ class Structure(Protocol):
         ...
 
 
+class Paths(Protocol):
+    """A space whose motifs are graphs with operations, for surrogates that read their paths."""
+
+    def paths(self, archs: Archs) -> np.ndarray:
+        """Return the path encoding `[M, F]` float64 (White et al., 2021, BANANAS, section 4).
+
+        One bit for each sequence of operations that a path from input to output can have: 1
+        where the motif has such a path. Archs are in canonical form.
+        """
+        ...
+
+
 class Tokens(Protocol):
     """A space whose motifs are strings of L tokens out of V, for NAO; token 0 starts a string."""
 

@@ -9,8 +9,10 @@ import numpy as np
 from spd_jax.axes import Arch, Archs, Array, Params
 from spd_jax.dish import DishConfig
 from spd_jax.errors import UserError
+from spd_jax.files import Path
 from spd_jax.ground_truth.task import Task
-from spd_jax.motif import Drawing, Features, MotifFamily, SearchSpace, Structure, Tokens
+from spd_jax.ledger import Evaluation, EvaluationKey
+from spd_jax.motif import Drawing, Features, MotifFamily, Paths, SearchSpace, Structure, Tokens
 from spd_jax.surrogates.protocol import Surrogate
 
 
@@ -52,12 +54,18 @@ class Problem:
       ground_truths: ways to train a motif by name, the default first.
       features: vectors for regressors.
       structure: counts for regressors; None: the features are the strongest vectors known.
+      paths: path encoding for regressors; None: there is none.
       tokens: spelling for NAO; None: NAO does not take part.
       drawing: of one motif; None: no picture of the best one.
       hidden_states: `hidden_states(family) -> states(params, arch, inputs)`, what proxies of
         hidden states look at; None: the outputs.
       rivals: surrogates beside those that every space has, by name.
       parameters_in_the_paper: of the motif-network; None where there is no such number.
+      costs: `costs[name](archs [M]) -> [M]` float64, what a motif costs at full size, such as
+        its "parameters" or "multiply_adds"; known without training.
+      read_table: `read_table(path, ground_truth)` reads a table in a format of others as
+        evaluations of one of `ground_truths`, cells by any spelling; None: only our own format.
+        It raises UserError where the file is none of the formats.
       settings: plain data that tell it from a problem of the same space, such as the rate of
         mutation; recorded with the runs.
     """
@@ -69,11 +77,14 @@ class Problem:
     ground_truths: Mapping[str, GroundTruthPreset]
     features: Features
     structure: Structure | None = None
+    paths: Paths | None = None
     tokens: Tokens | None = None
     drawing: Drawing | None = None
     hidden_states: Callable[[MotifFamily], Callable[[Params, Arch, Array], Array]] | None = None
     rivals: Mapping[str, Surrogate] = dataclasses.field(default_factory=dict)
     parameters_in_the_paper: int | None = None
+    costs: Mapping[str, Callable[[Archs], np.ndarray]] = dataclasses.field(default_factory=dict)
+    read_table: Callable[[Path, str], list[tuple[EvaluationKey, Evaluation]]] | None = None
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def ground_truth(self, name: str) -> GroundTruthPreset:
