@@ -1,0 +1,156 @@
+"""The cells of NAS-Bench-201 (Dong and Yang, 2020): four nodes, an operation on each edge.
+
+Node 0 is the input and node 3 the output. Every node but the first is the sum of what its
+incoming edges bring: each edge applies its operation to the node where it starts. A cell is
+int32 `[6]`, an index into `OPERATIONS` for each of `EDGES`; there are 5^6 = 15,625 of them.
+"""
+
+import dataclasses
+import functools
+import itertools
+import re
+from typing import Any
+
+import jax
+import numpy as np
+
+from spd_jax.axes import Key
+from spd_jax.errors import UserError
+
+OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
+# The four ways from input to output, as places in `EDGES`.
+PATHS = ((3,), (0, 4), (1, 5), (0, 2, 5))
+NONE, SKIP = 0, 1
+_WEIGHTS = len(OPERATIONS) ** np.arange(len(EDGES))[::-1]  # first edge counts most
+_NODE = r"\|(?:[a-z0-9_]+~\d\|)+"
+_CELL = re.compile(rf"{_NODE}\+{_NODE}\+{_NODE}")
+
+
+@dataclasses.dataclass(frozen=True)
+class NasBench201Space:
+    """All cells of NAS-Bench-201, a `motif.SearchSpace` with every optional ability.
+
+    Attributes:
+      mutation_rate: probability that `mutate` changes an edge besides the one that it changes
+        anyway; 0.1 is ours.
+      name: name in ledgers and tables.
+    """
+
+    mutation_rate: float = 0.1
+    name: str = dataclasses.field(default="nasbench201", init=False)
+
+    def __post_init__(self) -> None:
+        """Refuse a rate that is no probability."""
+        if not 0 <= self.mutation_rate <= 1:
+            raise UserError(f"mutation_rate={self.mutation_rate} must lie between 0 and 1")
+
+    def sample(self, key: Key, count: int) -> np.ndarray:
+        """Draw cells int32 `[count, 6]`, every edge uniform; consumes `key`."""
+        return np.asarray(jax.random.randint(key, (count, len(EDGES)), 0, len(OPERATIONS)))
+
+    def mutate(self, key: Key, archs: np.ndarray) -> np.ndarray:
+        """Change one edge and each other one with probability `mutation_rate`; consumes `key`.
+
+        A mutant that computes what its parent does is drawn again.
+        """
+        parents = np.asarray(archs, np.int32)
+        mutants, same = parents, np.ones(len(parents), bool)
+        while same.any():
+            key, where_key, one_key, step_key = jax.random.split(key, 4)
+            changed = np.array(
+                jax.random.bernoulli(where_key, float(self.mutation_rate), parents.shape)
+            )
+            one = np.asarray(jax.random.randint(one_key, (len(parents),), 0, len(EDGES)))
+            changed[np.arange(len(parents)), one] = True
+            step = np.asarray(jax.random.randint(step_key, parents.shape, 1, len(OPERATIONS)))
+            drawn = np.where(changed, (parents + step) % len(OPERATIONS), parents)
+            mutants = np.where(same[:, None], drawn, mutants)
+            same = _function(mutants) == _function(parents)
+        return mutants
+
+    def crossover(self, key: Key, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Take every edge from either parent, with equal chances; consumes `key`."""
+        from_first = np.asarray(jax.random.bernoulli(key, 0.5, np.shape(first)))
+        return np.where(from_first, np.asarray(first, np.int32), np.asarray(second, np.int32))
+
+    def encode(self, arch: np.ndarray) -> str:
+        """Return the benchmark's own text, `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`."""
+        nodes: dict[int, str] = {1: "|", 2: "|", 3: "|"}
+        for (start, end), operation in zip(EDGES, np.asarray(arch).tolist(), strict=True):
+            nodes[end] += f"{OPERATIONS[operation]}~{start}|"
+        return "+".join(nodes.values())
+
+    def decode(self, text: str) -> np.ndarray:
+        """Read a cell from the benchmark's own text.
+
+        Raises:
+          UserError: another form, or an operation that there is not.
+        """
+        words = re.findall(r"([a-z0-9_]+)~(\d)", text)
+        starts = [start for _, start in words]
+        if not _CELL.fullmatch(text.strip()) or starts != [str(start) for start, _ in EDGES]:
+            raise UserError(
+                f"{text!r} is no cell of {self.name}: write |op~0|+|op~0|op~1|+|op~0|op~1|op~2|"
+            )
+        for operation, _ in words:
+            if operation not in OPERATIONS:
+                raise UserError(
+                    f"{text!r} is no cell of {self.name}: {operation} must be one of "
+                    f"{', '.join(OPERATIONS)}"
+                )
+        return np.array([OPERATIONS.index(operation) for operation, _ in words], np.int32)
+
+    def canonical(self, arch: np.ndarray) -> np.ndarray:
+        """Return the first of all cells that compute the same function.
+
+        Cells are ordered by their digits in base 5, the first edge's counting most (ours).
+        """
+        first = int(_function(np.asarray(arch)))
+        return (first // _WEIGHTS % len(OPERATIONS)).astype(np.int32)
+
+    def to_tokens(self, archs: np.ndarray) -> np.ndarray:
+        """Return cells `[M, 6]` as tokens of NAO's network, operation + 1: int32 `[M, 6]`."""
+        return np.asarray(archs, np.int32) + 1
+
+    def from_tokens(self, tokens: np.ndarray) -> np.ndarray:
+        """Undo `to_tokens`; tokens must be legal."""
+        return np.asarray(tokens, np.int32) - 1
+
+    def legal_tokens(self) -> np.ndarray:
+        """Return that all tokens but 0 may stand anywhere: bool `[6, 6]`."""
+        return np.tile(np.arange(len(OPERATIONS) + 1) > 0, (len(EDGES), 1))
+
+    def features(self, archs: np.ndarray) -> np.ndarray:
+        """Return cells in canonical form with every edge one-hot: float64 `[M, 30]`."""
+        chosen = np.asarray(archs)[..., None] == np.arange(len(OPERATIONS))
+        return chosen.reshape(len(chosen), -1).astype(float)
+
+
+def _function(archs: np.ndarray) -> np.ndarray:
+    """Return the number of the function that cells `[..., 6]` compute: `[...]`."""
+    return _functions()[archs @ _WEIGHTS]
+
+
+@functools.cache
+def _functions() -> np.ndarray:
+    """Return for all 15,625 cells, in order, the place of the first with the same function."""
+    first: dict[tuple[Any, ...], int] = {}
+    cells = itertools.product(range(len(OPERATIONS)), repeat=len(EDGES))
+    return np.array([first.setdefault(_output(cell), i) for i, cell in enumerate(cells)])
+
+
+def _output(cell: tuple[int, ...]) -> tuple[Any, ...]:
+    """Return what node 3 computes.
+
+    A node is the sorted terms of its sum: `()` for the input, else `(operation, node)` once
+    for every edge that brings it. `none` and whatever reads nothing bring no term, and
+    `skip_connect` brings the terms of the node where it starts.
+    """
+    nodes: list[list[Any]] = [[()], [], [], []]
+    for (start, end), operation in zip(EDGES, cell, strict=True):
+        if operation == SKIP:
+            nodes[end] += nodes[start]
+        elif operation != NONE and nodes[start]:
+            nodes[end].append((operation, *sorted(nodes[start])))
+    return tuple(sorted(nodes[3]))
