@@ -378,7 +378,9 @@ def jacobian_covariance(
     return covariance_score(jax.grad(summed)(batches.inputs[0]))
 
 
-def _codes(network: ImageNetwork, params: Params, arch: Arch, inputs: Array) -> list[Array]:
+def _codes(
+    network: ImageNetwork, params: Params, arch: Arch, inputs: Array
+) -> list[tuple[Array, Array]]:
     """Return pairs of every ReLU's binary codes `[N, units]` bool and whether it is used."""
     trace = network.trace(params, arch, inputs)
     return [
