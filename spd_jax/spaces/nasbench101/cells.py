@@ -190,7 +190,7 @@ def _changed(rng: np.random.Generator, archs: NasBench101Cell, rate: float) -> N
     drawn = rng.integers(0, kinds, absent.shape)
     other = 1 + np.where(absent, drawn, (archs.operation - 1 + step) % kinds)
     vertices = changed[:, EDGES:]
-    operation = np.where(vertices, other, archs.operation).astype(np.int32)
+    operation = np.where(vertices | absent, other, archs.operation).astype(np.int32)
     for cell, place in np.argwhere(vertices & absent):
         vertex = place + 1
         adjacency[cell, rng.integers(0, vertex), vertex] = 1
