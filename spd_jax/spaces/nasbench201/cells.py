@@ -9,13 +9,16 @@ import dataclasses
 import functools
 import itertools
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from spd_jax.axes import Key
 from spd_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
@@ -106,8 +109,7 @@ class NasBench201Space:
 
         Cells are ordered by their digits in base 5, the first edge's counting most (ours).
         """
-        first = int(_function(np.asarray(arch)))
-        return (first // _WEIGHTS % len(OPERATIONS)).astype(np.int32)
+        return _cells(_function(np.asarray(arch)))
 
     def to_tokens(self, archs: np.ndarray) -> np.ndarray:
         """Return cells `[M, 6]` as tokens of NAO's network, operation + 1: int32 `[M, 6]`."""
@@ -125,6 +127,67 @@ class NasBench201Space:
         """Return cells in canonical form with every edge one-hot: float64 `[M, 30]`."""
         chosen = np.asarray(archs)[..., None] == np.arange(len(OPERATIONS))
         return chosen.reshape(len(chosen), -1).astype(float)
+
+    def structure(self, archs: np.ndarray) -> np.ndarray:
+        """Return counts that are the same for all cells of one function: float64 `[M, 18]`.
+
+        They are taken from the canonical form, and all are 0 where no path from input to output
+        is without `none`. In order: used edges with each of the four operations, used edges into
+        node 3, paths; then the least and the largest number that a path has of each of the
+        four operations, of convolutions, and of edges.
+        """
+        cells = _cells(_function(np.asarray(archs)))
+        live = live_paths(cells)
+        used = live_edges(cells)
+        kinds = np.arange(1, len(OPERATIONS))
+        edges = [np.sum(used & (cells == kind), axis=1) for kind in kinds]
+        sizes = np.array([len(path) for path in PATHS])
+        on_path = [np.stack([np.sum(cells[:, path] == k, axis=1) for path in PATHS]) for k in kinds]
+        on_path += [on_path[1] + on_path[2], np.tile(sizes[:, None], len(cells))]
+        ends = []
+        for counts in on_path:
+            least = counts.T.min(1, where=live, initial=len(PATHS[-1]))
+            ends += [np.where(live.any(1), least, 0), counts.T.max(1, where=live, initial=0)]
+        return np.stack([*edges, used[:, 3:].sum(1), live.sum(1), *ends], axis=1).astype(float)
+
+    def paths(self, archs: np.ndarray) -> np.ndarray:
+        """Return which sequences of operations lead from input to output: float64 `[M, 84]`.
+
+        There are 4 of one operation, 16 of two and 64 of three; `none` ends a path, and
+        `skip_connect` is an operation (White et al., 2021). Archs are in canonical form.
+        """
+        cells = np.asarray(archs)
+        live, kinds = live_paths(cells), len(OPERATIONS) - 1
+        vectors = np.zeros((len(cells), sum(kinds**n for n in (1, 2, 3))))
+        for place, path in enumerate(PATHS):
+            first = sum(kinds**n for n in range(1, len(path)))
+            number = (cells[:, path] - 1) @ (kinds ** np.arange(len(path)))
+            rows = np.flatnonzero(live[:, place])
+            vectors[rows, first + number[rows]] = 1
+        return vectors
+
+    def draw(self, arch: np.ndarray, title: str = "") -> "Figure":
+        """Return a picture of one cell; unused edges are pale."""
+        from spd_jax.spaces.nasbench201 import drawing  # brings matplotlib
+
+        return drawing.draw(arch, title)
+
+
+def live_paths(archs: np.ndarray) -> np.ndarray:
+    """Return which of the four `PATHS` of cells `[M, 6]` have no `none`: bool `[M, 4]`."""
+    cells = np.asarray(archs)
+    return np.stack([np.all(cells[:, path] != NONE, axis=1) for path in PATHS], axis=1)
+
+
+def live_edges(archs: np.ndarray) -> np.ndarray:
+    """Return which of the six edges of cells `[M, 6]` are on a live path: bool `[M, 6]`."""
+    member = np.array([[edge in path for edge in range(len(EDGES))] for path in PATHS])
+    return live_paths(archs) @ member
+
+
+def _cells(numbers: np.ndarray) -> np.ndarray:
+    """Return the cells with these numbers in base 5: int32 `[..., 6]`."""
+    return (np.asarray(numbers)[..., None] // _WEIGHTS % len(OPERATIONS)).astype(np.int32)
 
 
 def _function(archs: np.ndarray) -> np.ndarray:
