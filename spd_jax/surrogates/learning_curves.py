@@ -6,6 +6,7 @@ trained to the end already, so that only predictions cost anything.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -203,7 +204,7 @@ class FittedCurveRegression:
     def save(self, path: protocol.Path) -> None:
         """Write the number of units and the regressor."""
         fitted = protocol.to_bytes(self.fitted.save)
-        parts = {"units": self.surrogate.units, "fitted": fitted}
+        parts: dict[str, Any] = {"units": self.surrogate.units, "fitted": fitted}
         files.save_arrays(path, parts, kind="CurveRegression")
 
 

@@ -99,9 +99,9 @@ class _Refitted:
           UserError: fewer than 2 finite scores, shapes that disagree, a setting that is not
             allowed, or scikit-learn is missing.
         """
-        settings = self._settings()
+        settings = self._settings(_seed(key))
         vectors, scores = _known_vectors(self.features, archs, scores)
-        data = {"vectors": vectors, "scores": scores, "seed": np.asarray(_seed(key))}
+        data = {"vectors": vectors, "scores": scores}
         return self._restore(data | {name: np.asarray(own) for name, own in settings.items()})
 
     def load(self, path: protocol.Path) -> "FittedRegressor":
@@ -116,8 +116,8 @@ class _Refitted:
         kind = type(self).__name__
         return FittedRegressor.on(data, self._model(data), self.features, kind=kind)
 
-    def _settings(self) -> dict[str, Any]:
-        """Return the settings by name, once they are allowed."""
+    def _settings(self, seed: int) -> dict[str, Any]:
+        """Return the settings by name, once they are allowed; the seed if it is used."""
         raise NotImplementedError
 
     def _model(self, data: dict[str, np.ndarray]) -> Any:
@@ -141,7 +141,7 @@ class RandomForest(_Refitted):
     feature_share: float = 1.0
     smallest_leaf: int = 1
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self, seed: int) -> dict[str, Any]:
         for name in ("trees", "smallest_leaf"):
             if not is_count(getattr(self, name), 1):
                 raise UserError(
@@ -155,6 +155,7 @@ class RandomForest(_Refitted):
             "trees": self.trees,
             "feature_share": float(self.feature_share),
             "smallest_leaf": self.smallest_leaf,
+            "seed": seed,
         }
 
     def _model(self, data: dict[str, np.ndarray]) -> Any:
@@ -183,18 +184,18 @@ class Mlp(_Refitted):
     l2: float = 1.0
     steps: int = 200
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self, seed: int) -> dict[str, Any]:
         if not (self.hidden and all(is_count(width, 1) for width in self.hidden)):
             raise UserError(f"hidden is {self.hidden!r}: give the width of each hidden layer")
         if not is_count(self.steps, 1):
             raise UserError(f"steps is {self.steps!r}: give at least 1, a whole number")
         if not is_number(self.l2):
             raise UserError(f"l2 is {self.l2!r}: give a finite number that is not negative")
-        return {"hidden": self.hidden, "l2": float(self.l2), "steps": self.steps}
+        return {"hidden": self.hidden, "l2": float(self.l2), "steps": self.steps, "seed": seed}
 
     def _model(self, data: dict[str, np.ndarray]) -> Any:
         model = _sklearn("neural_network").MLPRegressor(
-            tuple(int(width) for width in data["hidden"]),
+            hidden_layer_sizes=tuple(int(width) for width in data["hidden"]),
             alpha=float(data["l2"]),
             max_iter=int(data["steps"]),
             solver="lbfgs",
@@ -218,7 +219,7 @@ class SupportVectors(_Refitted):
     nu: float = 0.5
     penalty: float = 1.0
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self, seed: int) -> dict[str, Any]:
         if not (is_number(self.nu, 0, 1) and self.nu):
             raise UserError(f"nu is {self.nu!r}: give a number above 0 and at most 1")
         if not (is_number(self.penalty) and self.penalty):
