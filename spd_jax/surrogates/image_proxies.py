@@ -84,7 +84,8 @@ class ImageNetwork:
     Attributes:
       family: initial weights and logits, of the motif-network or of the full-size network. The
         last four axes of a leaf of its weights are the kernel of one layer, axes in front of them
-        are layers; a leaf of two axes is a dense layer, of one axis biases.
+        are layers; a leaf of two axes is a dense layer, and one that is called "bias" holds
+        biases.
       trace: the same network, open to view.
     """
 
@@ -134,7 +135,9 @@ class ImageProxy:
       draws: E, independent weights and minibatches that are averaged over.
       samples: N, images in a minibatch.
       batches: B, minibatches; only ZiCo looks at more than the first.
-      chunk: most motifs in one program. 1 keeps memory small in large networks.
+      chunk: most motifs in one program, which takes them one after the other.
+      at_once: motifs that are computed side by side. More than 1 suits accelerators; on a CPU it
+        takes memory, and networks that choose an operation compute all of them.
     """
 
     measure: str
@@ -143,7 +146,8 @@ class ImageProxy:
     draws: int = 1
     samples: int = 32
     batches: int = 2
-    chunk: int = 16
+    chunk: int = 64
+    at_once: int = 1
 
     def fit(self, key: Key, archs: Archs, scores: ArrayLike) -> "FittedImageProxy":
         """Return `prepare(key)`: archs and scores are not looked at."""
@@ -162,7 +166,13 @@ class ImageProxy:
 
     def check(self) -> None:
         """Refuse settings that cannot be drawn."""
-        for name, least in (("draws", 1), ("samples", 2), ("batches", 2), ("chunk", 1)):
+        for name, least in (
+            ("draws", 1),
+            ("samples", 2),
+            ("batches", 2),
+            ("chunk", 1),
+            ("at_once", 1),
+        ):
             if not is_count(getattr(self, name), least):
                 raise UserError(
                     f"{name}={getattr(self, name)!r} must be at least {least}, a whole number"
@@ -243,6 +253,7 @@ def measured(proxy: ImageProxy, key: np.ndarray, archs: Archs, measure: Measure)
                 params,
                 batches,
                 archs_lib.padded(archs_lib.take(archs, slice(start, start + size)), size),
+                proxy.at_once,
             )
             for start in range(0, count, size)
         ]
@@ -270,22 +281,35 @@ def drawn(key: Key, proxy: ImageProxy) -> tuple[Params, Minibatches]:
     return family.init(weights_key), Minibatches(inputs, one_hot, measure_key)
 
 
-@functools.partial(jax.jit, static_argnames=("measure", "network"))
+@functools.partial(jax.jit, static_argnames=("measure", "network", "at_once"))
 def _chunk(
-    measure: Measure, network: ImageNetwork, params: Params, batches: Minibatches, archs: Archs
+    measure: Measure,
+    network: ImageNetwork,
+    params: Params,
+    batches: Minibatches,
+    archs: Archs,
+    at_once: int,
 ) -> Array:
     """Return the measure `[M, ...]` of one network's weights and archs `[M]`."""
-    return jax.vmap(lambda arch: measure(network, params, arch, batches))(archs)
+    return jax.lax.map(
+        lambda arch: measure(network, params, arch, batches),
+        archs,
+        batch_size=at_once if at_once > 1 else None,
+    )
 
 
 def layers(params: Params) -> list[Array]:
     """Return weights or their gradients layer by layer: `[layers, ...]` arrays without biases."""
     found = []
-    for leaf in jax.tree.leaves(params):
-        if leaf.ndim >= 2:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not _is_bias(path):
             own = min(leaf.ndim, 4)
             found.append(leaf.reshape(-1, *leaf.shape[leaf.ndim - own :]))
     return found
+
+
+def _is_bias(path: tuple[Any, ...]) -> bool:
+    return getattr(path[-1], "key", "") == "bias"
 
 
 def _gradient(
@@ -325,11 +349,14 @@ def grasp(network: ImageNetwork, params: Params, arch: Arch, batches: Minibatche
     Summed over the network as by Abdelfattah et al. (2021), whose sign this is. Biases take part
     in g and not in the sum.
     """
+    fixed = jax.tree.leaves(_first(network, params, arch, batches))
 
-    def gradient(params: Params) -> Params:
-        return _first(network, params, arch, batches)
+    def along(params: Params) -> Array:
+        gradient = jax.tree.leaves(_first(network, params, arch, batches))
+        return _total(g * h for g, h in zip(gradient, fixed, strict=True))
 
-    _, product = jax.jvp(gradient, (params,), (gradient(params),))
+    # Reverse mode twice: networks may have derivatives of their own in that mode alone.
+    product = jax.grad(along)(params)
     return -_total(w * hg for w, hg in zip(layers(params), layers(product), strict=True))
 
 
@@ -341,9 +368,10 @@ def synflow(network: ImageNetwork, params: Params, arch: Arch, batches: Minibatc
     homogeneous, so a block's output may be divided by a constant, which divides R and all its
     derivatives by the same: the logarithms of these constants are added in the end.
     """
-    magnitudes = jax.tree.map(jnp.abs, params)
     # A bias would be in the way of homogeneity; networks of the sources start with biases of 0.
-    magnitudes = jax.tree.map(lambda w: w if w.ndim >= 2 else jnp.zeros_like(w), magnitudes)
+    magnitudes = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.zeros_like(leaf) if _is_bias(path) else jnp.abs(leaf), params
+    )
     ones = jnp.ones((1, *batches.inputs.shape[2:]))
 
     def flow(params: Params) -> tuple[Array, Array]:
