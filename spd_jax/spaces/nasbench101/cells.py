@@ -37,8 +37,8 @@ class NasBench101Space:
     """All cells of NAS-Bench-101, a `motif.SearchSpace` with every optional ability.
 
     Attributes:
-      mutation_rate: probability that `mutate` changes a place where an edge can be, or a
-        vertex, besides the one place or vertex that it changes anyway; 0.05 is ours.
+      mutation_rate: probability that `mutate` changes an operation besides what it changes
+        anyway; 0.05 is ours.
       name: name in ledgers and tables.
     """
 

@@ -58,11 +58,6 @@ def layout(arch: NasBench101Cell) -> Layout:
     return Layout(_sideways(levels, segments), level, edges)
 
 
-def crossings(levels: list[list[Item]], segments: list[tuple[Item, Item]]) -> int:
-    """Return how many pairs of segments between neighbouring levels cross."""
-    return _cost(levels, segments)[0]
-
-
 def _order(levels: list[list[Item]], segments: list[tuple[Item, Item]]) -> None:
     """Sort every level, in place: few crossings first, then little sideways way."""
     best = _cost(levels, segments)

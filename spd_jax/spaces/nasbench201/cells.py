@@ -26,8 +26,9 @@ EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
 PATHS = ((3,), (0, 4), (1, 5), (0, 2, 5))
 NONE, SKIP = 0, 1
 _WEIGHTS = len(OPERATIONS) ** np.arange(len(EDGES))[::-1]  # first edge counts most
-_NODE = r"\|(?:[a-z0-9_]+~\d\|)+"
-_CELL = re.compile(rf"{_NODE}\+{_NODE}\+{_NODE}")
+_CELL = re.compile(
+    r"\|(\w+)~0\|\+\|(\w+)~0\|(\w+)~1\|\+\|(\w+)~0\|(\w+)~1\|(\w+)~2\|",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,19 +91,18 @@ class NasBench201Space:
         Raises:
           UserError: another form, or an operation that there is not.
         """
-        words = re.findall(r"([a-z0-9_]+)~(\d)", text)
-        starts = [start for _, start in words]
-        if not _CELL.fullmatch(text.strip()) or starts != [str(start) for start, _ in EDGES]:
+        found = _CELL.fullmatch(text.strip())
+        if found is None:
             raise UserError(
                 f"{text!r} is no cell of {self.name}: write |op~0|+|op~0|op~1|+|op~0|op~1|op~2|"
             )
-        for operation, _ in words:
+        for operation in found.groups():
             if operation not in OPERATIONS:
                 raise UserError(
                     f"{text!r} is no cell of {self.name}: {operation} must be one of "
                     f"{', '.join(OPERATIONS)}"
                 )
-        return np.array([OPERATIONS.index(operation) for operation, _ in words], np.int32)
+        return np.array([OPERATIONS.index(operation) for operation in found.groups()], np.int32)
 
     def canonical(self, arch: np.ndarray) -> np.ndarray:
         """Return the first of all cells that compute the same function.
