@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 
 from spd_jax.errors import UserError
-from spd_jax.spaces.nasbench201 import EDGES, NasBench201Space, cells
+from spd_jax.spaces.nasbench201 import EDGES, NasBench201Space, graph
 
 SPACE = NasBench201Space()
 ALL = np.array(list(itertools.product(range(5), repeat=6)), np.int32)
@@ -82,7 +82,7 @@ def test_no_text_breaks_the_reader(text):
 
 
 def test_cells_share_a_form_exactly_when_they_compute_the_same():
-    form = cells._functions()
+    form = graph.first_cells()
     groups = collections.defaultdict(set)
     for number, cell in enumerate(ALL.tolist()):
         groups[oracle.output(cell)].add(form[number])
@@ -98,7 +98,7 @@ def test_the_form_is_the_first_of_its_cells():
 
 def test_what_the_benchmarks_authors_call_one_cell_is_one():
     """Their own text of a function keeps zeros in its sums: 6,466 cells (Dong and Yang, 2020)."""
-    form, groups = cells._functions(), collections.defaultdict(set)
+    form, groups = graph.first_cells(), collections.defaultdict(set)
     for number, cell in enumerate(ALL.tolist()):
         nodes = {0: "0"}
         for end in (1, 2, 3):
@@ -167,7 +167,7 @@ def test_mutants_compute_something_else(key, rate):
     changed = np.sum(mutants != parents, axis=1)
     assert mutants.dtype == np.int32
     assert 0 <= mutants.min() <= mutants.max() < 5
-    assert np.all(cells._function(mutants) != cells._function(parents))
+    assert np.all(graph.function_of(mutants) != graph.function_of(parents))
     low, high = {0.0: (1, 1), 0.3: (1, 6), 1.0: (6, 6)}[rate]
     assert low <= changed.min() <= changed.max() <= high
 
@@ -214,7 +214,7 @@ def test_paths_are_sequences_of_operations():
 
 def test_every_sequence_has_its_own_bit():
     found = []
-    for path in cells.PATHS:
+    for path in graph.PATHS:
         for operations in itertools.product(range(1, 5), repeat=len(path)):
             cell = np.zeros((1, 6), int)
             cell[0, list(path)] = operations
@@ -244,11 +244,11 @@ def test_twins_have_one_structure(cell, seed):
 
 @given(archs)
 def test_used_edges_are_those_whose_end_makes_a_difference(cell):
-    used = cells.live_edges(cell[None])[0]
+    used = graph.live_edges(cell[None])[0]
     for edge in range(6):
         without = cell.copy()
         without[edge] = NONE
-        same = cells._function(without) == cells._function(cell)
+        same = graph.function_of(without) == graph.function_of(cell)
         assert used[edge] == (not same)
 
 
@@ -288,8 +288,8 @@ def test_the_table_of_others_reads_back():
     texts = [line.split(",")[1] for line in path.read_text("utf-8").splitlines()[1:]]
     read = np.array([SPACE.decode(text) for text in texts])
     assert [SPACE.encode(cell) for cell in read] == texts
-    known = set(cells._function(read).tolist())
-    rest = ALL[~np.isin(np.arange(len(ALL)), read @ cells._WEIGHTS)]
+    known = set(graph.function_of(read).tolist())
+    rest = ALL[~np.isin(np.arange(len(ALL)), read @ graph.PLACE_VALUES)]
     assert len(rest) == 2000
     # Of the cells that the table lacks so many have a twin in it.
-    assert sum(number in known for number in cells._function(rest).tolist()) == 1520
+    assert sum(number in known for number in graph.function_of(rest).tolist()) == 1520
