@@ -344,6 +344,16 @@ def test_mutation_reaches_other_sizes_and_comes_back():
     assert sizes[-1] > 3.5
 
 
+def test_a_new_vertex_may_stand_before_the_others():
+    old = cell_of([(0, 1), (1, 6)], [3, 0, 0, 0, 0])
+    mutants = NasBench101Space(0.0).mutate(jax.random.key(0), stack([old] * 200))
+    two = [cell for cell in unstack(mutants) if np.count_nonzero(cell.operation) == 2]
+    ways = {edge for cell in two for edge in oracle.edges_of(SPACE.canonical(cell))}
+    assert (1, 2) in ways
+    orders = {tuple(cell.operation[cell.operation > 0].tolist()) for cell in two}
+    assert {(3, 1), (3, 2), (1, 3), (2, 3)} <= orders
+
+
 @few
 @given(keys)
 def test_children_keep_what_their_parents_share(key):
@@ -479,13 +489,21 @@ def test_a_chain_is_drawn_straight_and_planar_cells_do_not_cross():
     star = cell_of(
         [(0, 1), (0, 2), (0, 3), (0, 4), (1, 6), (2, 6), (3, 6), (4, 6), (0, 6)], [1] * 4 + [0]
     )
-    ladder = cell_of([(0, 1), (0, 2), (1, 3), (2, 4), (3, 6), (4, 6), (0, 6)], [1, 2, 3, 1, 0])
+    ladder = cell_of([(0, 1), (0, 2), (1, 4), (2, 3), (3, 6), (4, 6), (0, 6)], [1, 2, 3, 1, 0])
     for cell in (star, ladder):
         places = layout.layout(cell)
         steps = [pair for edge in places.edges for pair in itertools.pairwise(edge)]
         for (a, b), (c, d) in itertools.combinations(steps, 2):
             if places.level[a] == places.level[c]:
                 assert (places.x[a] - places.x[c]) * (places.x[b] - places.x[d]) >= -1e-9
+
+
+def test_a_diamond_is_drawn_symmetric():
+    places = layout.layout(cell_of([(0, 1), (0, 2), (1, 6), (2, 6)], [1, 2, 0, 0, 0]))
+    assert places.x[6,] == pytest.approx(0, abs=1e-6)
+    assert sorted([places.x[1,], places.x[2,]]) == pytest.approx(
+        [-layout.HALF_VERTEX, layout.HALF_VERTEX], abs=1e-4
+    )
 
 
 def test_the_picture_shows_the_pruned_cell():
