@@ -1,32 +1,38 @@
-"""The NAS-Bench-201 cell as a function, and the motif-networks around it."""
+"""The NAS-Bench-201 cell as a function, and the motif-networks around it.
 
+One program serves all cells: the operation of an edge is chosen by `lax.switch`, so that on a CPU
+only that operation is computed. The derivative of a cell is written out, because JAX's own would
+keep, for every edge, room for what each of the five operations needs.
+"""
+
+import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from spd_jax.axes import Arch, Array, Key, Params
+from spd_jax.axes import Arch, Archs, Array, Key, Params
 from spd_jax.motif import MotifFamily
-from spd_jax.spaces import image_network
-from spd_jax.spaces.image_network import Skeleton, Trace
+from spd_jax.spaces import image_network as images
+from spd_jax.spaces.image_network import CellOutput, Skeleton, Trace
+from spd_jax.spaces.nasbench201.cells import EDGES, OPERATIONS
 
-SKIP, CONV_1X1, CONV_3X3, POOL = 1, 2, 3, 4  # indices into OPERATIONS; 0 is none
-OUT_OF = ((0, 1, 3), (2, 4), (5,))  # edges that leave nodes 0, 1, 2
-SOURCES = ((0,), (0, 1), (0, 1, 2))  # nodes that feed nodes 1, 2, 3
-INTO = ((0,), (1, 2), (3, 4, 5))  # their edges
-
-
-class _Recorder:
-    """Collects what a `Trace` reports, where somebody asks for it."""
-
-    def __init__(self) -> None:
-        self.relu_inputs: list[Array] = []
-        self.relu_used: list[Array] = []
-        self.blocks: list[Array] = []
+CONV_1X1, CONV_3X3 = (OPERATIONS.index(f"nor_conv_{size}") for size in ("1x1", "3x3"))
+_SOURCES, _TARGETS = np.array(EDGES).T
+_NODES = 4
 
 
+@functools.cache
 def family(skeleton: Skeleton) -> MotifFamily:
     """Return the motif-network of a skeleton around a NAS-Bench-201 cell.
+
+    Where the papers are silent: the stem is a 3x3 convolution and batch normalisation, as in
+    NAS-Bench-201; a 2x2 max-pool is followed by a 1x1 convolution with batch normalisation that
+    doubles the channels, since no edge of a cell can; the last cell's output is averaged as it is,
+    and under `reduction="residual"` normalised and rectified first, as in NAS-Bench-201.
 
     Args:
       skeleton: sizes; see `image_network.MOTIF_NETWORKS`.
@@ -34,130 +40,107 @@ def family(skeleton: Skeleton) -> MotifFamily:
     Raises:
       UserError: a skeleton that cannot be built.
     """
-    image_network.check_skeleton(skeleton)
-    return _family(skeleton)
+    return images.family(skeleton, _Cell())
 
 
 @functools.cache
-def _family(skeleton: Skeleton) -> MotifFamily:
-    def apply(params: Params, arch: Arch, inputs: Array) -> Array:
-        return _forward(skeleton, params, arch, inputs, None, True, None)
+def trace(skeleton: Skeleton) -> Callable[..., Trace]:
+    """Return a function that runs a network and reports what proxies read: `image_network.trace`.
 
-    size, channels = skeleton.image_size, skeleton.image_channels
-    return MotifFamily(
-        functools.partial(init, skeleton),
-        apply,
-        (size, size, channels),
-        (skeleton.classes,),
-        "balanced_classes",
-    )
-
-
-def trace(skeleton: Skeleton):
-    """Return `trace(params, arch, inputs, *, batch_norm=True, offsets=None) -> Trace`.
-
-    `batch_norm=False` leaves batch normalisation out (synflow). `offsets` are added to the cells'
-    outputs, `[N, H, W, C]` each as `Trace.blocks`: derivatives in them are those between blocks.
+    A cell has six ReLUs, one for each edge; those of edges without a convolution are not used.
     """
-    image_network.check_skeleton(skeleton)
-
-    def run(params: Params, arch: Arch, inputs: Array, *, batch_norm=True, offsets=None) -> Trace:
-        recorder = _Recorder()
-        logits = _forward(skeleton, params, arch, inputs, recorder, batch_norm, offsets)
-        found = (recorder.relu_inputs, recorder.relu_used, recorder.blocks)
-        return Trace(logits, *(tuple(part) for part in found))
-
-    return run
+    return images.trace(skeleton, _Cell())
 
 
-def init(skeleton: Skeleton, key: Key) -> Params:
-    """Draw the weights of a network; `key` is consumed."""
-    stem_key, cell_key, reduction_key, dense_key = jax.random.split(key, 4)
-    widths, draw = skeleton.widths, image_network.kernel
-
-    def cell(key: Key, width: int) -> Params:
-        first, second = jax.random.split(key)
-        return {
-            "conv1x1": jax.vmap(lambda k: draw(k, width, 1, width))(jax.random.split(first, 6)),
-            "conv3x3": jax.vmap(lambda k: draw(k, width, 3, width))(jax.random.split(second, 6)),
-        }
-
-    def reduction(key: Key, width: int) -> Params:
-        if skeleton.reduction == "max_pool":
-            return {"widen": draw(key, 2 * width, 1, width)}
-        keys = jax.random.split(key, 3)
-        return {
-            "first": draw(keys[0], 2 * width, 3, width),
-            "second": draw(keys[1], 2 * width, 3, 2 * width),
-            "shortcut": draw(keys[2], 2 * width, 1, width),
-        }
-
-    cell_keys = jax.random.split(cell_key, (skeleton.stacks, skeleton.cells))
-    reduction_keys = jax.random.split(reduction_key, skeleton.stacks)
-    weight = jax.random.normal(dense_key, (widths[-1], skeleton.classes)) / widths[-1] ** 0.5
-    return {
-        "stem": draw(stem_key, skeleton.stem, 3, skeleton.image_channels),
-        "cells": [[cell(k, w) for k in keys] for keys, w in zip(cell_keys, widths, strict=True)],
-        "reductions": [
-            reduction(k, w) for k, w in zip(reduction_keys[:-1], widths[:-1], strict=True)
-        ],
-        "dense": {"weight": weight, "bias": jnp.zeros(skeleton.classes)},
-    }
+def used_edges(arch: Any) -> Any:
+    """Return which edges lie on a way from input to output, bool `[..., 6]`; none of `none`."""
+    there = arch != 0
+    e01, e02, e12, e03, e13, e23 = (there[..., edge] for edge in range(6))
+    to_2, from_1 = e02 | (e01 & e12), e13 | (e12 & e23)
+    used = [e01 & from_1, e02 & e23, e01 & e12 & e23, e03, e01 & e13, to_2 & e23]
+    xp = np if isinstance(arch, np.ndarray) else jnp
+    return xp.stack(used, axis=-1)
 
 
-def _forward(skeleton, params, arch, inputs, recorder, batch_norm, offsets) -> Array:
-    norm = image_network.batch_norm if batch_norm else lambda x: x
+@dataclasses.dataclass(frozen=True)
+class _Cell:
+    """A `image_network.CellKind`."""
 
-    def relu(x: Array, used: Array | float = 1.0) -> Array:
-        if recorder is not None:
-            recorder.relu_inputs.append(image_network.to_nhwc(x))
-            recorder.relu_used.append(jnp.asarray(used, jnp.float32))
-        return jax.nn.relu(x)
+    widens: bool = False
+    relu_after_stem: bool = False
 
-    chosen = jax.nn.one_hot(arch, 5)
-    x = image_network.from_nhwc(inputs)
-    x = norm(image_network.convolution(x, params["stem"]))
-    for stack, cells in enumerate(params["cells"]):
-        if stack:
-            x = _reduce(skeleton, params["reductions"][stack - 1], x, norm, relu)
-        for weights in cells:
-            x = _cell(weights, chosen, x, norm, relu)
-            if offsets is not None:
-                x = x + image_network.from_nhwc(offsets[len(recorder.blocks)])
-            if recorder is not None:
-                recorder.blocks.append(image_network.to_nhwc(x))
-    if skeleton.reduction == "residual":
-        x = relu(norm(x))
-    return image_network.dense(params["dense"], x)
+    def init(self, key: Key, inputs: int, outputs: int) -> Params:
+        """Draw kernels of both sizes for every edge."""
+
+        def kernels(key: Key, size: int) -> Array:
+            keys = jax.random.split(key, len(EDGES))
+            return jax.vmap(lambda key: images.draw_kernel(key, outputs, size, inputs))(keys)
+
+        keys = jax.random.split(key)
+        return {"conv1x1": kernels(keys[0], 1), "conv3x3": kernels(keys[1], 3)}
+
+    def apply(self, params: Params, arch: Arch, x: Array, norm: bool) -> CellOutput:
+        nodes = _cell(norm, params, arch, x)
+        used = used_edges(arch) & ((arch == CONV_1X1) | (arch == CONV_3X3))
+        relu_inputs = tuple(nodes[source] for source in _SOURCES)
+        return CellOutput(nodes[-1], relu_inputs, tuple(used.astype(x.dtype)))
 
 
-def _reduce(skeleton, weights, x, norm, relu) -> Array:
-    convolution = image_network.convolution
-    if skeleton.reduction == "max_pool":
-        return norm(convolution(image_network.halve_by_max(x), weights["widen"]))
-    inner = norm(convolution(relu(x), weights["first"])[:, ::2, ::2])
-    inner = norm(convolution(relu(inner), weights["second"]))
-    return inner + convolution(image_network.halve_by_average(x), weights["shortcut"])
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _cell(norm: bool, params: Params, arch: Arch, x: Array) -> Array:
+    """Return the four nodes of a cell, `[4, C, H, W, N]`."""
+    return _forward(norm, params, arch, x)[0]
 
 
-def _cell(weights: Params, chosen: Array, x: Array, norm, relu) -> Array:
-    """Run one cell on `[C, H, W, N]`; `chosen` is one-hot, `[6, 5]`."""
-    width, shape = x.shape[0], x.shape[1:]
-    centre = jnp.zeros((3, 3)).at[1, 1].set(1)[None, :, :, None]
-    mask = [chosen[:, op].reshape(-1, 1, 1, 1, 1) for op in (CONV_1X1, CONV_3X3)]
-    kernels = mask[0] * (centre * weights["conv1x1"]) + mask[1] * weights["conv3x3"]
-    nodes, convolved = [x], [None] * 6
-    for node in range(1, 4):
-        source, edges = nodes[-1], OUT_OF[node - 1]
-        uses = 1 - jnp.prod(1 - chosen[jnp.array(edges), CONV_1X1 : CONV_3X3 + 1].sum(-1))
-        flat = jnp.concatenate([kernels[edge] for edge in edges])
-        out = norm(image_network.convolution(relu(source, uses), flat))
-        for index, edge in enumerate(edges):
-            convolved[edge] = out[index * width : (index + 1) * width]
-        into, sources = INTO[node - 1], SOURCES[node - 1]
-        pooled = image_network.average_pool(
-            sum(chosen[e, POOL] * nodes[s] for e, s in zip(into, sources, strict=True))
-        )
-        kept = sum(chosen[e, SKIP] * nodes[s] for e, s in zip(into, sources, strict=True))
-        nodes.append(pooled + kept + sum(convolved[e] for e in into))
-    return nodes[-1]
+def _forward(norm: bool, params: Params, arch: Arch, x: Array) -> tuple[Array, Any]:
+    """Go through the edges in order: each adds its operation's result to the node it enters."""
+    no_scale = jnp.zeros((x.shape[0], 1, 1, 1), x.dtype)
+
+    def edge(nodes: Array, now: Any) -> tuple[Array, tuple[Array, Array]]:
+        operation, kernels, source, target = now
+        x = nodes[source]
+        operations = [
+            lambda: (jnp.zeros_like(x), no_scale),
+            lambda: (x, no_scale),
+            lambda: images.convolved(norm, jax.nn.relu(x), kernels["conv1x1"]),
+            lambda: images.convolved(norm, jax.nn.relu(x), kernels["conv3x3"]),
+            lambda: (images.average_pool(x), no_scale),
+        ]
+        y, scale = jax.lax.switch(operation, operations)
+        return nodes.at[target].add(y), (y, scale)
+
+    nodes = jnp.zeros((_NODES, *x.shape), x.dtype).at[0].set(x)
+    nodes, results = jax.lax.scan(edge, nodes, (arch, params, _SOURCES, _TARGETS))
+    return nodes, (params, arch, nodes, results)
+
+
+def _backward(norm: bool, residuals: Any, nodes_bar: Array) -> tuple[Params, None, Array]:
+    params, arch, nodes, results = residuals
+
+    def edge(nodes_bar: Array, now: Any) -> tuple[Array, Params]:
+        operation, kernels, source, target, (y, scale) = now
+        x, bar = nodes[source], nodes_bar[target]
+        none = jax.tree.map(jnp.zeros_like, kernels)
+
+        def convolution(name: str) -> tuple[Array, Params]:
+            x_bar, kernel_bar = images.convolved_transpose(
+                norm, jax.nn.relu(x), kernels[name], y, scale, bar
+            )
+            return jnp.where(x > 0, x_bar, 0), none | {name: kernel_bar}
+
+        operations = [
+            lambda: (jnp.zeros_like(x), none),
+            lambda: (bar, none),
+            lambda: convolution("conv1x1"),
+            lambda: convolution("conv3x3"),
+            lambda: (images.average_pool_transpose(bar), none),
+        ]
+        x_bar, kernels_bar = jax.lax.switch(operation, operations)
+        return nodes_bar.at[source].add(x_bar), kernels_bar
+
+    edges = (arch, params, _SOURCES, _TARGETS, results)
+    nodes_bar, params_bar = jax.lax.scan(edge, nodes_bar, edges, reverse=True)
+    return params_bar, None, nodes_bar[0]
+
+
+_cell.defvjp(_forward, _backward)
