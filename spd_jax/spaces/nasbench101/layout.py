@@ -20,7 +20,6 @@ HALF_VERTEX, HALF_LANE = 0.5, 0.14
 # How much an edge between vertices, between a vertex and a lane, and between lanes wants to be
 # straight.
 _WEIGHTS = (1.0, 0.7, 3.0)
-_EVERY_ORDER = 5  # more neighbours than this are ordered by swaps only
 
 Item = tuple[int, ...]  # (vertex,) or the lane (from, to, level)
 
@@ -59,28 +58,18 @@ def layout(arch: NasBench101Cell) -> Layout:
 
 
 def _order(levels: list[list[Item]], segments: list[tuple[Item, Item]]) -> None:
-    """Sort every level, in place: few crossings first, then little sideways way."""
+    """Swap two items of a level, in place, while that helps: crossings first, then distances."""
     best = _cost(levels, segments)
     improved = True
     while improved:
         improved = False
         for i, items in enumerate(levels):
-            for order in _orders(items):
+            for left, right in itertools.combinations(range(len(items)), 2):
+                order = list(levels[i])
+                order[left], order[right] = order[right], order[left]
                 cost = _cost([*levels[:i], order, *levels[i + 1 :]], segments)
                 if cost < best:
                     best, levels[i], improved = cost, order, True
-
-
-def _orders(items: list[Item]) -> list[list[Item]]:
-    if len(items) <= _EVERY_ORDER:
-        return [list(order) for order in itertools.permutations(items)]
-    swaps = itertools.combinations(range(len(items)), 2)
-    orders = []
-    for i, j in swaps:
-        order = list(items)
-        order[i], order[j] = order[j], order[i]
-        orders.append(order)
-    return orders
 
 
 def _cost(levels: Sequence[Sequence[Item]], segments: list[tuple[Item, Item]]) -> tuple[int, float]:
