@@ -284,9 +284,7 @@ def read_records(path: files.Path) -> Iterator[bytes]:
             yield from data
             number, rest = number + len(data), rest[end:]
     if rest:
-        raise UserError(
-            f"{path} is cut off in record {number} (from 0): get the whole file anew"
-        )
+        raise UserError(f"{path} is cut off in record {number} (from 0): get the whole file anew")
     if not number:
         raise UserError(f"{path} is empty: give a file of TFRecords")
 

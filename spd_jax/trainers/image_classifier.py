@@ -16,7 +16,7 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -77,9 +77,9 @@ class ImageClassifierConfig:
     stem: int = 8
     image_size: int = 16
     reduction: Reduction = "residual"
-    train_images: int = 5000
+    train_images: int = 10_000
     valid_images: int = 5000
-    epochs: int = 8
+    epochs: int = 10
     batch_size: int = 50
     eval_batch_size: int = 500
     optimiser: str = "sgd"
@@ -149,7 +149,8 @@ class ImageClassifierTask:
     def describe(self) -> str:
         """Return how much of the data is used, in a few words for people."""
         parts = ", ".join(
-            f"{len(getattr(self._data, part).labels):,} {part}" for part in ("train", "valid", "test")
+            f"{len(getattr(self._data, part).labels):,} {part}"
+            for part in ("train", "valid", "test")
         )
         size = self.config.image_size
         return f"{self.dataset} at {size} x {size} pixels: {parts} images"
@@ -215,7 +216,9 @@ class ImageClassifierTask:
     def _test(self, progress: "Progressed", archs: Archs) -> np.ndarray:
         """Return the accuracies of a chunk on the test images `[M]`, NaN without any."""
         padded = batches.padded(archs, chunk_size(self.config))
-        _, accuracies = _measured(progress.params, padded, self._data.test, self.family, self.config)
+        _, accuracies = _measured(
+            progress.params, padded, self._data.test, self.family, self.config
+        )
         return accuracies
 
     def _checkpoint(self, cells: Sequence[str], seed: int, budget: int) -> pathlib.Path | None:
@@ -420,17 +423,15 @@ def _drawn(
     return jnp.asarray(order.reshape(shape)), jnp.asarray(mirrored)
 
 
-def _cross_entropies(
-    family: MotifFamily, params: Params, archs: Archs, split: Split
-) -> tuple[jax.Array, jax.Array]:
-    """Return cross-entropies `[M, N]` and whether each image is classified right `[M, N]`."""
+def _each(function: Callable[[Any], Any], cells: Any) -> Any:
+    """Map over the first axis of a pytree: cell by cell on a CPU, all at once elsewhere.
 
-    def one(params: Params, arch: Any) -> tuple[jax.Array, jax.Array]:
-        logits = family.apply(params, arch, split.inputs)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, split.labels)
-        return losses, jnp.argmax(logits, axis=-1) == split.labels
-
-    return jax.vmap(one)(params, archs)
+    A program for all cells at once computes every operation of every edge; cell by cell, it
+    computes those that the cell has.
+    """
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(function, cells)
+    return jax.vmap(function)(cells)
 
 
 @functools.partial(
@@ -450,18 +451,21 @@ def _train_epoch(
     """Train every cell `[M]` on the same batches; return the state and mean losses `[M]`."""
     optimiser = _optimiser(config, steps)
 
-    def loss(params: Params, batch: Split) -> tuple[jax.Array, jax.Array]:
-        losses = _cross_entropies(family, params, archs, batch)[0].mean(1)
+    def loss(params: Params, arch: Any, batch: Split) -> tuple[jax.Array, jax.Array]:
+        logits = family.apply(params, arch, batch.inputs)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
         penalty = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
-        return jnp.sum(losses) + config.l2 * penalty, losses
+        return jnp.mean(losses) + config.l2 * penalty, jnp.mean(losses)
 
     def step(state: Any, chosen: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
         (params, moments), (places, mirror) = state, chosen
         inputs = data.inputs[places]
         inputs = jnp.where(mirror[:, None, None, None], inputs[:, :, ::-1], inputs)
         batch = Split(inputs, data.labels[places])
-        gradient, losses = jax.grad(loss, has_aux=True)(params, batch)
-        updates, moments = optimiser.update(gradient, moments, params)
+        gradients, losses = _each(
+            lambda cell: jax.grad(loss, has_aux=True)(*cell, batch), (params, archs)
+        )
+        updates, moments = optimiser.update(gradients, moments, params)
         return (optax.apply_updates(params, updates), moments), losses
 
     state, losses = jax.lax.scan(step, state, (order, mirrored))
@@ -486,5 +490,11 @@ def _measured(
 @functools.partial(jax.jit, static_argnames="family")
 def _measure(params: Params, archs: Archs, part: Split, family: MotifFamily) -> jax.Array:
     """Return the sum of cross-entropies and the number of right answers of a batch `[2, M]`."""
-    losses, right = _cross_entropies(family, params, archs, part)
-    return jnp.stack([losses.sum(1), right.sum(1).astype(losses.dtype)])
+
+    def one(cell: Any) -> jax.Array:
+        logits = family.apply(*cell, part.inputs)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, part.labels)
+        right = jnp.argmax(logits, axis=-1) == part.labels
+        return jnp.stack([jnp.sum(losses), jnp.sum(right.astype(losses.dtype))])
+
+    return _each(one, (params, archs)).T
