@@ -22,6 +22,8 @@ CIFAR_RECORD = 1 + 3 * 32 * 32  # bytes: a label, then the red, green and blue p
 CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR_HASH = "md5:c32a1d4ab5d03f1284b67883e8d87530"  # as its page states it
 
+Labelled = tuple[np.ndarray, np.ndarray]  # images and their labels
+
 
 class ImageData(NamedTuple):
     """A classification data set, split into train and valid (the last sixth).
@@ -205,31 +207,39 @@ def load_images(name: str, data_dir: str | None = None) -> Images:
       UserError: unknown name, a missing file, or one that cannot be what its name says.
     """
     check_name("data set", name, IMAGE_NAMES)
+    read: tuple[str, ...] = ()
     if name == "digits":
         inputs, labels = _load_digits()
         train = (inputs.reshape(-1, 8, 8, 1) * 240).astype(np.uint8), labels
         test = train[0][:0], labels[:0]
-        read: tuple[str, ...] = ()
     elif name == "cifar10":
-        batches = _cifar_batches(data_dir)
-        parts = [parse_cifar(content, file) for file, content in batches.items()]
-        train = tuple(np.concatenate(part) for part in zip(*parts[:-1], strict=True))
-        test, read = parts[-1], tuple(batches)
+        train, test, read = _load_cifar(data_dir)
     else:
-        files = (_FILES[name], _TEST_FILES[name])
-        train, test = (
-            tuple(parse_idx(_read_verified(name, file, data_dir)) for file in pair)
-            for pair in files
-        )
-        train, test = ((images[..., None], labels) for images, labels in (train, test))
-        read = tuple(file.name for pair in files for file in pair)
+        train = _load_idx(name, _FILES[name], data_dir)
+        test = _load_idx(name, _TEST_FILES[name], data_dir)
+        read = tuple(file.name for file in (*_FILES[name], *_TEST_FILES[name]))
     split = len(train[0]) - len(train[0]) // 6
-    arrays = [part[cut] for cut in (slice(split), slice(split, None)) for part in train] + [*test]
-    arrays[1::2] = [labels.astype(np.int32) for labels in arrays[1::2]]
+    valid = train[0][split:], train[1][split:]
+    train = train[0][:split], train[1][:split]
+    train, valid, test = ((own[0], own[1].astype(np.int32)) for own in (train, valid, test))
     digest = hashlib.sha256()
-    for array in arrays:
+    for array in (*train, *valid, *test):
         digest.update(repr(array.shape).encode() + np.ascontiguousarray(array).tobytes())
-    return Images(*arrays, read, digest.hexdigest())
+    return Images(*train, *valid, *test, read, digest.hexdigest())
+
+
+def _load_idx(name: str, files: tuple[_RemoteFile, ...], data_dir: str | None) -> Labelled:
+    """Return grey images `[N, H, W, 1]` and their labels."""
+    images, labels = (parse_idx(_read_verified(name, file, data_dir)) for file in files)
+    return images[..., None], labels
+
+
+def _load_cifar(data_dir: str | None) -> tuple[Labelled, Labelled, tuple[str, ...]]:
+    """Return what is to be trained on, what to be tested on, and the names of the files."""
+    contents = _cifar_batches(data_dir)
+    *parts, test = (parse_cifar(content, file) for file, content in contents.items())
+    images, labels = zip(*parts, strict=True)
+    return (np.concatenate(images), np.concatenate(labels)), test, tuple(contents)
 
 
 def parse_cifar(content: bytes, file: str) -> tuple[np.ndarray, np.ndarray]:

@@ -297,7 +297,11 @@ def _complete(
     Returns:
       The bytes of their lengths, their data, the checksums of all these, and the end.
     """
-    lengths, data, length_checks, data_checks, end = [], [], [], [], 0
+    lengths: list[bytes] = []
+    data: list[bytes] = []
+    length_checks: list[int] = []
+    data_checks: list[int] = []
+    end = 0
     while end + 12 <= len(buffer):
         length, check = struct.unpack_from("<QI", buffer, end)
         if length > LONGEST_RECORD:

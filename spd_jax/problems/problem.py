@@ -1,7 +1,6 @@
 """What a study needs to know of a search space."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ from spd_jax.files import Path
 from spd_jax.ground_truth import lookup
 from spd_jax.ground_truth.lookup import TruthTable
 from spd_jax.ground_truth.task import Task
-from spd_jax.ledger import Evaluation, EvaluationKey, table
+from spd_jax.ledger import table
 from spd_jax.motif import Drawing, Features, MotifFamily, Paths, SearchSpace, Structure, Tokens
 from spd_jax.surrogates.protocol import Surrogate
 
@@ -92,7 +91,7 @@ class Problem:
     rivals: Mapping[str, Surrogate] = dataclasses.field(default_factory=dict)
     parameters_in_the_paper: int | None = None
     costs: Mapping[str, Callable[[Archs], np.ndarray]] = dataclasses.field(default_factory=dict)
-    read_table: Callable[[Path, str], list[tuple[EvaluationKey, Evaluation]]] | None = None
+    read_table: Callable[[Path, str], lookup.Items] | None = None
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def ground_truth(self, name: str) -> GroundTruthPreset:
@@ -122,8 +121,8 @@ class Problem:
         others = [name for name, preset in self.ground_truths.items() if preset.looked_up]
         if self.read_table is None or not others or table.is_table(path):
             return lookup.read(path, self.space)
-        reader = functools.partial(self.read_table, ground_truth=ground_truth or others[0])
-        return lookup.read(path, self.space, reader)
+        read_others, name = self.read_table, ground_truth or others[0]
+        return lookup.read(path, self.space, lambda own: read_others(own, name))
 
     def strongest_vectors(self, archs: Archs) -> np.ndarray:
         """Return `structure` where there is one, else `features`: `[M, F]` float64."""

@@ -32,7 +32,7 @@ from spd_jax.data.images import Images
 from spd_jax.errors import UserError, check_name
 from spd_jax.ground_truth.task import Progress, no_progress
 from spd_jax.ledger import Evaluation
-from spd_jax.motif import MotifFamily, SearchSpace
+from spd_jax.motif import MotifFamily
 from spd_jax.spaces import nasbench201
 from spd_jax.spaces.image_network import Reduction, Skeleton
 from spd_jax.spaces.nasbench201 import network as network201
@@ -93,8 +93,8 @@ class ImageClassifierConfig:
 class Split(NamedTuple):
     """Images as a network sees them, `[N, S, S, C]` float32, and their labels `[N]` int32."""
 
-    inputs: np.ndarray
-    labels: np.ndarray
+    inputs: jax.Array
+    labels: jax.Array
 
 
 class Prepared(NamedTuple):
@@ -148,12 +148,13 @@ class ImageClassifierTask:
 
     def describe(self) -> str:
         """Return how much of the data is used, in a few words for people."""
-        parts = ", ".join(
-            f"{len(getattr(self._data, part).labels):,} {part}"
-            for part in ("train", "valid", "test")
-        )
+        splits = self._data.train, self._data.valid, self._data.test
+        train, valid, test = (f"{len(own.labels):,}" for own in splits)
         size = self.config.image_size
-        return f"{self.dataset} at {size} x {size} pixels: {parts} images"
+        return (
+            f"{self.dataset} at {size} x {size} pixels: {train} images to train on, {valid} to "
+            f"validate on, {test} to test on"
+        )
 
     def evaluate(self, cell: str, seed: int, budget: int) -> Evaluation:
         """Train one cell as `evaluate_many` does; it takes as long as a whole chunk."""
@@ -216,10 +217,8 @@ class ImageClassifierTask:
     def _test(self, progress: "Progressed", archs: Archs) -> np.ndarray:
         """Return the accuracies of a chunk on the test images `[M]`, NaN without any."""
         padded = batches.padded(archs, chunk_size(self.config))
-        _, accuracies = _measured(
-            progress.params, padded, self._data.test, self.family, self.config
-        )
-        return accuracies
+        test = self._data.test
+        return _measured(progress.params, padded, test, self.family, self.config)[1]
 
     def _checkpoint(self, cells: Sequence[str], seed: int, budget: int) -> pathlib.Path | None:
         if self.checkpoint_dir is None:
@@ -284,7 +283,8 @@ def _resized(
     mean, deviation = train.mean((0, 1, 2)), train.std((0, 1, 2))
 
     def split(inputs: np.ndarray, labels: np.ndarray) -> Split:
-        return Split(((inputs - mean) / deviation).astype(np.float32), labels[: len(inputs)])
+        standardised = ((inputs - mean) / deviation).astype(np.float32)
+        return Split(jnp.asarray(standardised), jnp.asarray(labels[: len(inputs)]))
 
     valid = resize(data.valid_images[: valid_images or None], size)
     test = resize(data.test_images, size)
@@ -343,7 +343,7 @@ class Progressed(NamedTuple):
     """A chunk of cells after some epochs.
 
     Attributes:
-      params: weights with axis M, padded to the chunk's size.
+      params: weights with axis M, padded to the chunk's size; the next epoch takes their memory.
       curve: `[epochs done, FIGURES, M]` float64, NaN where a loss is not finite.
       seconds: spent on all M cells, in earlier processes too.
     """
@@ -391,11 +391,10 @@ def train(
         curve, done, earlier = np.array(saved, float), int(past[0]), float(past[1])
         if done == epochs:
             yield Progressed(state[0], curve, earlier)
-    train_data = jax.tree.map(jnp.asarray, data.train)
     for epoch in range(done, epochs):
         drawn = _drawn(seed, epoch, len(data.train.labels), config)
         state, losses = _train_epoch(
-            state, archs, train_data, *drawn, family=family, config=config, steps=steps
+            state, archs, data.train, *drawn, family=family, config=config, steps=steps
         )
         measured = _measured(state[0], archs, data.valid, family, config)
         curve[epoch] = np.stack([np.asarray(losses), *measured])[:, :count]
@@ -492,7 +491,8 @@ def _measure(params: Params, archs: Archs, part: Split, family: MotifFamily) -> 
     """Return the sum of cross-entropies and the number of right answers of a batch `[2, M]`."""
 
     def one(cell: Any) -> jax.Array:
-        logits = family.apply(*cell, part.inputs)
+        params, arch = cell
+        logits = family.apply(params, arch, part.inputs)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, part.labels)
         right = jnp.argmax(logits, axis=-1) == part.labels
         return jnp.stack([jnp.sum(losses), jnp.sum(right.astype(losses.dtype))])
