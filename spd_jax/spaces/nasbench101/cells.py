@@ -6,22 +6,26 @@ path from input to output, everything lies on one, and there are at most nine ed
 
 import dataclasses
 import re
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
 from spd_jax.axes import Key
 from spd_jax.errors import UserError
-from spd_jax.spaces.nasbench101 import graph
+from spd_jax.spaces.nasbench101 import counts, graph
 from spd_jax.spaces.nasbench101.graph import (
     ABSENT,
     INTERIOR,
     OPERATIONS,
-    OUTPUT,
     UPPER,
+    VERTICES,
     NasBench101Cell,
 )
 from spd_jax.spaces.nasbench101.wirings import wiring_code, wirings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NAMES = ("-", "conv3x3", "conv1x1", "maxpool3x3")  # of `OPERATIONS`, in a cell's text
 EDGES = len(UPPER[0])
@@ -33,8 +37,8 @@ class NasBench101Space:
     """All cells of NAS-Bench-101, a `motif.SearchSpace` with every optional ability.
 
     Attributes:
-      mutation_rate: probability that `mutate` changes a place where an edge can be, or a
-        vertex, besides the one place or vertex that it changes anyway; 0.05 is ours.
+      mutation_rate: probability that `mutate` changes an operation besides what it changes
+        anyway; 0.05 is ours.
       name: name in ledgers and tables.
     """
 
@@ -111,7 +115,7 @@ class NasBench101Space:
         return wirings().take(chosen, np.where(from_first, first.operation, second.operation))
 
     def encode(self, arch: NasBench101Cell) -> str:
-        """Return `110000.10010.0001.010.01.1|conv3x3,conv1x1,maxpool3x3,-,-`.
+        """Return `110000.10001.0001.000.00.0|conv3x3,maxpool3x3,-,-,-`.
 
         On the left the rows of the adjacency above the diagonal, on the right what vertices
         1..5 do; a dash is an absent vertex.
@@ -134,11 +138,11 @@ class NasBench101Space:
         left, _, right = text.partition("|")
         bits = re.sub(r"[\s\[\],.]", "", left)
         words = [word for word in re.split(r"[\s\[\],\"']+", right) if word]
-        if bits.strip("01") or len(bits) > OUTPUT * OUTPUT + 13 or text.count("|") != 1:
+        if bits.strip("01") or len(bits) > VERTICES**2 or text.count("|") != 1:
             raise self._malformed(text)
         numbers = np.array([int(bit) for bit in bits], np.int32)
         if len(bits) == EDGES and len(words) == INTERIOR and set(words) <= set(NAMES):
-            adjacency = np.zeros((OUTPUT + 1, OUTPUT + 1), np.int32)
+            adjacency = np.zeros((VERTICES, VERTICES), np.int32)
             adjacency[UPPER] = numbers
             operation = np.array([NAMES.index(word) for word in words], np.int32)
             return graph.checked(NasBench101Cell(adjacency, operation))
@@ -149,7 +153,7 @@ class NasBench101Space:
     def _malformed(self, text: str) -> UserError:
         return UserError(
             f"{text!r} is no cell of {self.name}: write 21 bits of the adjacency, a bar and five "
-            "operations as in 110000.10010.0001.010.01.1|conv3x3,conv1x1,maxpool3x3,-,-"
+            "operations as in 110000.10001.0001.000.00.0|conv3x3,maxpool3x3,-,-,-"
         )
 
     def canonical(self, arch: NasBench101Cell) -> NasBench101Cell:
@@ -161,6 +165,52 @@ class NasBench101Space:
         bits = np.asarray(archs.adjacency)[:, UPPER[0], UPPER[1]]
         chosen = np.asarray(archs.operation)[..., None] == np.arange(len(OPERATIONS))
         return np.concatenate([bits, chosen.reshape(len(chosen), -1)], axis=1).astype(float)
+
+    def structure(self, archs: NasBench101Cell) -> np.ndarray:
+        """Return `counts.structure`: float64 `[M, 35]`, the same for every spelling."""
+        return counts.structure(archs)
+
+    def paths(self, archs: NasBench101Cell) -> np.ndarray:
+        """Return `counts.path_encoding`: float64 0 or 1 `[M, 364]`."""
+        return counts.path_encoding(archs)
+
+    def to_tokens(self, archs: NasBench101Cell) -> np.ndarray:
+        """Return cells in canonical form as tokens of NAO's network: int32 `[M, 26]`.
+
+        21 places hold the adjacency above the diagonal, row by row (1 no edge, 2 an edge), five
+        the operations of vertices 1..5 (3, 4, 5); that of an absent vertex is written 3.
+        """
+        bits = np.asarray(archs.adjacency)[:, UPPER[0], UPPER[1]]
+        operation = np.maximum(np.asarray(archs.operation), 1)
+        return np.concatenate([bits + 1, operation + 2], axis=1).astype(np.int32)
+
+    def from_tokens(self, tokens: np.ndarray) -> NasBench101Cell:
+        """Read cells from legal tokens `[M, 26]`; any choice is a cell.
+
+        What lies on no path from input to output is pruned. A wiring without a path or
+        with more than nine edges becomes the valid one that differs in the fewest places,
+        the smallest number in binary among several.
+        """
+        tokens = np.asarray(tokens, np.int32)
+        adjacency = np.zeros((len(tokens), VERTICES, VERTICES), np.int32)
+        adjacency[:, UPPER[0], UPPER[1]] = tokens[:, :EDGES] - 1
+        cells = NasBench101Cell(adjacency, tokens[:, EDGES:] - 2)
+        valid = graph.is_valid(cells)
+        codes = wiring_code(np.where(valid[:, None, None], graph.prune(cells).adjacency, adjacency))
+        nearest = [np.argmin(np.bitwise_count(wirings().code ^ code)) for code in codes]
+        return wirings().take(np.array(nearest), cells.operation)
+
+    def legal_tokens(self) -> np.ndarray:
+        """Return 1 and 2 at the places of edges, 3 to 5 at those of operations: bool `[26, 6]`."""
+        token = np.arange(KINDS + 3)
+        edges, operations = (token == 1) | (token == 2), token > 2
+        return np.stack([edges] * EDGES + [operations] * INTERIOR)
+
+    def draw(self, arch: NasBench101Cell, title: str = "") -> "Figure":
+        """Return a picture of one cell, pruned."""
+        from spd_jax.spaces.nasbench101 import drawing  # brings matplotlib
+
+        return drawing.draw(arch, title)
 
 
 def _generator(key: Key) -> np.random.Generator:
@@ -182,7 +232,7 @@ def _spread(rng: np.random.Generator, archs: NasBench101Cell) -> NasBench101Cell
     source = np.argsort(absent, axis=1, kind="stable")
     vertex = np.empty_like(source)
     np.put_along_axis(vertex, target, source, axis=1)
-    every = np.pad(vertex + 1, ((0, 0), (1, 1)), constant_values=((0, 0), (0, OUTPUT)))
+    every = np.pad(vertex + 1, ((0, 0), (1, 1)), constant_values=((0, 0), (0, VERTICES - 1)))
     batch = np.arange(len(every))[:, None, None]
     adjacency = archs.adjacency[batch, every[:, :, None], every[:, None, :]]
     return NasBench101Cell(adjacency, np.take_along_axis(archs.operation, vertex, axis=1))

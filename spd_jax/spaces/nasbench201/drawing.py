@@ -14,7 +14,7 @@ from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
 
 from spd_jax.errors import UserError
-from spd_jax.spaces.nasbench201.cells import EDGES, NONE, OPERATIONS, live_edges
+from spd_jax.spaces.nasbench201.graph import EDGES, NONE, OPERATIONS, live_edges
 
 # Okabe and Ito (2008), lightened under dark letters: one hue per operation.
 FILLS = dict(zip(OPERATIONS, ("#FFFFFF", "#E4E4E4", "#A9D4F2", "#F6C977", "#8FD3BC"), strict=True))
