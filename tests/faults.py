@@ -8,6 +8,7 @@ tmpfs) or Linux; they are left out elsewhere, which the table says.
 """
 
 import argparse
+import codecs
 import contextlib
 import csv
 import dataclasses
@@ -105,6 +106,7 @@ def child() -> None:
     if os.environ.get("FAULTS_CLOCK"):
         turn_the_clock_back()
     if os.environ.get("FAULTS_NOBODY") and os.geteuid() == 0:  # root may write everywhere
+        codecs.lookup("utf-8-sig")  # of Python's own files, which nobody may be unable to read
         os.seteuid(NOBODY)
     launch.run_main(experiment.main)
 
