@@ -299,6 +299,25 @@ def test_an_installed_package_has_no_commit(tmp_path, monkeypatch):
     assert machine.commit() == "unknown"
 
 
+def test_the_commit_says_whether_files_differ_and_writes_nothing(tmp_path, monkeypatch):
+    def git(*arguments):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        return subprocess.check_output(["git", *who, *arguments], cwd=tmp_path, text=True)
+
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    (tmp_path / "a").write_text("a")
+    git("init", "--quiet")
+    git("add", "a")
+    git("commit", "--quiet", "--message=a")
+    os.utime(tmp_path / "a", (0, 0))  # it only looks changed: `git describe` would note that
+    (tmp_path / "untracked").write_text("b")
+    before = contents(tmp_path / ".git")
+    assert machine.commit() == git("rev-parse", "--short=12", "HEAD").strip()
+    (tmp_path / "a").write_text("b")
+    assert machine.commit() == git("rev-parse", "--short=12", "HEAD").strip() + "-dirty"
+    assert contents(tmp_path / ".git") == before
+
+
 def test_a_package_that_is_missing_has_no_version(monkeypatch):
     monkeypatch.setattr(machine, "PACKAGES", ("numpy", "no-such-package"))
     assert machine.versions()["packages"] == {"numpy": np.__version__, "no-such-package": None}
