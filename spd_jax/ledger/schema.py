@@ -1,10 +1,10 @@
 """What a ledger's file must look like, and how one of an older version becomes one of this."""
 
 import contextlib
-import os
 import pathlib
 import sqlite3
 
+from spd_jax import files
 from spd_jax.errors import UserError
 from spd_jax.ledger import rows
 
@@ -112,7 +112,7 @@ def upgrade(database: sqlite3.Connection, path: pathlib.Path, version: int) -> N
     one already. A kill leaves the old ledger or the new one. The caller holds the writer's lock.
 
     Raises:
-      OSError: the copy cannot be written.
+      UserError: the copy cannot be written.
       sqlite3.DatabaseError: the disk is full or fails; the ledger stays as it was.
     """
     _back_up(database, path.with_name(f"{path.name}.v{version}.backup"))
@@ -142,12 +142,8 @@ def _back_up(database: sqlite3.Connection, path: pathlib.Path) -> None:
     while backup.exists():
         number += 1
         backup = path.with_name(f"{path.name}{number}")
-    # Written here and not through `files`, whose jax takes a second to import.
-    temporary = backup.with_name(f".{backup.name}.partial")
-    temporary.unlink(missing_ok=True)
-    try:
-        with contextlib.closing(sqlite3.connect(temporary)) as copy:
-            database.backup(copy)
-        os.replace(temporary, backup)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        files.atomic_path(backup) as temporary,
+        contextlib.closing(sqlite3.connect(temporary)) as copy,
+    ):
+        database.backup(copy)
