@@ -15,13 +15,13 @@ from spd_jax import problems
 from spd_jax.errors import UserError
 from spd_jax.ground_truth import lookup
 from spd_jax.ground_truth.purchase import GroundTruth
-from spd_jax.ledger import Evaluation, Ledger
+from spd_jax.ledger import Evaluation, EvaluationKey, Ledger
 from spd_jax.ledger import table as ledger_table
 from spd_jax.problems import GroundTruthPreset
 from spd_jax.report.tables import table_summary
 from spd_jax.search.loop import warm_start
 from spd_jax.studies import events, table_purchase
-from spd_jax.studies.table_purchase import TableSettings
+from spd_jax.studies.table_purchase import TableSettings, cells_of
 
 SETTINGS = TableSettings(
     preset="formula", num_cells=22, num_seeds=2, cells_with_all_seeds=3, min_ceiling=-1.0
@@ -124,6 +124,18 @@ def test_a_purchase_killed_at_any_moment_ends_as_an_uninterrupted_one(moment, bo
     assert len(task.begun) == len(set(task.begun)) == 42
     for name in (NAME, "summary.json", "config.json"):
         assert (tmp_path / name).read_text() == (bought[0] / name).read_text()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_checkpoints_that_a_kill_left_are_dropped_once_nothing_failed(fails, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "left.npz").write_bytes(b"of a killed training")
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        cell, task = cells_of(TOY.space, "reported", 1)[0], Logged()
+        done = Evaluation("failed" if fails else "ok", 1.0, unit=task.unit)
+        ledger.put(EvaluationKey(TOY.space.name, cell, task.fingerprint, 1, 4), done)
+    run(tmp_path, Logged())
+    assert (tmp_path / "checkpoints").exists() == fails
 
 
 def test_a_finished_table_is_only_read_again_and_a_larger_one_extends_it(bought, tmp_path):
