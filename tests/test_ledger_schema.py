@@ -261,6 +261,7 @@ def test_another_table_in_its_place_is_refused_and_never_asked(statements, tmp_p
         ("curve = 'text'", "curve is 'text': give bytes"),
         ("curve = x'0011'", "curve has 2 bytes: give eight for each value"),
         ("status = 'done'", "status is 'done': give one of ok, failed"),
+        ("status = printf('%.*c', 9999, 'x')", "status is 'x{40}': give one of"),
         ("score = NULL", "score is nan, but the status is ok"),
         ("score = 9e999", "score is inf, but the status is ok"),
         ("info = '[1]'", r"info is '\[1\]': give a JSON object"),
@@ -278,6 +279,7 @@ def test_a_wrong_value_is_one_sentence_that_names_the_row(change, message, tmp_p
     assert "l, row 1: " in str(caught.value)
     caught.match(message)
     assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
     into = filled(tmp_path / "into")
     for command in (["list"], ["export", f"--csv={tmp_path / 't.csv'}"], ["retry"]):
         with pytest.raises(SystemExit, match=r"error: .*row 1"):
