@@ -53,7 +53,9 @@ class TableSettings:
     cells_with_all_seeds: int = setting(
         100, "first cells that are trained with every seed", at_least=0, grows=True
     )
-    min_ceiling: float = setting(0.6, "least noise ceiling to go on", free=True)
+    min_ceiling: float = setting(
+        0.6, "least noise ceiling to go on, a Kendall tau", at_least=-1, at_most=1, free=True
+    )
 
 
 def run(
