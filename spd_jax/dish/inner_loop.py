@@ -102,8 +102,8 @@ def score(
 
     Returns:
       Scalar: minus the validation loss, the true-class probability, or minus the loss of
-      standardised outputs (`inner_metric`). NaN or infinite where the training diverged. It can be differentiated
-      in reverse mode; see `train`.
+      standardised outputs (`inner_metric`). NaN or infinite where the training diverged. It can
+      be differentiated in reverse mode; see `train`.
     """
     train_data = jax.lax.stop_gradient(data) if config.gradient == "evaluation_only" else data
     params = train(family, config, params, arch, train_data, key)
