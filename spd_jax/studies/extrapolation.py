@@ -30,6 +30,8 @@ from spd_jax.studies.run_folder import RunFolder, open_folder
 from spd_jax.studies.settings import setting
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
 
+FAR = 1e6  # no slope is larger
+
 
 @dataclasses.dataclass(frozen=True)
 class ExtrapolationSettings:
@@ -37,8 +39,8 @@ class ExtrapolationSettings:
 
     seed: int = setting(0, "first seed: of the split, the dishes and the rivals", at_least=0)
     num_seeds: int = setting(5, "seeds to run", at_least=1, grows=True)
-    train_slope_min: float = setting(0.37, "smallest slope to train on")
-    train_slope_max: float = setting(2.01, "largest slope to train on")
+    train_slope_min: float = setting(0.37, "smallest slope to train on", at_least=-FAR, at_most=FAR)
+    train_slope_max: float = setting(2.01, "largest slope to train on", at_least=-FAR, at_most=FAR)
     num_train: int = setting(30, "known slopes of a seed", at_least=2)
     preset: str = setting("best", "settings of the dish, which flags change")
     dish: DishConfig = setting(DishConfig(), "", by_preset=True)
