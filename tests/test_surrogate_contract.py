@@ -22,14 +22,19 @@ from spd_jax.problems import Problem
 from spd_jax.spaces import sigmoid_slope
 from spd_jax.spaces.rnn_cell import network as rnn_cell_network
 from spd_jax.surrogates import protocol
+from spd_jax.surrogates.bananas import Bananas
+from spd_jax.surrogates.columns import ColumnRegressor, RankTargets
 from spd_jax.surrogates.compose import Averaged, FrozenDish, Stacked
+from spd_jax.surrogates.costs import Cost
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
+from spd_jax.surrogates.learning_curves import CurveRegression, PowerLaw
 from spd_jax.surrogates.nao import NaoConfig, NaoPredictor
 from spd_jax.surrogates.partial_training import PartialTraining
 from spd_jax.surrogates.protocol import ResumableSurrogate, ScoreFree, Surrogate
 from spd_jax.surrogates.proxies import Proxy
-from spd_jax.surrogates.regressors import GaussianProcess, RandomForest
+from spd_jax.surrogates.regressors import GaussianProcess, Mlp, RandomForest, SupportVectors
 from spd_jax.surrogates.slope_mlp import SlopeMlp
+from spd_jax.surrogates.tuned import Tuned
 
 KEY = jax.random.key(2)
 CONFIG = DishConfig(
@@ -136,7 +141,10 @@ def surrogates(problem: Problem, marked: Any) -> Iterator[tuple[str, Surrogate, 
 
     def lookup(archs, epochs):
         names = [problem.space.encode(arch) for arch in archs_lib.unstack(archs)]
-        return [() if name == marked_name else (0.1 * len(name), 0.5) for name in names]
+        return [() if name == marked_name else (0.1 * len(name), 0.5, 0.6) for name in names]
+
+    def cost(archs):
+        return np.array([len(problem.space.encode(arch)) for arch in archs_lib.unstack(archs)])
 
     yield "dish", dish, True
     yield "dish_early_stopping", early, True
@@ -147,7 +155,18 @@ def surrogates(problem: Problem, marked: Any) -> Iterator[tuple[str, Surrogate, 
     yield "averaged_dishes", Averaged(early, dish), True
     yield "stacked", Stacked(dish, forest, 2), False
     yield "stacked_untrained", Stacked(FrozenDish(dish), process), False
-    yield "partial_training", PartialTraining(lookup, 1, budget=2), True
+    vectors = SupportVectors(features)
+    columns = (FrozenDish(dish), Cost("length", cost), vectors)
+    yield "columns", ColumnRegressor(columns, vectors, 2), False
+    yield "mlp", Mlp(features, steps=20), False
+    yield "support_vectors", vectors, False
+    yield "ranked", RankTargets(vectors), False
+    yield "tuned", Tuned((vectors, SupportVectors(features, penalty=3.0)), 2), False
+    yield "bananas", Bananas(features, members=2, layers=1, width=4, epochs=20), False
+    yield "cost", Cost("length", cost), False
+    yield "partial_training", PartialTraining(lookup, 1, budget=4), True
+    yield "power_law", PowerLaw(lookup, 3, budget=4), True
+    yield "curve_regression", CurveRegression(lookup, 2, 4, vectors), True
     states = problem.hidden_states(family) if problem.hidden_states else None
     yield "proxy", Proxy("snip", family, states, draws=2, samples=3), True
     if problem.tokens:

@@ -101,8 +101,8 @@ def score(
       key: decides the inner minibatches; not used when `inner_batch_size` is 0.
 
     Returns:
-      Scalar: minus the validation loss, or the true-class probability
-      (`inner_metric`). NaN or infinite where the training diverged. It can be differentiated
+      Scalar: minus the validation loss, the true-class probability, or minus the loss of
+      standardised outputs (`inner_metric`). NaN or infinite where the training diverged. It can be differentiated
       in reverse mode; see `train`.
     """
     train_data = jax.lax.stop_gradient(data) if config.gradient == "evaluation_only" else data
@@ -110,6 +110,8 @@ def score(
     outputs = family.apply(params, arch, data.valid_inputs)
     if config.inner_metric == "true_class_probability":
         return losses.true_class_probability(outputs, data.valid_labels, config.inner_loss)
+    if config.inner_metric == "standardised_loss":
+        outputs = losses.standardised(outputs)
     return -losses.INNER_LOSSES[config.inner_loss](outputs, data.valid_labels)
 
 

@@ -75,7 +75,8 @@ class Trace(NamedTuple):
       logits: `[N, classes]`.
       relu_inputs: what each ReLU sees, `[N, H, W, C]` each.
       relu_used: scalars, 1 where the arch uses that ReLU and 0 where it does not.
-      blocks: output of each cell, `[N, H, W, C]`.
+      blocks: outputs of the stem, of each cell and of what stands between stacks, in their order,
+        `[N, H, W, C]`.
     """
 
     logits: Array
@@ -349,11 +350,11 @@ def family(skeleton: Skeleton, cell: CellKind) -> MotifFamily:
 
 
 def trace(skeleton: Skeleton, cell: CellKind) -> Callable[..., Trace]:
-    """Return `trace(params, arch, inputs, *, batch_norm=True, offsets=None) -> Trace`.
+    """Return `trace(params, arch, inputs, *, batch_norm=True, after_block=None) -> Trace`.
 
     `params` are the family's; one arch and all N images. `batch_norm=False` leaves batch
-    normalisation out (synflow). `offsets`, shaped as `Trace.blocks`, are added to the cells'
-    outputs: derivatives in them are those between blocks (AZ-NAS). Reverse mode only.
+    normalisation out (synflow). `after_block(index, output)` is called on each of `Trace.blocks`
+    and returns what goes on: so derivatives can be cut between blocks (AZ-NAS). Reverse mode only.
 
     Raises:
       UserError: a skeleton that cannot be built.
@@ -366,9 +367,9 @@ def trace(skeleton: Skeleton, cell: CellKind) -> Callable[..., Trace]:
         inputs: Array,
         *,
         batch_norm: bool = True,
-        offsets: tuple[Array, ...] | None = None,
+        after_block: Callable[[int, Array], Array] | None = None,
     ) -> Trace:
-        found = _run(skeleton, cell, params, arch, inputs, batch_norm, offsets)
+        found = _run(skeleton, cell, params, arch, inputs, batch_norm, after_block)
         return Trace(
             found.logits,
             tuple(map(to_nhwc, found.relu_inputs)),
@@ -423,7 +424,7 @@ def _run(
     arch: Arch,
     inputs: Array,
     norm: bool = True,
-    offsets: tuple[Array, ...] | None = None,
+    after_block: Callable[[int, Array], Array] | None = None,
 ) -> Trace:
     """Run a network; what is reported besides the logits lies as `[C, H, W, N]`."""
     relu_inputs: list[Array] = []
@@ -435,17 +436,22 @@ def _run(
         relu_used.append(jnp.ones((), x.dtype))
         return jax.nn.relu(x)
 
+    def block(x: Array) -> Array:
+        blocks.append(x)
+        if after_block is None:
+            return x
+        return from_nhwc(after_block(len(blocks) - 1, to_nhwc(x)))
+
     x = convolve(norm, from_nhwc(inputs), params["stem"])
-    x = relu(x) if cell.relu_after_stem else x
+    x = block(relu(x) if cell.relu_after_stem else x)
     for index, weights in enumerate(params["cells"]):
         if index and index % skeleton.cells == 0:
             reduction = params["reductions"][index // skeleton.cells - 1]
-            x = _reduce(skeleton, reduction, x, norm, relu)
+            x = block(_reduce(skeleton, reduction, x, norm, relu))
         x, cell_inputs, cell_used = cell.apply(weights, arch, x, norm)
         relu_inputs.extend(cell_inputs)
         relu_used.extend(cell_used)
-        x = x if offsets is None else x + from_nhwc(offsets[index])
-        blocks.append(x)
+        x = block(x)
     if skeleton.reduction == "residual":
         x = relu(batch_norm(x) if norm else x)
     logits = params["dense"]["weight"] @ jnp.mean(x, (1, 2)) + params["dense"]["bias"]

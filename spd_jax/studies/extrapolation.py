@@ -209,7 +209,7 @@ def compute_table(
 ) -> TruthTable:
     """Train the table of all slopes into the run folder, or go on with it, and return it."""
     task = problem.ground_truth(settings.dataset).task(
-        settings.data_dir, str(folder.path / "states")
+        settings.data_dir, str(folder.path / table_purchase.CHECKPOINTS)
     )
     path = folder.path / "ground_truth.csv"
     with Ledger(folder.path / "ledger.sqlite") as ledger:
@@ -218,6 +218,7 @@ def compute_table(
             truth, settings.slopes, range(settings.seeds), "ground truth", listen,
             budget=settings.epochs,
         )  # fmt: skip
+    table_purchase.drop_checkpoints(folder, items)
     items.sort(key=lambda item: item[0].seed)  # seed by seed, in order of the slopes
     described = settings_lib.to_json(task).items()
     described = {name: value for name, value in described if not name.endswith("_dir")}

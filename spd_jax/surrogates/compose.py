@@ -21,6 +21,7 @@ from spd_jax.errors import UserError
 from spd_jax.surrogates import protocol
 from spd_jax.surrogates.dish_surrogate import DishSurrogate, FittedDish
 from spd_jax.surrogates.protocol import FitStep, Fitted, Surrogate
+from spd_jax.surrogates.tuned import out_of_fold
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,7 +225,7 @@ class Stacked:
         else:  # which is left two motifs or more to learn from
             archs, truth = archs_lib.known(archs, scores, minimum=4 if self.folds == 2 else 3)
             base = self.base.fit(base_key, archs, truth)
-            column = self._out_of_fold(fold_key, archs, truth)
+            column = out_of_fold(self.base, fold_key, archs, truth, self.folds)
         floor = _floor(column)
         regressor = self._beside().fit(regressor_key, (archs, _filled(column, floor)), truth)
         return FittedStacked(base, regressor, floor)
@@ -250,19 +251,6 @@ class Stacked:
             return np.column_stack([own(pair[0]), pair[1]])
 
         return self.regressor.with_features(features)
-
-    def _out_of_fold(self, key: Key, archs: Archs, truth: np.ndarray) -> np.ndarray:
-        """Return for each motif `[K]` the prediction of a base that never saw its truth."""
-        order_key, fit_key = jax.random.split(key)
-        order = np.asarray(jax.random.permutation(order_key, len(truth)))
-        column = np.full(len(truth), np.nan)
-        for number, fold in enumerate(np.array_split(order, min(self.folds, len(truth)))):
-            others = np.setdiff1d(order, fold)
-            fitted = self.base.fit(
-                jax.random.fold_in(fit_key, number), archs_lib.take(archs, others), truth[others]
-            )
-            column[fold] = fitted.predict(archs_lib.take(archs, fold))
-        return column
 
 
 @dataclasses.dataclass(frozen=True)
