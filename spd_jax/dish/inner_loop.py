@@ -337,12 +337,17 @@ def _backward(
         return bar, _with_rates(free_bar, l2=2 * jnp.vdot(kept.theta, u))
 
     def body(state: Any, index: Array) -> tuple[Any, None]:
-        return through_adam(index - 1, *through_gradient(index, *state)), None
+        after = through_gradient(index, *state)
+        u, *before = through_adam(jnp.maximum(index - 1, 0), *after)
+        # Before step 0 there is no Adam. A select in the scan, and not the second move of step 0
+        # behind it, because that would compile the costly move twice.
+        before = jax.tree.map(functools.partial(jnp.where, index > 0), tuple(before), after)
+        return (u, *before), None
 
     count = saved.theta.shape[0]
     state = through_adam(count - 1, bar, jax.tree.map(jnp.zeros_like, free))
-    state, _ = jax.lax.scan(body, state, jnp.arange(1, count), reverse=True)
-    return through_gradient(0, *state)
+    (_, bar, free_bar), _ = jax.lax.scan(body, state, jnp.arange(count), reverse=True)
+    return bar, free_bar
 
 
 def _partition(inputs: _Inputs) -> tuple[_Inputs, _Inputs]:

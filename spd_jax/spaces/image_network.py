@@ -12,12 +12,15 @@ three times as much memory, which is what limits them (BUILD_NOTES.md, "Image ce
 
 import dataclasses
 import functools
+import itertools
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from spd_jax.axes import Arch, Array, Key, Params
 from spd_jax.errors import UserError
@@ -75,8 +78,7 @@ class Trace(NamedTuple):
       logits: `[N, classes]`.
       relu_inputs: what each ReLU sees, `[N, H, W, C]` each.
       relu_used: scalars, 1 where the arch uses that ReLU and 0 where it does not.
-      blocks: outputs of the stem, of each cell and of what stands between stacks, in their order,
-        `[N, H, W, C]`.
+      blocks: output of each cell, `[N, H, W, C]`.
     """
 
     logits: Array
@@ -272,7 +274,8 @@ def _convolve_forward(norm: bool, x: Array, kernel: Array) -> tuple[Array, Any]:
 
 
 def _convolve_backward(norm: bool, residuals: Any, bar: Array) -> tuple[Array, Array]:
-    return convolved_transpose(norm, *residuals, bar)
+    x, kernel, y, scale = residuals
+    return convolved_transpose(norm, x, kernel, y, scale, bar)
 
 
 convolve.defvjp(_convolve_forward, _convolve_backward)
@@ -325,7 +328,7 @@ def halve_by_max(x: Array) -> Array:
 
 def halve_by_average(x: Array) -> Array:
     """Return the mean of each 2x2 square: `[C, H // 2, W // 2, N]`."""
-    return sum(_quarters(x)) / 4
+    return functools.reduce(jnp.add, _quarters(x)) / 4
 
 
 def family(skeleton: Skeleton, cell: CellKind) -> MotifFamily:
@@ -350,11 +353,11 @@ def family(skeleton: Skeleton, cell: CellKind) -> MotifFamily:
 
 
 def trace(skeleton: Skeleton, cell: CellKind) -> Callable[..., Trace]:
-    """Return `trace(params, arch, inputs, *, batch_norm=True, after_block=None) -> Trace`.
+    """Return `trace(params, arch, inputs, *, batch_norm=True, offsets=None) -> Trace`.
 
     `params` are the family's; one arch and all N images. `batch_norm=False` leaves batch
-    normalisation out (synflow). `after_block(index, output)` is called on each of `Trace.blocks`
-    and returns what goes on: so derivatives can be cut between blocks (AZ-NAS). Reverse mode only.
+    normalisation out (synflow). `offsets`, shaped as `Trace.blocks`, are added to the cells'
+    outputs: derivatives in them are those between blocks (AZ-NAS). Reverse mode only.
 
     Raises:
       UserError: a skeleton that cannot be built.
@@ -367,9 +370,9 @@ def trace(skeleton: Skeleton, cell: CellKind) -> Callable[..., Trace]:
         inputs: Array,
         *,
         batch_norm: bool = True,
-        after_block: Callable[[int, Array], Array] | None = None,
+        offsets: tuple[Array, ...] | None = None,
     ) -> Trace:
-        found = _run(skeleton, cell, params, arch, inputs, batch_norm, after_block)
+        found = _run(skeleton, cell, params, arch, inputs, batch_norm, offsets)
         return Trace(
             found.logits,
             tuple(map(to_nhwc, found.relu_inputs)),
@@ -380,21 +383,45 @@ def trace(skeleton: Skeleton, cell: CellKind) -> Callable[..., Trace]:
     return traced
 
 
+class _Group(NamedTuple):
+    """Cells of one stack that are of one size, so that one compiled cell can serve them all.
+
+    Attributes:
+      cells: number of cells.
+      inputs: channels that the first of them receives.
+      outputs: channels that each of them returns.
+      reduce: channels that a reduction before the first receives; 0 where there is none.
+    """
+
+    cells: int
+    inputs: int
+    outputs: int
+    reduce: int = 0
+
+
+def _groups(skeleton: Skeleton, cell: CellKind) -> list[_Group]:
+    groups = [_Group(skeleton.cells, skeleton.stem, skeleton.stem)]
+    for before, width in itertools.pairwise(skeleton.widths):
+        if not cell.widens:
+            groups.append(_Group(skeleton.cells, width, width, before))
+            continue
+        groups.append(_Group(1, before, width, before))
+        if skeleton.cells > 1:
+            groups.append(_Group(skeleton.cells - 1, width, width))
+    return groups
+
+
 def _init(skeleton: Skeleton, cell: CellKind, key: Key) -> Params:
     """Draw all weights: normal, variance 2 / fan-in, the dense layer's 1 / fan-in, its bias 0."""
     stem_key, cells_key, reductions_key, dense_key = jax.random.split(key, 4)
-    widths = skeleton.widths
-    keys = jax.random.split(cells_key, (skeleton.stacks, skeleton.cells))
-    cells, reductions, width = [], [], skeleton.stem
-    for stack, outputs in enumerate(widths):
-        if stack:
-            reduction_key = jax.random.fold_in(reductions_key, stack)
-            reductions.append(_init_reduction(skeleton, cell, reduction_key, width, outputs))
-        if not cell.widens:
-            width = outputs
-        for index in range(skeleton.cells):
-            cells.append(cell.init(keys[stack, index], width, outputs))
-            width = outputs
+    cells, reductions, width = [], [], skeleton.widths[-1]
+    for index, group in enumerate(_groups(skeleton, cell)):
+        if group.reduce:
+            reduction_key = jax.random.fold_in(reductions_key, index)
+            reductions.append(_init_reduction(skeleton, cell, reduction_key, group.reduce))
+        draw = functools.partial(cell.init, inputs=group.inputs, outputs=group.outputs)
+        keys = jax.random.split(jax.random.fold_in(cells_key, index), group.cells)
+        cells.append(jax.vmap(draw)(keys))
     weight = jax.random.normal(dense_key, (skeleton.classes, width)) / math.sqrt(width)
     return {
         "stem": draw_kernel(stem_key, skeleton.stem, 3, skeleton.image_channels),
@@ -404,9 +431,8 @@ def _init(skeleton: Skeleton, cell: CellKind, key: Key) -> Params:
     }
 
 
-def _init_reduction(
-    skeleton: Skeleton, cell: CellKind, key: Key, inputs: int, outputs: int
-) -> Params:
+def _init_reduction(skeleton: Skeleton, cell: CellKind, key: Key, inputs: int) -> Params:
+    outputs = 2 * inputs
     if skeleton.reduction == "max_pool":
         return {} if cell.widens else {"widen": draw_kernel(key, outputs, 1, inputs)}
     keys = jax.random.split(key, 3)
@@ -424,7 +450,7 @@ def _run(
     arch: Arch,
     inputs: Array,
     norm: bool = True,
-    after_block: Callable[[int, Array], Array] | None = None,
+    offsets: tuple[Array, ...] | None = None,
 ) -> Trace:
     """Run a network; what is reported besides the logits lies as `[C, H, W, N]`."""
     relu_inputs: list[Array] = []
@@ -436,22 +462,29 @@ def _run(
         relu_used.append(jnp.ones((), x.dtype))
         return jax.nn.relu(x)
 
-    def block(x: Array) -> Array:
-        blocks.append(x)
-        if after_block is None:
-            return x
-        return from_nhwc(after_block(len(blocks) - 1, to_nhwc(x)))
+    def one_cell(x: Array, now: Any) -> tuple[Array, CellOutput]:
+        weights, offset = now
+        found = cell.apply(weights, arch, x, norm)
+        x = found.output if offset is None else found.output + from_nhwc(offset)
+        return x, found._replace(output=x)
 
     x = convolve(norm, from_nhwc(inputs), params["stem"])
-    x = block(relu(x) if cell.relu_after_stem else x)
-    for index, weights in enumerate(params["cells"]):
-        if index and index % skeleton.cells == 0:
-            reduction = params["reductions"][index // skeleton.cells - 1]
-            x = block(_reduce(skeleton, reduction, x, norm, relu))
-        x, cell_inputs, cell_used = cell.apply(weights, arch, x, norm)
-        relu_inputs.extend(cell_inputs)
-        relu_used.extend(cell_used)
-        x = block(x)
+    x = relu(x) if cell.relu_after_stem else x
+    reductions = iter(params["reductions"])
+    for group, weights in zip(_groups(skeleton, cell), params["cells"], strict=True):
+        x = _reduce(skeleton, next(reductions), x, norm, relu) if group.reduce else x
+        each = [operator.itemgetter(index) for index in range(group.cells)]
+        here = slice(len(blocks), len(blocks) + group.cells)
+        now = (weights, None if offsets is None else jnp.stack(offsets[here]))
+        if group.cells == 1:
+            found = [one_cell(x, jax.tree.map(each[0], now))[1]]
+        else:
+            stacked = jax.lax.scan(one_cell, x, now)[1]
+            found = [jax.tree.map(at, stacked) for at in each]
+        x = found[-1].output
+        blocks.extend(one.output for one in found)
+        relu_inputs.extend(values for one in found for values in one.relu_inputs)
+        relu_used.extend(used for one in found for used in one.relu_used)
     if skeleton.reduction == "residual":
         x = relu(batch_norm(x) if norm else x)
     logits = params["dense"]["weight"] @ jnp.mean(x, (1, 2)) + params["dense"]["bias"]
@@ -469,3 +502,40 @@ def _reduce(
     inner = convolve(False, relu(x), weights["first"])[:, ::2, ::2]
     inner = convolve(norm, relu(batch_norm(inner) if norm else inner), weights["second"])
     return inner + convolve(False, halve_by_average(x), weights["shortcut"])
+
+
+def costs(
+    skeleton: Skeleton, cell: CellKind, weights: Callable[[int, int], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many parameters networks have, and multiply-adds for one image, float64 `[M]`.
+
+    Counted are convolutions and the dense layer (its bias as parameters only); batch
+    normalisation has no parameters here, and its work, sums and pools are left out.
+
+    Args:
+      skeleton: sizes.
+      cell: the kind of cells.
+      weights: maps a cell's channels in and out to the weights `[M]` of its convolutions that
+        each of M archs uses.
+    """
+    stages = iter(skeleton.sizes)
+    size = next(stages)
+    layers: list[tuple[Any, int]] = [(9 * skeleton.image_channels * skeleton.stem, size**2)]
+    for group in _groups(skeleton, cell):
+        if group.reduce:
+            size = next(stages)
+            layers.append((_reduction_weights(skeleton, cell, group.reduce), size**2))
+        layers.append((weights(group.inputs, group.outputs), size**2))
+        if group.cells > 1:
+            layers.append(((group.cells - 1) * weights(group.outputs, group.outputs), size**2))
+    layers.append((skeleton.widths[-1] * skeleton.classes, 1))
+    parameters = np.sum(np.broadcast_arrays(*(w for w, _ in layers)), axis=0, dtype=float)
+    work = np.sum(np.broadcast_arrays(*(w * pixels for w, pixels in layers)), axis=0, dtype=float)
+    return parameters + skeleton.classes, work
+
+
+def _reduction_weights(skeleton: Skeleton, cell: CellKind, inputs: int) -> int:
+    shapes = jax.eval_shape(
+        lambda key: _init_reduction(skeleton, cell, key, inputs), jax.random.key(0)
+    )
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
