@@ -157,8 +157,8 @@ def read_ec_nas(path: files.Path) -> list[NasBench101Row]:
         except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else str(error)
             raise UserError(
-                f"{path}: cell {number} (from 0) cannot be read ({reason}): give a file as EC-NAS "
-                "publishes it"
+                f"{path}: cell {number} (from 0) cannot be read ({reason}): give hash, matrix, "
+                "labels, params and runs for each"
             ) from error
     return rows
 

@@ -1,61 +1,25 @@
 """The cells of NAS-Bench-201 on images: looked up in the benchmark's table, or trained here."""
 
 import dataclasses
-import functools
-import pathlib
+from typing import NamedTuple
 
 import numpy as np
 
 from spd_jax.axes import Archs
 from spd_jax.data import nas_bench
-from spd_jax.dish import DishConfig
 from spd_jax.errors import UserError, check_name
 from spd_jax.files import Path
-from spd_jax.ground_truth import lookup
-from spd_jax.ground_truth.lookup import Items, LookupTask
+from spd_jax.ground_truth.lookup import Items
 from spd_jax.ledger import Evaluation, EvaluationKey
+from spd_jax.problems import image_cells
 from spd_jax.problems.problem import GroundTruthPreset, Problem
-from spd_jax.spaces.image_network import MOTIF_NETWORKS, Skeleton
+from spd_jax.spaces.image_network import Skeleton
 from spd_jax.spaces.nasbench201 import NasBench201Space, network
-from spd_jax.trainers.image_classifier import ImageClassifierConfig, ImageClassifierTask
 
 FULL = Skeleton(stacks=3, cells=5, stem=16, image_size=32, reduction="residual")  # the benchmark's
-DISH_PRESETS = {
-    "best": DishConfig(
-        inner_steps=20,
-        outer_steps=20,
-        train_samples=40,
-        valid_samples=40,
-        ensemble_size=4,
-        inner_loss="softmax_cross_entropy",
-        outer_learning_rate=0.005,
-        schedule="constant",
-    ),
-    # Cassimon et al.: 100 epochs of ten minibatches on one set of 200 images, that is also
-    # validated on; the outer gradient does not go through the training (our reading).
-    "paper": DishConfig(
-        inner_steps=1000,
-        inner_batch_size=20,
-        outer_steps=170,
-        train_samples=200,
-        valid_samples=200,
-        shared_data=True,
-        motif_batch=6,
-        inner_loss="softmax_cross_entropy",
-        inner_metric="true_class_probability",
-        outer_loss="absolute_pearson",
-        gradient="evaluation_only",
-        schedule="constant",
-        inner_learning_rate=5e-5,
-        inner_l2=1e-6,
-        outer_learning_rate=1e-2,
-        outer_l2=0.0,
-    ),
-}
 
 
-@dataclasses.dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """Where a ground truth stands in the benchmark's table.
 
     Attributes:
@@ -93,17 +57,16 @@ def problem(
       UserError: an unknown motif-network, sizes that cannot be built, or a rate that is no
         probability.
     """
-    check_name("motif-network", motif_network, MOTIF_NETWORKS)
     space = NasBench201Space(mutation_rate)
-    skeleton = dataclasses.replace(MOTIF_NETWORKS[motif_network], image_size=image_size)
-    network.family(dataclasses.replace(skeleton, stem=stem))  # refuses sizes that cannot be
+    skeleton = image_cells.skeleton(motif_network, stem, image_size)
+    network.family(skeleton)  # refuses sizes that cannot be
     return Problem(
         name=space.name,
         space=space,
         family=lambda hidden: network.family(dataclasses.replace(skeleton, stem=hidden)),
         hidden_size=stem,
-        dish_presets=DISH_PRESETS,
-        ground_truths={"own": OWN} | {name: _looked_up(name) for name in COLUMNS},
+        dish_presets=image_cells.DISH_PRESETS,
+        ground_truths={"own": image_cells.trained(space.name)} | LOOKED_UP,
         features=space,
         structure=space,
         paths=space,
@@ -129,20 +92,6 @@ def _multiply_adds(archs: Archs) -> np.ndarray:
     return network.multiply_adds(FULL, archs)
 
 
-def own_task(data_dir: str | None, checkpoint_dir: str | None) -> ImageClassifierTask:
-    """Return the training of cells on Fashion-MNIST; arguments as `GroundTruthPreset.task`."""
-    config = ImageClassifierConfig()
-    return ImageClassifierTask("nasbench201", config, "fashion_mnist", data_dir, checkpoint_dir)
-
-
-OWN = GroundTruthPreset(
-    own_task,
-    ImageClassifierConfig().epochs,
-    "accuracy",
-    describe=lambda data_dir: own_task(data_dir, None).describe(),
-)
-
-
 def read_table(path: Path, ground_truth: str) -> Items:
     """Read one ground truth out of the benchmark's table, see `nas_bench.read_nasbench201`.
 
@@ -152,11 +101,12 @@ def read_table(path: Path, ground_truth: str) -> Items:
 
     Args:
       path: the CSV file.
-      ground_truth: one of `COLUMNS`.
+      ground_truth: one of `COLUMNS`; empty is the first.
 
     Raises:
       UserError: the file is no such table, or lacks a column.
     """
+    ground_truth = ground_truth or next(iter(COLUMNS))
     check_name("ground truth", ground_truth, COLUMNS)
     column, space = COLUMNS[ground_truth], NasBench201Space()
     rows = nas_bench.read_nasbench201(path)
@@ -170,34 +120,20 @@ def read_table(path: Path, ground_truth: str) -> Items:
     seeds: dict[str, int] = {}
     for row in rows:
         cell = space.encode(space.canonical(space.decode(row.cell)))
-        seeds[cell] = seeds.get(cell, -1) + 1
-        key = EvaluationKey(
-            space.name, cell, f"nasbench201 {ground_truth}", seeds[cell], column.epochs
-        )
+        seed = seeds[cell] = seeds.get(cell, -1) + 1
+        key = EvaluationKey(space.name, cell, f"nasbench201 {ground_truth}", seed, column.epochs)
         score, test_score = row.accuracies[column.score], row.accuracies[column.test_score]
         items.append((key, Evaluation("ok", score, test_score, unit="accuracy")))
     return items
 
 
 def _looked_up(name: str) -> GroundTruthPreset:
-    return GroundTruthPreset(
-        functools.partial(_look_up, name), COLUMNS[name].epochs, "accuracy", looked_up=True
+    score, test_score, epochs = COLUMNS[name]
+    source = (
+        f"a CSV file with the columns arch, {score} and {test_score} in per cent, as the package "
+        "nats-bench gives them for NAS-Bench-201"
     )
+    return image_cells.looked_up(NasBench201Space(), name, epochs, read_table, source)
 
 
-@functools.lru_cache(maxsize=2)
-def _table_task(name: str, path: pathlib.Path) -> LookupTask:
-    reader = functools.partial(read_table, ground_truth=name)
-    return lookup.open_task(path, NasBench201Space(), reader=reader, average_seeds=True)
-
-
-def _look_up(name: str, data_dir: str | None, checkpoint_dir: str | None) -> LookupTask:
-    """Return a task that answers with the mean of a cell's twins; `data_dir` is the CSV file."""
-    del checkpoint_dir  # nothing is trained
-    if data_dir is None:
-        raise UserError(
-            f"the ground truth {name} is looked up in a table: let data_dir be the path of a CSV "
-            f"file with the columns arch, {COLUMNS[name].score} and {COLUMNS[name].test_score} in "
-            "per cent, which the package nats-bench exports from NAS-Bench-201"
-        )
-    return _table_task(name, pathlib.Path(data_dir))
+LOOKED_UP = {name: _looked_up(name) for name in COLUMNS}

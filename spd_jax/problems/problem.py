@@ -17,6 +17,8 @@ from spd_jax.ledger import table
 from spd_jax.motif import Drawing, Features, MotifFamily, Paths, SearchSpace, Structure, Tokens
 from spd_jax.surrogates.protocol import Surrogate
 
+ReadTable = Callable[[Path, str], lookup.Items]
+
 
 @dataclasses.dataclass(frozen=True)
 class GroundTruthPreset:
@@ -70,8 +72,9 @@ class Problem:
       costs: `costs[name](archs [M]) -> [M]` float64, what a motif costs at full size, such as
         its "parameters" or "multiply_adds"; known without training.
       read_table: `read_table(path, ground_truth)` reads a table in a format of others as
-        evaluations of one of `ground_truths`, cells by any spelling; None: only our own format.
-        It raises UserError where the file is none of the formats.
+        evaluations of one of `ground_truths` that is looked up, cells by any spelling; an empty
+        name lets it choose. None: only our own format. It raises UserError where the file is
+        none of the formats.
       settings: plain data that tell it from a problem of the same space, such as the rate of
         mutation; recorded with the runs.
     """
@@ -91,7 +94,7 @@ class Problem:
     rivals: Mapping[str, Surrogate] = dataclasses.field(default_factory=dict)
     parameters_in_the_paper: int | None = None
     costs: Mapping[str, Callable[[Archs], np.ndarray]] = dataclasses.field(default_factory=dict)
-    read_table: Callable[[Path, str], lookup.Items] | None = None
+    read_table: ReadTable | None = None
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def ground_truth(self, name: str) -> GroundTruthPreset:
@@ -113,16 +116,15 @@ class Problem:
         Args:
           path: the file.
           ground_truth: which scores of a table in a format of others to take: one of
-            `ground_truths` that is looked up; empty takes the first of them.
+            `ground_truths` that is looked up; empty lets the reader choose.
 
         Raises:
           UserError: the file is neither, or holds motifs of another space.
         """
-        others = [name for name, preset in self.ground_truths.items() if preset.looked_up]
-        if self.read_table is None or not others or table.is_table(path):
+        read_others = self.read_table
+        if read_others is None or table.is_table(path):
             return lookup.read(path, self.space)
-        read_others, name = self.read_table, ground_truth or others[0]
-        return lookup.read(path, self.space, lambda own: read_others(own, name))
+        return lookup.read(path, self.space, lambda own: read_others(own, ground_truth))
 
     def strongest_vectors(self, archs: Archs) -> np.ndarray:
         """Return `structure` where there is one, else `features`: `[M, F]` float64."""
