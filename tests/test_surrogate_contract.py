@@ -165,8 +165,8 @@ def surrogates(problem: Problem, marked: Any) -> Iterator[tuple[str, Surrogate, 
     yield "bananas", Bananas(features, members=2, layers=1, width=4, epochs=20), False
     yield "cost", Cost("length", cost), False
     yield "partial_training", PartialTraining(lookup, 1, budget=4), True
-    yield "power_law", PowerLaw(lookup, 3, budget=4), True
-    yield "curve_regression", CurveRegression(lookup, 2, 4, vectors), True
+    yield "power_law", PowerLaw(lookup, (1, 2, 3), budget=4), True
+    yield "curve_regression", CurveRegression(lookup, (1, 2), 4, vectors), True
     states = problem.hidden_states(family) if problem.hidden_states else None
     yield "proxy", Proxy("snip", family, states, draws=2, samples=3), True
     if problem.tokens:

@@ -19,6 +19,8 @@ from spd_jax.problems import image_cells
 from spd_jax.problems.problem import Problem
 from spd_jax.spaces.image_network import Skeleton
 from spd_jax.spaces.nasbench101 import NasBench101Space, network
+from spd_jax.surrogates.image_proxies import ImageNetwork, Images
+from spd_jax.surrogates.protocol import Surrogate
 
 FULL = Skeleton(stacks=3, cells=3, stem=128, image_size=32)  # the benchmark's own network
 EPOCHS = {"ecnas_4": 4, "nasbench101": 108}  # of the ground truths that are looked up
@@ -57,6 +59,7 @@ def problem(
         tokens=space,
         drawing=space,
         costs={"parameters": _parameters, "multiply_adds": _multiply_adds},
+        proxies=lambda hidden: proxies(dataclasses.replace(skeleton, stem=hidden)),
         read_table=read_table,
         settings={
             "motif_network": motif_network,
@@ -64,6 +67,17 @@ def problem(
             "mutation_rate": mutation_rate,
         },
     )
+
+
+def proxies(
+    skeleton: Skeleton, prefix: str = "", images: Images | None = None, draws: int = 4
+) -> dict[str, Surrogate]:
+    """Return the zero-cost proxies of a network around a cell, see `image_cells.proxies`."""
+    shown = ImageNetwork(network.family(skeleton), network.trace(skeleton))
+    return image_cells.proxies(
+        shown, NasBench101Space(), _parameters, _multiply_adds,
+        prefix=prefix, images=images, draws=draws,
+    )  # fmt: skip
 
 
 def _parameters(archs: Archs) -> np.ndarray:

@@ -71,6 +71,10 @@ class Problem:
       parameters_in_the_paper: of the motif-network; None where there is no such number.
       costs: `costs[name](archs [M]) -> [M]` float64, what a motif costs at full size, such as
         its "parameters" or "multiply_adds"; known without training.
+      proxies: `proxies(hidden)` returns zero-cost proxies by name, `ScoreFree` surrogates that look
+        at the motif-network of a width; None: `surrogates.proxies` fit any network.
+      full_size_proxies: the same of networks as large as those that ground truth trains, which
+        take seconds for each motif.
       read_table: `read_table(path, ground_truth)` reads a table in a format of others as
         evaluations of one of `ground_truths` that is looked up, cells by any spelling; an empty
         name lets it choose. None: only our own format. It raises UserError where the file is
@@ -94,6 +98,8 @@ class Problem:
     rivals: Mapping[str, Surrogate] = dataclasses.field(default_factory=dict)
     parameters_in_the_paper: int | None = None
     costs: Mapping[str, Callable[[Archs], np.ndarray]] = dataclasses.field(default_factory=dict)
+    proxies: Callable[[int], Mapping[str, Surrogate]] | None = None
+    full_size_proxies: Mapping[str, Surrogate] = dataclasses.field(default_factory=dict)
     read_table: ReadTable | None = None
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
