@@ -6,20 +6,30 @@ path from input to output, everything lies on one, and there are at most nine ed
 
 import dataclasses
 import re
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
-from spd_jax import archs as batches
 from spd_jax.axes import Key
 from spd_jax.errors import UserError
-from spd_jax.spaces.nasbench101 import graph
-from spd_jax.spaces.nasbench101.graph import INTERIOR, OPERATIONS, OUTPUT, UPPER, NasBench101Cell
+from spd_jax.spaces.nasbench101 import counts, graph
+from spd_jax.spaces.nasbench101.graph import (
+    ABSENT,
+    INTERIOR,
+    OPERATIONS,
+    UPPER,
+    VERTICES,
+    NasBench101Cell,
+)
+from spd_jax.spaces.nasbench101.wirings import wiring_code, wirings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NAMES = ("-", "conv3x3", "conv1x1", "maxpool3x3")  # of `OPERATIONS`, in a cell's text
 EDGES = len(UPPER[0])
-_TRIES = 20  # fruitless draws until mutation becomes small, and crossover gives up
+KINDS = len(OPERATIONS) - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +37,8 @@ class NasBench101Space:
     """All cells of NAS-Bench-101, a `motif.SearchSpace` with every optional ability.
 
     Attributes:
-      mutation_rate: probability that `mutate` changes a place where an edge can be, or a
-        vertex, besides the one place or vertex that it changes anyway; 0.05 is ours.
+      mutation_rate: probability that `mutate` changes an operation besides what it changes
+        anyway; 0.05 is ours.
       name: name in ledgers and tables.
     """
 
@@ -43,66 +53,69 @@ class NasBench101Space:
     def sample(self, key: Key, count: int) -> NasBench101Cell:
         """Draw cells `[count]`, all numberings of all cells equally likely; consumes `key`.
 
-        Nine of ten have seven vertices, as in the benchmark; its own random search
-        prunes random matrices and prefers small cells.
+        Nine of ten have seven vertices, nearly as in the benchmark (85 of 100); its own random
+        search prunes random matrices and prefers small cells.
         """
         rng = _generator(key)
-        adjacency, operation = graph.all_wirings()
-        present = operation > graph.ABSENT
-        ways = 3.0 ** present.sum(1)
-        chosen = rng.choice(len(ways), count, p=ways / ways.sum())
-        drawn = rng.integers(1, len(OPERATIONS), (count, INTERIOR))
-        operation = np.where(present[chosen], drawn, graph.ABSENT).astype(np.int32)
-        return NasBench101Cell(adjacency[chosen], operation)
+        known = wirings()
+        return known.take(rng.choice(len(known.code), count, p=known.chance), _drawn(rng, count))
 
     def mutate(self, key: Key, archs: NasBench101Cell) -> NasBench101Cell:
-        """Change one thing and every other with probability `mutation_rate`; consumes `key`.
+        """Change the wiring or an operation of every arch; consumes `key`.
 
-        The interior vertices are first spread at random over the numbers 1..5, in their order.
-        Then an edge appears or disappears, a vertex changes its operation, or an absent vertex
-        appears between two others. What is no valid cell, or the parent itself, is drawn again.
+        First the interior vertices are spread at random over the numbers 1..5, in their order.
+        Then, with equal chances, one operation becomes another, or one edge or two appear or
+        disappear so that a valid cell with all its vertices on paths results, all such
+        wirings equally likely; a vertex that appears has a random operation. At last every
+        operation becomes another with probability `mutation_rate`.
         """
         rng = _generator(key)
-        parents = graph.prune(archs)
-        mutants = batches.take(parents, slice(None))
-        todo = np.arange(batches.count(parents))
-        tries = 0
-        while len(todo):
-            spread = _spread(rng, batches.take(parents, todo))
-            rate = self.mutation_rate if tries < _TRIES else 0.0
-            drawn = graph.prune(_changed(rng, spread, rate))
-            good = graph.is_valid(drawn) & ~_equal(drawn, spread)
-            for leaf, new in zip(mutants, drawn, strict=True):
-                leaf[todo[good]] = new[good]
-            todo, tries = todo[~good], tries + 1
-        return mutants
+        parents = _spread(rng, graph.prune(archs))
+        codes = wiring_code(parents.adjacency)
+        operation = np.where(
+            parents.operation == ABSENT, _drawn(rng, len(codes)), parents.operation
+        )
+        rewired = rng.random(len(codes)) < 0.5
+        changed = rng.random(operation.shape) < self.mutation_rate
+        chosen = np.empty(len(codes), int)
+        for i, code in enumerate(codes):
+            distance = np.bitwise_count(wirings().code ^ code)
+            present = np.flatnonzero(parents.operation[i])
+            if rewired[i] or not len(present):
+                chosen[i] = rng.choice(np.flatnonzero((distance == 1) | (distance == 2)))
+            else:
+                chosen[i] = np.argmin(distance)
+                changed[i, rng.choice(present)] = True
+        step = rng.integers(1, KINDS, operation.shape)
+        other = 1 + (operation - 1 + step) % KINDS
+        return wirings().take(chosen, np.where(changed, other, operation))
 
     def crossover(
         self, key: Key, first: NasBench101Cell, second: NasBench101Cell
     ) -> NasBench101Cell:
-        """Take every vertex, with the edges into it, from either parent; consumes `key`.
+        """Mix two batches: a child keeps what its parents agree on; consumes `key`.
 
-        A child that is not valid is drawn again, and is `first` after twenty draws.
+        Its wiring is drawn among all valid ones that have every edge that both parents have and
+        none that neither has, so it may be a parent's; every operation is that of
+        a parent that has the vertex, with equal chances if both do.
         """
         rng = _generator(key)
         first, second = graph.prune(first), graph.prune(second)
-        children = batches.take(first, slice(None))
-        todo = np.arange(batches.count(first))
-        for _ in range(_TRIES):
-            one, two = batches.take(first, todo), batches.take(second, todo)
-            from_first = rng.random((len(todo), OUTPUT)) < 0.5  # vertices 1..6
-            columns = np.insert(from_first, 0, True, axis=1)[:, None, :]
-            adjacency = np.where(columns, one.adjacency, two.adjacency)
-            operation = np.where(from_first[:, :INTERIOR], one.operation, two.operation)
-            drawn = graph.prune(NasBench101Cell(adjacency, operation))
-            good = graph.is_valid(drawn)
-            for leaf, new in zip(children, drawn, strict=True):
-                leaf[todo[good]] = new[good]
-            todo = todo[~good]
-        return children
+        one, two = wiring_code(first.adjacency), wiring_code(second.adjacency)
+        chosen = np.array(
+            [
+                rng.choice(np.flatnonzero(((wirings().code ^ a) & ~(a ^ b)) == 0))
+                for a, b in zip(one, two, strict=True)
+            ]
+        )
+        from_first = rng.random(first.operation.shape) < 0.5
+        from_first = np.where(
+            second.operation == ABSENT, True, from_first & (first.operation != ABSENT)
+        )
+        return wirings().take(chosen, np.where(from_first, first.operation, second.operation))
 
     def encode(self, arch: NasBench101Cell) -> str:
-        """Return `110000.10010.0001.010.01.1|conv3x3,conv1x1,maxpool3x3,-,-`.
+        """Return `110000.10001.0001.000.00.0|conv3x3,maxpool3x3,-,-,-`.
 
         On the left the rows of the adjacency above the diagonal, on the right what vertices
         1..5 do; a dash is an absent vertex.
@@ -125,11 +138,11 @@ class NasBench101Space:
         left, _, right = text.partition("|")
         bits = re.sub(r"[\s\[\],.]", "", left)
         words = [word for word in re.split(r"[\s\[\],\"']+", right) if word]
-        if bits.strip("01") or len(bits) > OUTPUT * OUTPUT + 13 or text.count("|") != 1:
+        if bits.strip("01") or len(bits) > VERTICES**2 or text.count("|") != 1:
             raise self._malformed(text)
         numbers = np.array([int(bit) for bit in bits], np.int32)
         if len(bits) == EDGES and len(words) == INTERIOR and set(words) <= set(NAMES):
-            adjacency = np.zeros((OUTPUT + 1, OUTPUT + 1), np.int32)
+            adjacency = np.zeros((VERTICES, VERTICES), np.int32)
             adjacency[UPPER] = numbers
             operation = np.array([NAMES.index(word) for word in words], np.int32)
             return graph.checked(NasBench101Cell(adjacency, operation))
@@ -140,7 +153,7 @@ class NasBench101Space:
     def _malformed(self, text: str) -> UserError:
         return UserError(
             f"{text!r} is no cell of {self.name}: write 21 bits of the adjacency, a bar and five "
-            "operations as in 110000.10010.0001.010.01.1|conv3x3,conv1x1,maxpool3x3,-,-"
+            "operations as in 110000.10001.0001.000.00.0|conv3x3,maxpool3x3,-,-,-"
         )
 
     def canonical(self, arch: NasBench101Cell) -> NasBench101Cell:
@@ -153,10 +166,61 @@ class NasBench101Space:
         chosen = np.asarray(archs.operation)[..., None] == np.arange(len(OPERATIONS))
         return np.concatenate([bits, chosen.reshape(len(chosen), -1)], axis=1).astype(float)
 
+    def structure(self, archs: NasBench101Cell) -> np.ndarray:
+        """Return `counts.structure`: float64 `[M, 35]`, the same for every spelling."""
+        return counts.structure(archs)
+
+    def paths(self, archs: NasBench101Cell) -> np.ndarray:
+        """Return `counts.path_encoding`: float64 0 or 1 `[M, 364]`."""
+        return counts.path_encoding(archs)
+
+    def to_tokens(self, archs: NasBench101Cell) -> np.ndarray:
+        """Return cells in canonical form as tokens of NAO's network: int32 `[M, 26]`.
+
+        21 places hold the adjacency above the diagonal, row by row (1 no edge, 2 an edge), five
+        the operations of vertices 1..5 (3, 4, 5); that of an absent vertex is written 3.
+        """
+        bits = np.asarray(archs.adjacency)[:, UPPER[0], UPPER[1]]
+        operation = np.maximum(np.asarray(archs.operation), 1)
+        return np.concatenate([bits + 1, operation + 2], axis=1).astype(np.int32)
+
+    def from_tokens(self, tokens: np.ndarray) -> NasBench101Cell:
+        """Read cells from legal tokens `[M, 26]`; any choice is a cell.
+
+        What lies on no path from input to output is pruned. A wiring without a path or
+        with more than nine edges becomes the valid one that differs in the fewest places,
+        the smallest number in binary among several.
+        """
+        tokens = np.asarray(tokens, np.int32)
+        adjacency = np.zeros((len(tokens), VERTICES, VERTICES), np.int32)
+        adjacency[:, UPPER[0], UPPER[1]] = tokens[:, :EDGES] - 1
+        cells = NasBench101Cell(adjacency, tokens[:, EDGES:] - 2)
+        valid = graph.is_valid(cells)
+        codes = wiring_code(np.where(valid[:, None, None], graph.prune(cells).adjacency, adjacency))
+        nearest = [np.argmin(np.bitwise_count(wirings().code ^ code)) for code in codes]
+        return wirings().take(np.array(nearest), cells.operation)
+
+    def legal_tokens(self) -> np.ndarray:
+        """Return 1 and 2 at the places of edges, 3 to 5 at those of operations: bool `[26, 6]`."""
+        token = np.arange(KINDS + 3)
+        edges, operations = (token == 1) | (token == 2), token > 2
+        return np.stack([edges] * EDGES + [operations] * INTERIOR)
+
+    def draw(self, arch: NasBench101Cell, title: str = "") -> "Figure":
+        """Return a picture of one cell, pruned."""
+        from spd_jax.spaces.nasbench101 import drawing  # brings matplotlib
+
+        return drawing.draw(arch, title)
+
 
 def _generator(key: Key) -> np.random.Generator:
     """Return NumPy's generator with a key's own words as seed: draws whose number is unknown."""
     return np.random.default_rng(np.asarray(jax.random.key_data(key)))
+
+
+def _drawn(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Return random operations for all interior vertices of `count` cells: `[count, 5]`."""
+    return rng.integers(1, len(OPERATIONS), (count, INTERIOR))
 
 
 def _spread(rng: np.random.Generator, archs: NasBench101Cell) -> NasBench101Cell:
@@ -168,37 +232,7 @@ def _spread(rng: np.random.Generator, archs: NasBench101Cell) -> NasBench101Cell
     source = np.argsort(absent, axis=1, kind="stable")
     vertex = np.empty_like(source)
     np.put_along_axis(vertex, target, source, axis=1)
-    every = np.pad(vertex + 1, ((0, 0), (1, 1)), constant_values=((0, 0), (0, OUTPUT)))
+    every = np.pad(vertex + 1, ((0, 0), (1, 1)), constant_values=((0, 0), (0, VERTICES - 1)))
     batch = np.arange(len(every))[:, None, None]
     adjacency = archs.adjacency[batch, every[:, :, None], every[:, None, :]]
     return NasBench101Cell(adjacency, np.take_along_axis(archs.operation, vertex, axis=1))
-
-
-def _changed(rng: np.random.Generator, archs: NasBench101Cell, rate: float) -> NasBench101Cell:
-    """Change one locus of every cell `[M]` and each other with probability `rate`.
-
-    Loci are the 21 places of edges and the five interior vertices.
-    """
-    count = len(archs.operation)
-    changed = rng.random((count, EDGES + INTERIOR)) < rate
-    changed[np.arange(count), rng.integers(0, EDGES + INTERIOR, count)] = True
-    adjacency = archs.adjacency.copy()
-    adjacency[:, UPPER[0], UPPER[1]] ^= changed[:, :EDGES]
-    kinds = len(OPERATIONS) - 1
-    absent = archs.operation == graph.ABSENT
-    step = rng.integers(1, kinds, absent.shape)
-    drawn = rng.integers(0, kinds, absent.shape)
-    other = 1 + np.where(absent, drawn, (archs.operation - 1 + step) % kinds)
-    vertices = changed[:, EDGES:]
-    operation = np.where(vertices, other, archs.operation).astype(np.int32)
-    for cell, place in np.argwhere(vertices & absent):
-        vertex = place + 1
-        adjacency[cell, rng.integers(0, vertex), vertex] = 1
-        adjacency[cell, vertex, rng.integers(vertex + 1, OUTPUT + 1)] = 1
-    return NasBench101Cell(adjacency, operation)
-
-
-def _equal(archs: NasBench101Cell, others: NasBench101Cell) -> np.ndarray:
-    """Return which cells `[M]` are the same arrays."""
-    same: Any = np.all(archs.adjacency == others.adjacency, axis=(1, 2))
-    return same & np.all(archs.operation == others.operation, axis=1)

@@ -97,35 +97,6 @@ def _orders(count: int) -> np.ndarray:
     return np.array([[0, *own, *rest] for own in itertools.permutations(range(1, count + 1))])
 
 
-@functools.cache
-def all_wirings() -> NasBench101Cell:
-    """Return every adjacency that a pruned, valid cell with interior vertices 1..K can have.
-
-    There are 6,472, K from 0 to 5; present vertices carry operation 1.
-    """
-    found = []
-    for size in range(2, VERTICES + 1):
-        partial: list[tuple[int, ...]] = [()]  # the edges into vertices 1, 2, ...: bits of a number
-        for vertex in range(1, size):
-            spare = MAX_EDGES - (size - 1 - vertex)  # every later vertex needs one, too
-            partial = [
-                (*columns, new)
-                for columns in partial
-                for new in range(1, 2**vertex)
-                if sum(map(int.bit_count, columns)) + new.bit_count() <= spare
-            ]
-        used = 2 ** (size - 1) - 1  # every vertex but the output is read
-        found += [c for c in partial if functools.reduce(int.__or__, c) == used]
-    adjacency = np.zeros((len(found), VERTICES, VERTICES), np.int32)
-    operation = np.zeros((len(found), INTERIOR), np.int32)
-    for cell, columns in enumerate(found):
-        operation[cell, : len(columns) - 1] = 1
-        for vertex, column in enumerate(columns, 1):
-            place = OUTPUT if vertex == len(columns) else vertex
-            adjacency[cell, :vertex, place] = [column >> i & 1 for i in range(vertex)]
-    return NasBench101Cell(adjacency, operation)
-
-
 def from_matrix(matrix: Any, operations: Sequence[str]) -> NasBench101Cell:
     """Read a cell in the benchmark's own form.
 

@@ -1,30 +1,28 @@
-"""The cells of NAS-Bench-201 (Dong and Yang, 2020): four nodes, an operation on each edge.
-
-Node 0 is the input and node 3 the output. Every node but the first is the sum of what its
-incoming edges bring: each edge applies its operation to the node where it starts. A cell is
-int32 `[6]`, an index into `OPERATIONS` for each of `EDGES`; there are 5^6 = 15,625 of them.
-"""
+"""The space of NAS-Bench-201 (Dong and Yang, 2020): all 15,625 cells; `graph` says what one is."""
 
 import dataclasses
-import functools
-import itertools
 import re
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
 from spd_jax.axes import Key
 from spd_jax.errors import UserError
+from spd_jax.spaces.nasbench201.graph import (
+    EDGES,
+    OPERATIONS,
+    PATHS,
+    cells_of,
+    function_of,
+    live_edges,
+    live_paths,
+)
 
-OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
-EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
-# The four ways from input to output, as places in `EDGES`.
-PATHS = ((3,), (0, 4), (1, 5), (0, 2, 5))
-NONE, SKIP = 0, 1
-_WEIGHTS = len(OPERATIONS) ** np.arange(len(EDGES))[::-1]  # first edge counts most
-_NODE = r"\|(?:[a-z0-9_]+~\d\|)+"
-_CELL = re.compile(rf"{_NODE}\+{_NODE}\+{_NODE}")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_CELL = re.compile(r"\|(\w+)~0\|\+\|(\w+)~0\|(\w+)~1\|\+\|(\w+)~0\|(\w+)~1\|(\w+)~2\|")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +64,7 @@ class NasBench201Space:
             step = np.asarray(jax.random.randint(step_key, parents.shape, 1, len(OPERATIONS)))
             drawn = np.where(changed, (parents + step) % len(OPERATIONS), parents)
             mutants = np.where(same[:, None], drawn, mutants)
-            same = _function(mutants) == _function(parents)
+            same = function_of(mutants) == function_of(parents)
         return mutants
 
     def crossover(self, key: Key, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -87,27 +85,25 @@ class NasBench201Space:
         Raises:
           UserError: another form, or an operation that there is not.
         """
-        words = re.findall(r"([a-z0-9_]+)~(\d)", text)
-        starts = [start for _, start in words]
-        if not _CELL.fullmatch(text.strip()) or starts != [str(start) for start, _ in EDGES]:
+        found = _CELL.fullmatch(text.strip())
+        if found is None:
             raise UserError(
                 f"{text!r} is no cell of {self.name}: write |op~0|+|op~0|op~1|+|op~0|op~1|op~2|"
             )
-        for operation, _ in words:
+        for operation in found.groups():
             if operation not in OPERATIONS:
                 raise UserError(
                     f"{text!r} is no cell of {self.name}: {operation} must be one of "
                     f"{', '.join(OPERATIONS)}"
                 )
-        return np.array([OPERATIONS.index(operation) for operation, _ in words], np.int32)
+        return np.array([OPERATIONS.index(operation) for operation in found.groups()], np.int32)
 
     def canonical(self, arch: np.ndarray) -> np.ndarray:
         """Return the first of all cells that compute the same function.
 
         Cells are ordered by their digits in base 5, the first edge's counting most (ours).
         """
-        first = int(_function(np.asarray(arch)))
-        return (first // _WEIGHTS % len(OPERATIONS)).astype(np.int32)
+        return cells_of(function_of(np.asarray(arch)))
 
     def to_tokens(self, archs: np.ndarray) -> np.ndarray:
         """Return cells `[M, 6]` as tokens of NAO's network, operation + 1: int32 `[M, 6]`."""
@@ -126,31 +122,46 @@ class NasBench201Space:
         chosen = np.asarray(archs)[..., None] == np.arange(len(OPERATIONS))
         return chosen.reshape(len(chosen), -1).astype(float)
 
+    def structure(self, archs: np.ndarray) -> np.ndarray:
+        """Return counts that are the same for all cells of one function: float64 `[M, 18]`.
 
-def _function(archs: np.ndarray) -> np.ndarray:
-    """Return the number of the function that cells `[..., 6]` compute: `[...]`."""
-    return _functions()[archs @ _WEIGHTS]
+        They are taken from the canonical form, and all are 0 where no path from input to output
+        is without `none`. In order: used edges with each of the four operations, used edges into
+        node 3, paths; then the least and the largest number that a path has of each of the
+        four operations, of convolutions, and of edges.
+        """
+        cells = cells_of(function_of(np.asarray(archs)))
+        live = live_paths(cells)
+        used = live_edges(cells)
+        kinds = np.arange(1, len(OPERATIONS))
+        edges = [np.sum(used & (cells == kind), axis=1) for kind in kinds]
+        sizes = np.array([len(path) for path in PATHS])
+        on_path = [np.stack([np.sum(cells[:, path] == k, axis=1) for path in PATHS]) for k in kinds]
+        on_path += [on_path[1] + on_path[2], np.tile(sizes[:, None], len(cells))]
+        ends = []
+        for counts in on_path:
+            least = counts.T.min(1, where=live, initial=len(PATHS[-1]))
+            ends += [np.where(live.any(1), least, 0), counts.T.max(1, where=live, initial=0)]
+        return np.stack([*edges, used[:, 3:].sum(1), live.sum(1), *ends], axis=1).astype(float)
 
+    def paths(self, archs: np.ndarray) -> np.ndarray:
+        """Return which sequences of operations lead from input to output: float64 `[M, 84]`.
 
-@functools.cache
-def _functions() -> np.ndarray:
-    """Return for all 15,625 cells, in order, the place of the first with the same function."""
-    first: dict[tuple[Any, ...], int] = {}
-    cells = itertools.product(range(len(OPERATIONS)), repeat=len(EDGES))
-    return np.array([first.setdefault(_output(cell), i) for i, cell in enumerate(cells)])
+        There are 4 of one operation, 16 of two and 64 of three; `none` ends a path, and
+        `skip_connect` is an operation (White et al., 2021). Archs are in canonical form.
+        """
+        cells = np.asarray(archs)
+        live, kinds = live_paths(cells), len(OPERATIONS) - 1
+        vectors = np.zeros((len(cells), sum(kinds**n for n in (1, 2, 3))))
+        for place, path in enumerate(PATHS):
+            first = sum(kinds**n for n in range(1, len(path)))
+            number = (cells[:, path] - 1) @ (kinds ** np.arange(len(path)))
+            rows = np.flatnonzero(live[:, place])
+            vectors[rows, first + number[rows]] = 1
+        return vectors
 
+    def draw(self, arch: np.ndarray, title: str = "") -> "Figure":
+        """Return a picture of one cell; unused edges are pale."""
+        from spd_jax.spaces.nasbench201 import drawing  # brings matplotlib
 
-def _output(cell: tuple[int, ...]) -> tuple[Any, ...]:
-    """Return what node 3 computes.
-
-    A node is the sorted terms of its sum: `()` for the input, else `(operation, node)` once
-    for every edge that brings it. `none` and whatever reads nothing bring no term, and
-    `skip_connect` brings the terms of the node where it starts.
-    """
-    nodes: list[list[Any]] = [[()], [], [], []]
-    for (start, end), operation in zip(EDGES, cell, strict=True):
-        if operation == SKIP:
-            nodes[end] += nodes[start]
-        elif operation != NONE and nodes[start]:
-            nodes[end].append((operation, *sorted(nodes[start])))
-    return tuple(sorted(nodes[3]))
+        return drawing.draw(arch, title)
