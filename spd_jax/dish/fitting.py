@@ -144,7 +144,13 @@ class _Loop:
         for _ in range(int(state.step), until):
             archs, truth, weights = batches(state)
             state, info = core.outer_step(
-                state, self.family, self.config, archs, truth, weights=weights
+                state,
+                self.family,
+                self.config,
+                archs,
+                truth,
+                weights=weights,
+                sharding=self.sharding,
             )
             if not self.record and np.any(np.asarray(info.masked) >= np.sum(weights)):
                 raise UserError(NOT_FINITE)
