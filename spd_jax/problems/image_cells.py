@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from spd_jax.axes import Archs
+from spd_jax.data import nas_bench
 from spd_jax.dish import DishConfig
 from spd_jax.errors import UserError, check_name
 from spd_jax.ground_truth import lookup
@@ -127,7 +128,13 @@ def looked_up(
             path, space, reader=lambda own: read_table(own, name), average_seeds=True
         )
 
-    return GroundTruthPreset(task, epochs, "accuracy", looked_up=True)
+    def describe(data_dir: str | None) -> str:
+        cells = len(task(data_dir, None).cells)
+        published = nas_bench.recognised(data_dir) if data_dir is not None else ""
+        words = f" (the published {published})" if published else ""
+        return f"{cells:,} cells are looked up in {data_dir}{words}"
+
+    return GroundTruthPreset(task, epochs, "accuracy", looked_up=True, describe=describe)
 
 
 def proxies(
