@@ -48,11 +48,13 @@ class Arch:
       search: one of `SEARCHES`.
       kinds: "normal" or "reduction" of every cell, in order; of an rnn ("recurrent",).
       specs: for every slot of `slots`, its learners in the order in which they grew.
+      ops: operations that learners may have, in the order of edge numbers; none given: all.
     """
 
     search: str
     kinds: tuple[str, ...]
     specs: tuple[tuple[Learner, ...], ...] = ()
+    ops: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Put edges into their order and refuse what is no network."""
@@ -60,6 +62,10 @@ class Arch:
         known = ("recurrent",) if self.search == "rnn" else KINDS
         for kind in self.kinds:
             check_name("kind of cell", kind, known)
+        for op in self.ops:
+            check_name("operation", op, _all_ops(self.search))
+        chosen = tuple(op for op in _all_ops(self.search) if op in self.ops)
+        object.__setattr__(self, "ops", chosen or _all_ops(self.search))
         specs = self.specs or ((),) * len(self.slots)
         if not self.kinds or len(specs) != len(self.slots):
             raise UserError(
@@ -85,11 +91,6 @@ class Arch:
         if not edges or len(set(edges)) < len(edges):
             raise UserError(f"learner {place} must have edges, each once")
         return tuple(sorted(edges, key=self.number))
-
-    @property
-    def ops(self) -> tuple[str, ...]:
-        """Return the operations of the search, in the order of edge numbers."""
-        return HIGHWAY_OPS if self.search == "rnn" else IMAGE_OPS
 
     @property
     def fixed_inputs(self) -> int:
@@ -141,12 +142,18 @@ class Arch:
             for slot, spec in zip(self.slots, self.specs, strict=True)
             if spec
         ]
-        return " ".join([self.search, cells, *words])
+        some = self.ops != _all_ops(self.search)
+        return " ".join([self.search, cells, *["ops=" + ",".join(self.ops)] * some, *words])
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data that `from_json` reads."""
         specs = [[[list(edge) for edge in own] for own in spec] for spec in self.specs]
-        return {"search": self.search, "kinds": list(self.kinds), "specs": specs}
+        named = {"search": self.search, "kinds": list(self.kinds), "specs": specs}
+        return named | {"ops": list(self.ops)}
+
+
+def _all_ops(search: str) -> tuple[str, ...]:
+    return HIGHWAY_OPS if search == "rnn" else IMAGE_OPS
 
 
 def from_json(data: Any) -> Arch:
@@ -160,7 +167,8 @@ def from_json(data: Any) -> Arch:
             tuple(tuple(Edge(int(i), str(op)) for i, op in own) for own in spec)
             for spec in data["specs"]
         )
-        return Arch(str(data["search"]), tuple(map(str, data["kinds"])), specs)
+        kinds, ops = (tuple(map(str, data[name])) for name in ("kinds", "ops"))
+        return Arch(str(data["search"]), kinds, specs, ops)
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -181,17 +189,21 @@ def parse(text: str) -> Arch:
         search, cells, *slots = words
         letters = {kind[0]: kind for kind in KINDS}
         kinds = ("recurrent",) if search == "rnn" else tuple(letters[own] for own in cells)
-        chosen = {}
+        chosen: dict[str, tuple[Learner, ...]] = {}
+        ops: tuple[str, ...] = ()
         for word in slots:
+            if word.startswith("ops="):
+                ops = tuple(word.removeprefix("ops=").split(","))
+                continue
             found = re.fullmatch(r"(\w+)((?:\[[^][]+\])+)", word)
             if not found:
                 raise ValueError(word)
             learners = re.findall(r"\[([^][]+)\]", found[2])
             chosen[found[1]] = tuple(tuple(map(_edge, own.split(","))) for own in learners)
-        arch = Arch(search, kinds)
+        arch = Arch(search, kinds, (), ops)
         if not set(chosen) <= set(arch.slots):
             raise KeyError(*chosen)
-        return Arch(search, kinds, tuple(chosen.get(slot, ()) for slot in arch.slots))
+        return dataclasses.replace(arch, specs=tuple(chosen.get(slot, ()) for slot in arch.slots))
     except (KeyError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -203,18 +215,18 @@ def _edge(text: str) -> Edge:
     return Edge(int(source), op)
 
 
-def seed(search: str, normal: int = 3, transitions: int = 2) -> Arch:
+def seed(search: str, normal: int = 3, transitions: int = 2, ops: tuple[str, ...] = ()) -> Arch:
     """Return the network that a search starts from: no learners yet.
 
     Args:
       search: one of `SEARCHES`.
       normal: N, normal cells at each size of the feature maps.
       transitions: reductions of the size, each between two groups of normal cells.
+      ops: operations that it may grow; none given: all of the search.
     """
-    if search == "rnn":
-        return Arch(search, ("recurrent",))
     group = ("normal",) * normal
-    return Arch(search, group + (("reduction", *group) * transitions))
+    kinds = ("recurrent",) if search == "rnn" else group + (("reduction", *group) * transitions)
+    return Arch(search, kinds, (), ops)
 
 
 def scaled(arch: Arch, normal: int) -> Arch:
@@ -237,8 +249,8 @@ def scaled(arch: Arch, normal: int) -> Arch:
     if arch.search == "cell":
         kinds = seed("cell", normal, transitions).kinds
         specs = dict(zip(arch.slots, arch.specs, strict=True))
-        wanted = Arch("cell", kinds)
-        return Arch("cell", kinds, tuple(specs.get(slot, ()) for slot in wanted.slots))
+        slots = Arch("cell", kinds).slots
+        return Arch("cell", kinds, tuple(specs.get(slot, ()) for slot in slots), arch.ops)
     before = arch.kinds.count("normal") // (transitions + 1)
     if before < 1 or normal % before:
         raise UserError(
@@ -250,5 +262,5 @@ def scaled(arch: Arch, normal: int) -> Arch:
         for pair in zip(arch.kinds, arch.specs, strict=True)
         for _ in range(normal // before if pair[0] == "normal" else 1)
     ]
-    kinds, specs = zip(*kinds_specs, strict=True)
-    return Arch("macro", kinds, specs)
+    kinds = tuple(kind for kind, _ in kinds_specs)
+    return Arch("macro", kinds, tuple(spec for _, spec in kinds_specs), arch.ops)

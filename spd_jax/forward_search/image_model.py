@@ -11,8 +11,8 @@ import numpy as np
 import optax
 
 from spd_jax.axes import Array
-from spd_jax.forward_search.arch import Arch
 from spd_jax.forward_search import image_data
+from spd_jax.forward_search.arch import Arch
 from spd_jax.forward_search.image_data import ImageParts, Images
 from spd_jax.forward_search.image_net import ImageNet
 from spd_jax.forward_search.scope import Scope, Weights
@@ -78,8 +78,10 @@ class ImageModel:
         """Return the indices of an epoch `[K, B]`; a remainder is left out."""
         drawn = np.random.default_rng([seed, epoch]).permutation(count).astype(np.int32)
         batches = max(count // self.batch_size, 1)
-        return np.resize(drawn, (batches, self.batch_size)) if count < self.batch_size else (
-            drawn[: batches * self.batch_size].reshape(batches, self.batch_size)
+        return (
+            np.resize(drawn, (batches, self.batch_size))
+            if count < self.batch_size
+            else (drawn[: batches * self.batch_size].reshape(batches, self.batch_size))
         )
 
     def errors(
@@ -159,7 +161,9 @@ class ImageProblem:
         self, arch: Arch, weights: Weights, averages: Weights, part: str
     ) -> tuple[float, float]:
         """Return error and cross-entropy on the part "valid" or "test"."""
-        return self.model.errors(arch, weights, averages, getattr(image_data.load(self.parts), part))
+        return self.model.errors(
+            arch, weights, averages, getattr(image_data.load(self.parts), part)
+        )
 
     def score(self, error: float, cross_entropy: float) -> float:
         """Return the score, higher is better: the accuracy."""

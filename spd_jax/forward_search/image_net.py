@@ -79,7 +79,7 @@ def _stem(scope: Scope, net: ImageNet, images: Array) -> Array:
     channels, width = images.shape[-1], net.stem_width * net.filters
     kernel = scope.weight("stem/kernel", (3, 3, channels, width), "normal", fan_in=9 * channels)
     x = ops.convolve(images, kernel, net.stem_stride)
-    scope.count(9 * channels * x[0].size)
+    scope.count("stem", 9 * channels * x[0].size)
     return scope.normalise("stem", x)
 
 
@@ -89,9 +89,9 @@ def _head(scope: Scope, path: str, net: ImageNet, x: Array) -> Array:
     x = jax.nn.relu(scope.normalise(f"{path}/in", x))
     x = ops.project(scope, f"{path}/project", x, width)
     x = jax.nn.relu(scope.normalise(f"{path}/out", x))
-    scope.count(0.5 * x[0].size)
+    scope.count(f"{path}/mean", 0.5 * x[0].size)
     kernel = scope.weight(f"{path}/dense", (width, net.classes), "lecun", fan_in=width)
-    scope.count(width * net.classes)
+    scope.count(f"{path}/dense", width * net.classes)
     return jnp.mean(x, (1, 2)) @ kernel + scope.weight(f"{path}/bias", (net.classes,), "zeros")
 
 
@@ -156,9 +156,7 @@ class _Cell:
         return scope.tap(self.path, x)
 
     def _op(self, path: str, op: str, x: Array, stride: int, scale: bool) -> Array:
-        y = ops.apply(
-            self.scope, path, op, x, stride=stride, form=self.net.conv_form, scale=scale
-        )
+        y = ops.apply(self.scope, path, op, x, stride=stride, form=self.net.conv_form, scale=scale)
         if op == "identity" or not (self.net.drop_path and self.scope.training):
             return y
         rate = self.net.drop_path * (self.place + 1) / len(self.arch.kinds) * self.scope.progress
@@ -197,6 +195,4 @@ class _Cell:
         outputs = self._edges(len(learners), edges, learners, growth.inlet)
         alpha = self.scope.weight(f"alpha/{slot}", (len(edges),), "equal")
         x_c = weak.joint(alpha, outputs, probe=growth.probes.get(self.path))
-        return growth.attach(
-            x, x_c, lambda: self.scope.weight(f"gate/{self.path}", (), "zeros")
-        )
+        return growth.attach(x, x_c, lambda: self.scope.weight(f"gate/{self.path}", (), "zeros"))

@@ -19,8 +19,8 @@ import numpy as np
 
 from spd_jax import files
 from spd_jax.errors import UserError
-from spd_jax.forward_search import selection, training
 from spd_jax.forward_search import scope as scope_lib
+from spd_jax.forward_search import selection, training
 from spd_jax.forward_search.arch import Arch, from_json
 from spd_jax.forward_search.scope import Weights
 from spd_jax.forward_search.training import Model, Optimiser, Schedule, TrainState
@@ -107,7 +107,8 @@ class Training:
       folder: where weights are kept.
       seed: of the search; a job's own is derived from it and its number.
       optimiser: of all phases.
-      rate: at the start of every phase; a half cosine takes it to 0.
+      rate: at the start of every phase.
+      schedule: of the rate in a phase, one of `training.SCHEDULES`.
       penalty: lambda.
       gate: factor of the candidates' gradients.
     """
@@ -117,6 +118,7 @@ class Training:
     seed: int
     optimiser: Optimiser = Optimiser()
     rate: float = 0.05
+    schedule: str = "cosine"
     penalty: float = 1e-3
     gate: float = 1.0
 
@@ -181,9 +183,7 @@ def run(training_: Training, job: Job) -> Evaluation:
     scores = [problem.score(*own) for own in measured]
     if not np.isfinite([*scores, *losses[-1:]]).all():
         return Evaluation("failed", seconds=seconds, error="the training diverged", info=info)
-    return Evaluation(
-        "ok", scores[0], scores[1], seconds=seconds, unit=problem.unit, info=info
-    )
+    return Evaluation("ok", scores[0], scores[1], seconds=seconds, unit=problem.unit, info=info)
 
 
 def _info(
@@ -223,7 +223,7 @@ def train(
     orders = problem.model.order(problem.count, seed, 0)
     size = _chunk(len(orders))
     steps = job.epochs * len(orders)
-    rates = training.cosine(training_.rate, steps)
+    rates = training.rates(training_.schedule, training_.rate, job.epochs, len(orders))
     progress = (np.arange(steps) / max(steps, 1)).astype(np.float32)
     key, data = jax.random.key(seed), problem.training_data()
     losses = []
@@ -265,9 +265,7 @@ def _gains(
     return training.gains(model, job.arch, job.slots, weights, averages, batches, coupling)
 
 
-def save(
-    path: pathlib.Path, arch: Arch, weights: Weights, averages: Weights
-) -> None:
+def save(path: pathlib.Path, arch: Arch, weights: Weights, averages: Weights) -> None:
     """Write an architecture with its weights as one file, in one piece; errors as `files`."""
     arrays = {f"weights{SEPARATOR}{name}": array for name, array in weights.items()}
     arrays |= {f"averages{SEPARATOR}{name}": array for name, array in averages.items()}

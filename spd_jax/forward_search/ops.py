@@ -53,7 +53,7 @@ def apply(
         y = x if stride == 1 else project(scope, f"{path}/smaller", x, x.shape[-1], stride=stride)
     else:
         y = pool(x, op, stride)
-        scope.count(0.5 * 9 * y[0].size)
+        scope.count(path, 0.5 * 9 * y[0].size)
     return scope.normalise(f"{path}/last", y, scale=scale)
 
 
@@ -74,7 +74,7 @@ def separable(
     )
     pointwise = scope.weight(f"{path}/pointwise", (channels, channels), "normal", fan_in=channels)
     y = separable_form(jax.nn.relu(x), depthwise, pointwise, stride, dilation, form)
-    scope.count((size * size * channels + channels * channels) * y.shape[1] * y.shape[2])
+    scope.count(path, (size * size * channels + channels * channels) * y.shape[1] * y.shape[2])
     return y
 
 
@@ -139,7 +139,7 @@ def project(scope: Scope, path: str, x: Array, width: int, *, stride: int = 1) -
     channels = x.shape[-1]
     kernel = scope.weight(f"{path}/kernel", (channels, width), "normal", fan_in=channels)
     y = jnp.einsum("nhwc,cd->nhwd", x[:, ::stride, ::stride], kernel)
-    scope.count(channels * y[0].size)
+    scope.count(path, channels * y[0].size)
     return y
 
 

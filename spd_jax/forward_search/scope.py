@@ -5,10 +5,9 @@ that whatever a network computes must ask for its weights by paths that growth d
 """
 
 import dataclasses
-import functools
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -49,7 +48,7 @@ class Scope:
       taps: added to the places of a network that have names: zeros whose gradient is wanted.
       moved: averages after this call.
       specs, average_specs: of all weights and averages that were asked for.
-      multiply_adds: of one image or token, as the released code counts them.
+      costs: multiply-adds of one image or token by path, as the released code counts them.
     """
 
     weights: Mapping[str, Any]
@@ -61,17 +60,17 @@ class Scope:
     moved: Weights = dataclasses.field(default_factory=dict)
     specs: dict[str, Spec] = dataclasses.field(default_factory=dict)
     average_specs: dict[str, Spec] = dataclasses.field(default_factory=dict)
-    multiply_adds: float = 0.0
+    costs: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def weight(self, path: str, shape: tuple[int, ...], init: str, fan_in: int = 1) -> Any:
         """Return the weight of a path; zeros while the network is recorded."""
         self.specs[path] = Spec(shape, init, fan_in)
-        return self.weights[path] if self.weights else jnp.zeros(shape)
+        return self.weights[path] if self.weights else jnp.zeros(shape, jnp.float32)
 
     def average(self, path: str, shape: tuple[int, ...], init: str) -> Any:
         """Return an average of a path; zeros while the network is recorded."""
         self.average_specs[path] = Spec(shape, init)
-        return self.averages[path] if self.averages else jnp.zeros(shape)
+        return self.averages[path] if self.averages else jnp.zeros(shape, jnp.float32)
 
     def tap(self, path: str, x: Any) -> Any:
         """Return x, with what is tapped at a path added."""
@@ -81,9 +80,9 @@ class Scope:
         """Return the key of whatever is random at a path: growth elsewhere changes none."""
         return jax.random.fold_in(self.key, zlib.crc32(path.encode()))
 
-    def count(self, multiply_adds: float) -> None:
-        """Add the multiply-adds of an operation on one image."""
-        self.multiply_adds += multiply_adds
+    def count(self, path: str, multiply_adds: float) -> None:
+        """Take note of the multiply-adds of the operation at a path, on one image or token."""
+        self.costs[path] = float(multiply_adds)
 
     def normalise(self, path: str, x: Any, *, scale: bool = True) -> Any:
         """Normalise a batch `[N, H, W, C]`, by its own statistics while it trains.
@@ -133,18 +132,6 @@ class Recorded:
         return sum(math.prod(spec.shape) for spec in self.weights.values())
 
 
-def record(network: Callable[..., Any], *inputs: Any) -> Recorded:
-    """Return what a network needs, without computing anything.
-
-    Args:
-      network: called with a scope and the inputs.
-      inputs: `jax.ShapeDtypeStruct`s or arrays.
-    """
-    scope = Scope({}, {}, key=None)
-    jax.eval_shape(functools.partial(network, scope), *inputs)
-    return Recorded(scope.specs, scope.average_specs, scope.multiply_adds)
-
-
 def draw(seed: int, specs: Mapping[str, Spec], dtype: Any = np.float32) -> Weights:
     """Draw weights on the host; each depends on the seed and its own path alone.
 
@@ -177,8 +164,3 @@ def inherited(
     missing = {path: spec for path, spec in specs.items() if path not in parent}
     drawn = draw(seed, missing, dtype)
     return {path: drawn[path] if path in drawn else parent[path] for path in specs}
-
-
-def prefixed(weights: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    """Yield the paths of weights that begin with a prefix."""
-    return (path for path in weights if path.startswith(prefix))

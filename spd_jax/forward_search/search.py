@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from spd_jax.forward_search import arch as arch_lib
 from spd_jax.forward_search import hull, selection, training
 from spd_jax.forward_search.arch import Arch, Edge
 from spd_jax.forward_search.jobs import Job
@@ -96,7 +95,7 @@ class State:
 
     models: tuple[Grown, ...] = ()
     uses: Mapping[int, int] = dataclasses.field(default_factory=dict)
-    closed: frozenset[int] = frozenset()
+    closed: frozenset[int | None] = frozenset()
     queue: tuple[Job, ...] = ()
     jobs: int = 0
     growths: int = 0
@@ -122,9 +121,7 @@ def taken(state: State, job: Job) -> State:
     return dataclasses.replace(state, queue=tuple(own for own in state.queue if own != job))
 
 
-def applied(
-    state: State, rules: Rules, problem: Any, job: Job, evaluation: Evaluation
-) -> State:
+def applied(state: State, rules: Rules, problem: Any, job: Job, evaluation: Evaluation) -> State:
     """Return the state after a job's result: a model joins the pool, or a child is queued.
 
     A failed job ends its growth; nothing else changes.
@@ -152,27 +149,36 @@ def _with_child(
     """Queue the child that a weak training, or no training at all, has chosen."""
     arch, counts = job.arch, {slot: len(job.arch.candidates(slot)) for slot in job.slots}
     measured = evaluation.info["scores"] if evaluation else None
-    scores = selection.scores_by(
-        rules.select, measured, [rules.seed, job.growth, RANDOM], counts
-    )
-    chosen: dict[str, tuple[Edge, ...]] = {}
-    for slot in _finalised(rules, job):
-        edges = selection.choose(
-            arch.candidates(slot), scores[slot], rules.edges,
-            lambda own, slot=slot: _fits(rules, problem, arch.grown({**chosen, slot: own})),
-        )  # fmt: skip
-        if edges:
-            chosen[slot] = edges
+    scores = selection.scores_by(rules.select, measured, [rules.seed, job.growth, RANDOM], counts)
+    chosen = _chosen(rules, problem, job, scores)
     if not chosen:  # nothing fits the budget: the parent has come to its end
         return dataclasses.replace(state, closed=state.closed | {job.parent})
     grown = arch.grown(chosen)
     epochs = rules.child_epochs + (0 if evaluation else _weak_epochs(rules, problem, job, grown))
-    child = Job(state.jobs, "child", grown, epochs, job.source if evaluation is None else
-                job.number, job.parent, job.growth)  # fmt: skip
+    source = job.number if evaluation else job.source
+    child = Job(state.jobs, "child", grown, epochs, source, job.parent, job.growth)
     return dataclasses.replace(
-        state, queue=(child, *state.queue), jobs=state.jobs + 1,
+        state,
+        queue=(child, *state.queue),
+        jobs=state.jobs + 1,
         chosen={**state.chosen, job.growth: chosen},
-    )  # fmt: skip
+    )
+
+
+def _chosen(
+    rules: Rules, problem: Any, job: Job, scores: Mapping[str, Any]
+) -> dict[str, tuple[Edge, ...]]:
+    """Return the edges of the new learners by slot; slots whose edges do not fit are left out."""
+    chosen: dict[str, tuple[Edge, ...]] = {}
+    for slot in _finalised(rules, job):
+
+        def fits(edges: tuple[Edge, ...], slot: str = slot) -> bool:
+            return _fits(rules, problem, job.arch.grown({**chosen, slot: edges}))
+
+        edges = selection.choose(job.arch.candidates(slot), scores[slot], rules.edges, fits)
+        if edges:
+            chosen[slot] = edges
+    return chosen
 
 
 def _finalised(rules: Rules, job: Job) -> tuple[str, ...]:
@@ -241,9 +247,7 @@ def refilled(state: State, rules: Rules, problem: Any, width: int) -> State:
         if rules.select == "none":
             state = _with_child(state, rules, problem, weak, None)
         else:
-            state = dataclasses.replace(
-                state, queue=(*state.queue, weak), jobs=state.jobs + 1
-            )
+            state = dataclasses.replace(state, queue=(*state.queue, weak), jobs=state.jobs + 1)
     return state
 
 
@@ -258,8 +262,3 @@ def best(state: State, *, grown: bool = True) -> Grown | None:
     if not found:
         return None
     return min(found, key=lambda model: (model.error, model.cross_entropy, model.number))
-
-
-def widened(search: str, normal: int, transitions: int) -> Arch:
-    """Return the seed's architecture: widths belong to the problem, not to it."""
-    return arch_lib.seed(search, normal, transitions)

@@ -55,9 +55,7 @@ def scores_of(
     found |= {
         name: {slot: np.asarray(x, float) for slot, x in own.items()} for name, own in gains.items()
     }
-    return {
-        name: {slot: x.tolist() for slot, x in own.items()} for name, own in found.items()
-    }
+    return {name: {slot: x.tolist() for slot, x in own.items()} for name, own in found.items()}
 
 
 def choose(

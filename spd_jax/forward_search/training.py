@@ -9,7 +9,6 @@ shared (Hu et al., section 4: "without affecting the current model").
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -17,16 +16,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from spd_jax.axes import Array
+from spd_jax.errors import check_name
 from spd_jax.forward_search.arch import Arch
 from spd_jax.forward_search.scope import Recorded, Scope, Weights
 from spd_jax.forward_search.weak import Growth
 
 OPTIMISERS = ("sgd", "adam")
+SCHEDULES = ("cosine", "decay")
 DECAYED = ("kernel", "depthwise", "pointwise", "dense")  # last words of the paths that decay
 
 
 class Model(Protocol):
     """A network and its data as a phase takes them. Hashable, and static under jit."""
+
+    def __hash__(self) -> int:
+        """Return the same number for equal models."""
+        ...
 
     def loss(self, scope: Scope, arch: Arch, batch: Any, growth: Growth | None) -> Array:
         """Return the mean loss of a batch, `[]`."""
@@ -94,12 +99,19 @@ class Schedule(NamedTuple):
 
 
 @functools.lru_cache(maxsize=512)
-def recorded(model: Model, arch: Arch, slots: tuple[str, ...] = (), coupling: str = "stopped") -> Recorded:
+def recorded(
+    model: Model, arch: Arch, slots: tuple[str, ...] = (), coupling: str = "stopped"
+) -> Recorded:
     """Return the weights, averages and cost of a network whose `slots` have candidates."""
     scope = Scope({}, {}, training=True, key=jax.random.key(0))
     growth = Growth(slots, coupling=coupling) if slots else None
     jax.eval_shape(lambda batch: model.loss(scope, arch, batch, growth), model.example())
-    return Recorded(scope.specs, scope.average_specs, scope.multiply_adds)
+    return Recorded(scope.specs, scope.average_specs, _cost(scope))
+
+
+def _cost(scope: Scope) -> float:
+    """Return the multiply-adds of a network; the auxiliary head's are left out."""
+    return sum(cost for path, cost in scope.costs.items() if not path.startswith("auxiliary"))
 
 
 def start(weights: Weights, averages: Weights, optimiser: Optimiser) -> TrainState:
@@ -114,10 +126,23 @@ def start(weights: Weights, averages: Weights, optimiser: Optimiser) -> TrainSta
     return TrainState(weights, averages, slopes, signals, np.int32(0))
 
 
-def cosine(rate: float, steps: int) -> np.ndarray:
-    """Return a rate that falls from `rate` to 0 as a half cosine, float32 `[steps]`."""
-    share = np.arange(steps) / max(steps, 1)
-    return (0.5 * rate * (1 + np.cos(math.pi * share))).astype(np.float32)
+def rates(schedule: str, rate: float, epochs: int, steps: int) -> np.ndarray:
+    """Return the rate at every step of a phase, float32 `[epochs * steps]`.
+
+    Args:
+      schedule: "cosine" falls from `rate` to 0 as a half cosine (the paper's, for images);
+        "decay" is multiplied by 0.8 for every epoch after the sixth (the released code's, for
+        texts).
+      rate: at the start.
+      epochs: of the phase.
+      steps: of an epoch.
+    """
+    check_name("schedule", schedule, SCHEDULES)
+    share = np.arange(epochs * steps) / max(epochs * steps, 1)
+    if schedule == "cosine":
+        return (0.5 * rate * (1 + np.cos(math.pi * share))).astype(np.float32)
+    late = np.maximum(np.arange(epochs * steps) // max(steps, 1) - 5, 0)
+    return (rate * 0.8**late).astype(np.float32)
 
 
 @functools.partial(
@@ -191,9 +216,7 @@ def _penalised(gradient: Weights, weights: Weights, penalty: Array) -> Weights:
     }
 
 
-def _clipped(
-    gradient: Weights, weights: Weights, plain: set[str], optimiser: Optimiser
-) -> Weights:
+def _clipped(gradient: Weights, weights: Weights, plain: set[str], optimiser: Optimiser) -> Weights:
     """Add the decay, and clip the parent's part and the candidates' apart."""
     gradient = {
         path: own + optimiser.decay * weights[path] if _decays(path) else own
@@ -258,7 +281,9 @@ def gains(
     Returns:
       By slot float64 `[E]`: norms, added up in squares over the slot's cells.
     """
-    mean = _probe(weights, averages, batches, model=model, arch=arch, slots=slots, coupling=coupling)
+    mean = _probe(
+        weights, averages, batches, model=model, arch=arch, slots=slots, coupling=coupling
+    )
     found = {slot: np.zeros(len(arch.candidates(slot))) for slot in slots}
     for path, own in mean.items():
         found[arch.slot(int(path[4:]))] += np.sum(np.asarray(own, float) ** 2, (1, 2))
