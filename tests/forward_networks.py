@@ -61,7 +61,9 @@ def drawn(model, arch, slots=(), seed=0, dtype=np.float32, coupling="stopped"):
     """Return weights and averages; every eta is moved off 0, so that learners count."""
     need = training.recorded(model, arch, slots, coupling)
     weights = scope_lib.draw(seed, need.weights, dtype)
-    moved = {path: array + 0.3 if path.endswith("eta") else array for path, array in weights.items()}
+    moved = {
+        path: array + 0.3 if path.endswith("eta") else array for path, array in weights.items()
+    }
     return jax.tree.map(jnp.asarray, (moved, scope_lib.draw(seed, need.averages, dtype)))
 
 

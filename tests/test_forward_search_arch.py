@@ -28,7 +28,9 @@ def grown_archs(draw):
         slots = draw(st.sets(st.sampled_from(arch.slots), min_size=1))
         chosen = {
             slot: draw(
-                st.lists(st.sampled_from(arch.candidates(slot)), min_size=1, max_size=3, unique=True)
+                st.lists(
+                    st.sampled_from(arch.candidates(slot)), min_size=1, max_size=3, unique=True
+                )
             )
             for slot in slots
         }
@@ -87,9 +89,12 @@ def test_scaling_repeats_cells():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "cell", "cell nx", "cell n normal[0:sep9]", "cell n normal[2:sep3]", "cell n reduction[0:sep3]",
-     "cell n normal[0:sep3,0:sep3]", "cell n normal[]", "cell n normal0:sep3", "grid n", "rnn rnn cell0[0:relu]",
-     "cell n ops=sep9", "cell n ops=max3 normal[0:sep3]"],
+    [
+        "", "cell", "cell nx", "cell n normal[0:sep9]", "cell n normal[2:sep3]",
+        "cell n reduction[0:sep3]", "cell n normal[0:sep3,0:sep3]", "cell n normal[]",
+        "cell n normal0:sep3", "grid n", "rnn rnn cell0[0:relu]", "cell n ops=sep9",
+        "cell n ops=max3 normal[0:sep3]",
+    ],
 )  # fmt: skip
 def test_what_is_no_architecture_is_refused_in_one_sentence(text):
     with pytest.raises(UserError) as error:
@@ -97,7 +102,9 @@ def test_what_is_no_architecture_is_refused_in_one_sentence(text):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("data", [None, {}, {"search": "cell", "kinds": ["normal"], "specs": 3}, []])
+@pytest.mark.parametrize(
+    "data", [None, {}, {"search": "cell", "kinds": ["normal"], "specs": 3}, []]
+)
 def test_json_that_is_no_architecture_is_refused(data):
     with pytest.raises(UserError, match="no architecture"):
         arch_lib.from_json(data)
@@ -183,7 +190,11 @@ def test_pools_are_those_of_plain_loops(op, stride, length):
     wanted = np.zeros((1, outputs, outputs, 2), np.float32)
     for i in range(outputs):
         for j in range(outputs):
-            rows, columns = ((slice(max(k * stride - before, 0), k * stride - before + 3)) for k in (i, j))
+            rows, columns = (
+                (slice(max(k * stride - before, 0), k * stride - before + 3)) for k in (i, j)
+            )
             patch = x[:, rows, columns]
             wanted[:, i, j] = patch.max((1, 2)) if op == "max3" else patch.mean((1, 2))
-    np.testing.assert_allclose(ops.pool(jax.numpy.asarray(x), op, stride), wanted, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        ops.pool(jax.numpy.asarray(x), op, stride), wanted, rtol=1e-5, atol=1e-6
+    )

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spd_jax.forward_search import training, weak
 from spd_jax.forward_search import scope as scope_lib
+from spd_jax.forward_search import training, weak
 from spd_jax.forward_search.recurrent_net import _Cell
 from spd_jax.forward_search.scope import Scope
 from spd_jax.forward_search.weak import Growth
@@ -132,7 +132,9 @@ def test_a_recurrent_candidate_obeys_equation_8():
         for t in range(3):
             x = weights["embedding"][batch.inputs[t]]
             scope = Scope(weights, averages, True)
-            state = jax.lax.stop_gradient(_Cell(scope, model.net, arch, x, state).end(Spy(("recurrent",))))
+            state = jax.lax.stop_gradient(
+                _Cell(scope, model.net, arch, x, state).end(Spy(("recurrent",)))
+            )
             total = total + jnp.sum(fixed[t] * outputs[-1])
         return total
 
@@ -222,7 +224,9 @@ def test_the_penalty_is_counted_once_for_a_slot():
 
 def test_a_seed_draws_each_path_alone():
     one = scope_lib.draw(3, {"a": scope_lib.Spec((4,), "normal")})
-    two = scope_lib.draw(3, {"b": scope_lib.Spec((2,), "normal"), "a": scope_lib.Spec((4,), "normal")})
+    two = scope_lib.draw(
+        3, {"b": scope_lib.Spec((2,), "normal"), "a": scope_lib.Spec((4,), "normal")}
+    )
     np.testing.assert_array_equal(one["a"], two["a"])
     other = scope_lib.draw(4, {"a": scope_lib.Spec((4,), "normal")})
     assert not np.array_equal(one["a"], other["a"])

@@ -5,6 +5,7 @@ and its result does not depend on who ran it.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -71,13 +72,16 @@ class Problem(Protocol):
 class Job:
     """One training.
 
+    Equal jobs of equal trainings have equal results: two searches of one run that begin alike,
+    such as one that selects by |alpha| and one that selects at random, share what they share.
+
     Attributes:
-      number: in the order of submission, from 0; the name of its files.
+      number: in the order of submission, from 0; random numbers depend on it.
       kind: one of `KINDS`: the search's first training, weak training, a child's, or a
         control's: a model that trains longer, or a network from scratch.
       arch: of the network; in a weak training the parent's, to which candidates are added.
       epochs: of the training.
-      source: number of the job whose weights are inherited; None begins anew.
+      source: name of the job whose weights are inherited; None begins anew.
       parent: number of the model that it grew from; None has none.
       growth: number of the growth that it belongs to; 0 is before any.
       slots: that get candidates, in a weak training.
@@ -87,15 +91,17 @@ class Job:
     kind: str
     arch: Arch
     epochs: int
-    source: int | None = None
+    source: str | None = None
     parent: int | None = None
     growth: int = 0
     slots: tuple[str, ...] = ()
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
-        """Return its name in messages."""
-        return f"job {self.number} ({self.kind})"
+        """Return 12 hexadecimal digits that tell it from every other job: its files' name."""
+        described = [self.number, self.kind, str(self.arch), self.epochs, self.source]
+        text = json.dumps([*described, list(self.slots)])
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,16 +128,16 @@ class Training:
     penalty: float = 1e-3
     gate: float = 1.0
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that change with whatever a score depends on."""
         described = files.to_json(dataclasses.replace(self, folder="", seed=0))
         text = json.dumps([described, type(self.problem).__name__, self.problem.identity()])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def path(self, number: int) -> pathlib.Path:
-        """Return the file of a job's weights."""
-        return pathlib.Path(self.folder) / f"seed{self.seed}" / f"job{number}.npz"
+    def path(self, name: str) -> pathlib.Path:
+        """Return the file of the weights of the job with a name."""
+        return pathlib.Path(self.folder) / f"{self.fingerprint}_seed{self.seed}" / f"{name}.npz"
 
     def job_seed(self, job: Job) -> list[int]:
         """Return the seed of a job's weights and batches."""
@@ -178,7 +184,7 @@ def run(training_: Training, job: Job) -> Evaluation:
         signals = jax.device_get(state.signals)
         info["scores"] = selection.scores_of(alphas, signals, steps, measured_gains)
         info["alphas"] = {slot: np.asarray(own, float).tolist() for slot, own in alphas.items()}
-    save(training_.path(job.number), arch, weights, averages)
+    save(training_.path(job.name), arch, weights, averages)
     seconds = time.perf_counter() - began
     scores = [problem.score(*own) for own in measured]
     if not np.isfinite([*scores, *losses[-1:]]).all():

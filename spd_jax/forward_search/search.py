@@ -57,6 +57,7 @@ class Grown:
 
     Attributes:
       number: of the job that trained it.
+      name: of that job.
       parent: number of the model that it grew from; None is the seed.
       growth: number of the growth; 0 is the seed.
       arch: of the network.
@@ -65,10 +66,10 @@ class Grown:
       test_error: never used here.
       multiply_adds: of one image or token.
       parameters: of the network.
-      failed: whether its training failed; such a model is in no pool.
     """
 
     number: int
+    name: str
     parent: int | None
     growth: int
     arch: Arch
@@ -111,7 +112,7 @@ def model_of(job: Job, evaluation: Evaluation, floor: float) -> Grown:
     """Return the model that a finished job trained."""
     info = evaluation.info
     return Grown(
-        job.number, job.parent, job.growth, job.arch, max(info["error"], floor),
+        job.number, job.name, job.parent, job.growth, job.arch, max(info["error"], floor),
         info["cross_entropy"], info["test_error"], info["multiply_adds"], info["parameters"],
     )  # fmt: skip
 
@@ -155,7 +156,7 @@ def _with_child(
         return dataclasses.replace(state, closed=state.closed | {job.parent})
     grown = arch.grown(chosen)
     epochs = rules.child_epochs + (0 if evaluation else _weak_epochs(rules, problem, job, grown))
-    source = job.number if evaluation else job.source
+    source = job.name if evaluation else job.source
     child = Job(state.jobs, "child", grown, epochs, source, job.parent, job.growth)
     return dataclasses.replace(
         state,
@@ -241,7 +242,7 @@ def refilled(state: State, rules: Rules, problem: Any, width: int) -> State:
         counted = {**state.uses, parent.number: state.uses.get(parent.number, 0) + 1}
         state = dataclasses.replace(state, uses=counted, growths=growth)
         weak = Job(
-            state.jobs, "weak", parent.arch, rules.weak_epochs, parent.number, parent.number,
+            state.jobs, "weak", parent.arch, rules.weak_epochs, parent.name, parent.number,
             growth, parent.arch.slots,
         )  # fmt: skip
         if rules.select == "none":

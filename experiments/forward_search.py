@@ -1,0 +1,51 @@
+"""Forward architecture search (Hu et al., 2019): grow trained networks, beside controls.
+
+The authors call it Petridish; it has nothing to do with the Synthetic Petri Dish. Without flags
+it grows networks of scikit-learn's digits, which takes minutes and downloads nothing.
+"""
+
+import dataclasses
+
+from experiments import launch
+from spd_jax.report import forward_search as report
+from spd_jax.report.display import Display
+from spd_jax.studies import forward_search
+from spd_jax.studies.forward_search import CONTROLS, PRESETS, ForwardSettings
+from spd_jax.studies.settings import setting
+
+
+@dataclasses.dataclass(frozen=True)
+class ForwardSearch(ForwardSettings):
+    """Settings of the experiment, with where its data are and what stands beside it."""
+
+    data_dir: str = setting("download", 'folder of the data, or "download"', free=True)
+    controls: bool = setting(False, "train all controls, not only the seed for longer", free=True)
+    workers: int = setting(0, "processes that train", at_least=0, free=True)
+    time_limit: float | None = setting(
+        None, "seconds that a job may take; needs workers; default: any", free=True
+    )
+
+
+launch.define(ForwardSearch, PRESETS)
+
+
+def main() -> None:
+    """Search, train the controls, and draw."""
+    settings = launch.read(ForwardSearch, PRESETS, "preset")
+    workdir = launch.workdir(f"runs/forward_search_{settings.preset}")
+    with Display() as display:
+        summary = forward_search.run(
+            settings,
+            workdir,
+            data_dir=launch.folder_of_data(settings.data_dir),
+            controls=tuple(CONTROLS) if settings.controls else ("longer",),
+            workers=settings.workers,
+            time_limit=settings.time_limit,
+            listen=display,
+        )
+    print(report.results(summary))
+    print("wrote " + ", ".join(map(str, [workdir / "summary.json", *report.draw(workdir)])))
+
+
+if __name__ == "__main__":
+    launch.run_main(main)
