@@ -10,7 +10,8 @@ from experiments import launch
 from spd_jax.report import forward_search as report
 from spd_jax.report.display import Display
 from spd_jax.studies import forward_search
-from spd_jax.studies.forward_search import CONTROLS, PRESETS, ForwardSettings
+from spd_jax.studies.forward_controls import ALL
+from spd_jax.studies.forward_search import PRESETS, ForwardSettings
 from spd_jax.studies.settings import setting
 
 
@@ -19,7 +20,12 @@ class ForwardSearch(ForwardSettings):
     """Settings of the experiment, with where its data are and what stands beside it."""
 
     data_dir: str = setting("download", 'folder of the data, or "download"', free=True)
-    controls: bool = setting(False, "train all controls, not only the seed for longer", free=True)
+    controls: bool = setting(
+        False, "train all controls and ablations, and compare selectors (hours)", free=True
+    )
+    beside: tuple[str, ...] = setting(
+        ("longer",), "what stands beside the search", choices=tuple(ALL), free=True
+    )
     workers: int = setting(0, "processes that train", at_least=0, free=True)
     time_limit: float | None = setting(
         None, "seconds that a job may take; needs workers; default: any", free=True
@@ -38,7 +44,7 @@ def main() -> None:
             settings,
             workdir,
             data_dir=launch.folder_of_data(settings.data_dir),
-            controls=tuple(CONTROLS) if settings.controls else ("longer",),
+            beside=tuple(ALL) if settings.controls else settings.beside,
             workers=settings.workers,
             time_limit=settings.time_limit,
             listen=display,

@@ -3,7 +3,7 @@
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ def results(summary: Mapping[str, Any]) -> str:
     """
     rows = []
     for name, figures in summary["methods"].items():
-        row = [NAMES[name], _mean(figures["test_error"]), _mean(figures["error"])]
+        row = [NAMES.get(name, name), _mean(figures["test_error"]), _mean(figures["error"])]
         costs = figures["multiply_adds"]["median"], figures["seconds"]["median"]
         row += ["-" if costs[0] is None else f"{costs[0] / 1e6:.3g}", duration(costs[1])]
         paired = summary["paired"].get(name)
@@ -45,7 +45,33 @@ def results(summary: Mapping[str, Any]) -> str:
     notes = ["time: seconds of all its trainings; below 0 in the last column grown is better"]
     if "best" in summary:
         notes.append(f"best on validation data: {summary['best']['arch']}")
-    return table(title, heads, rows) + "\n".join(wrapped(note, "  ") for note in notes)
+    text = table(title, heads, rows) + "\n".join(wrapped(note, "  ") for note in notes)
+    return text + ("\n" + selection(summary["selection"]) if "selection" in summary else "")
+
+
+def selection(found: Mapping[str, Any]) -> str:
+    """Return how selectors agree with the true gains of single edges, as text."""
+    rows = []
+    for name, own in sorted(found["selectors"].items(), key=lambda item: -_or_zero(item[1])):
+        interval = own["interval"]
+        words = "-" if interval is None else f"[{interval[0]:+.2f}, {interval[1]:+.2f}]"
+        pooled = found["pooled"][name].values()
+        mean = sum(pooled) / len(pooled)
+        rows.append(
+            [name, f"{_or_zero(own):+.2f}", words, f"{mean:+.2f}",
+             f"{_or_zero(found['stability'][name]):+.2f}"]
+        )  # fmt: skip
+    heads = ["selector", "tau", "95 % interval", "of means", "two weak trainings"]
+    title = "tau of selectors with the true gains of single edges"
+    ceiling = _or_zero(found["noise_ceiling"])
+    return (
+        table(title, heads, rows)
+        + f"  tau of one training of the edges with another: {ceiling:.2f}"
+    )
+
+
+def _or_zero(spread: Mapping[str, Any]) -> float:
+    return spread["mean"] or 0.0
 
 
 def _mean(spread: Mapping[str, Any]) -> str:
@@ -126,8 +152,10 @@ def growth_figure(summary: Mapping[str, Any]) -> Figure:
         spread = [own["test_error"] for own in found]
         middle = [own["median"] for own in spread]
         low, high = ([own[q] for own in spread] for q in ("q25", "q75"))
-        style_ = {"marker": "o", "ms": 5, "lw": 2 if name == "grown" else 1.2}
-        axes.plot(x, middle, color=colour, label=NAMES[name], ls="-" if many else "", **style_)
+        style_: dict[str, Any] = {"marker": "o", "ms": 5, "lw": 2 if name == "grown" else 1.2}
+        axes.plot(
+            x, middle, color=colour, label=NAMES.get(name, name), ls="-" if many else "", **style_
+        )
         axes.vlines(x, low, high, color=colour, lw=1, alpha=0.8)
     label_axes(axes, "Growth", "growth", f"test {summary['unit']}, median and quartiles")
     axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
@@ -195,15 +223,15 @@ def _draw_cell(axes: Axes, arch: Arch, slot: str) -> None:
     if arch.search != "rnn":
         _arrow(axes, places[1], (1.2, rows - 0.5), style.GREY)
     _arrow(axes, (1.2, rows - 0.5), end, style.GREY)
-    row = rows - 1.5
+    level = rows - 1.5
     for k, learner in enumerate(learners):
-        middle = row - (len(learner) - 1) / 2
+        middle = level - (len(learner) - 1) / 2
         colour = COLOURS[(k + 3) % len(COLOURS)]
         for edge in learner:
-            _box(axes, (1.2 + 0.0 * k, row), edge.op, colour)
-            _arrow(axes, places[edge.input], (1.2, row), colour)
-            _arrow(axes, (1.2, row), (2.4, middle), colour)
-            row -= 1
+            _box(axes, (1.2, level), edge.op, colour)
+            _arrow(axes, places[edge.input], (1.2, level), colour)
+            _arrow(axes, (1.2, level), (2.4, middle), colour)
+            level -= 1
         places[arch.fixed_inputs + k] = (2.4, middle)
         _box(axes, (2.4, middle), f"learner {k}", colour)
         _arrow(axes, (2.4, middle), end, colour)
@@ -211,18 +239,20 @@ def _draw_cell(axes: Axes, arch: Arch, slot: str) -> None:
     axes.set(xlim=(-0.6, 3.9), ylim=(-0.2, rows + 0.2))
 
 
-def _box(axes: Axes, at: Sequence[float], words: str, colour: str) -> None:
+def _box(axes: Axes, at: tuple[float, float], words: str, colour: str) -> None:
     style_: dict[str, Any] = {"boxstyle": "round,pad=0.3", "fc": "white", "ec": colour, "lw": 1.4}
-    axes.text(*at, words, ha="center", va="center", fontsize=8, bbox=style_, zorder=3, color=INK)
+    axes.text(
+        at[0], at[1], words, ha="center", va="center", fontsize=8, bbox=style_, zorder=3, color=INK
+    )
 
 
-def _arrow(axes: Axes, start: Sequence[float], end: Sequence[float], colour: str) -> None:
+def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: str) -> None:
     line: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 9, "lw": 1.0, "alpha": 0.7}
     # It bends, so that arrows back from a learner do not hide behind boxes.
     bend = "arc3,rad=0.25" if start[0] >= end[0] else "arc3"
     axes.add_patch(
         FancyArrowPatch(
-            tuple(start), tuple(end), color=colour, shrinkA=28, shrinkB=26,
+            start, end, color=colour, shrinkA=28, shrinkB=26,
             connectionstyle=bend, zorder=1, **line,
         )
     )  # fmt: skip

@@ -17,7 +17,7 @@ from scipy import stats
 
 from spd_jax import metrics
 from spd_jax.data import images, texts
-from spd_jax.errors import UserError
+from spd_jax.errors import UserError, check_name
 from spd_jax.files import write_csv
 from spd_jax.forward_search import arch as arch_lib
 from spd_jax.forward_search import jobs, search, selection, training, weak
@@ -33,8 +33,19 @@ from spd_jax.forward_search.recurrent_net import RecurrentNet
 from spd_jax.forward_search.search import Grown, Rules, State
 from spd_jax.forward_search.text_model import UNITS, TextModel, TextProblem
 from spd_jax.ledger import Evaluation, Ledger
-from spd_jax.studies import events
+from spd_jax.studies import events, forward_selection
 from spd_jax.studies import settings as settings_lib
+from spd_jax.studies.forward_controls import (
+    ABLATIONS,
+    ALL,
+    CONTROLS,
+    GROWN,
+    LONGER,
+    SCRATCH,
+    SEARCHES,
+    SELECTION,
+    changes_of,
+)
 from spd_jax.studies.run_folder import RunFolder, open_folder
 from spd_jax.studies.settings import setting
 
@@ -139,16 +150,6 @@ _PAPER = {
 }  # fmt: skip
 for _name in ("cell", "macro"):
     PRESETS[f"paper_{_name}"] = {**_PAPER, "search": _name}
-# What stands beside the search: see `_controls`.
-CONTROLS = {
-    "longer": "the seed, trained on",
-    "random": "grown at random, after the same weak training",
-    "none": "grown at random, without weak training",
-    "wide": "the seed, widened, from scratch",
-    "networks": "a random network of the same kind, from scratch",
-    "retrained": "the grown network, from scratch",
-}
-GROWN = "grown"
 
 
 def problem_of(settings: ForwardSettings, data_dir: str | None, filters: int | None = None) -> Any:
@@ -194,11 +195,11 @@ def training_of(settings: ForwardSettings, problem: Any, folder: str, seed: int)
     )  # fmt: skip
 
 
-def rules_of(settings: ForwardSettings, seed: int, select: str | None = None) -> Rules:
+def rules_of(settings: ForwardSettings, seed: int) -> Rules:
     """Return how a seed's search grows."""
     return Rules(
         seed, settings.growths, settings.seed_epochs, settings.weak_epochs, settings.child_epochs,
-        select or settings.select, settings.edges, settings.band, settings.finalised_slots,
+        settings.select, settings.edges, settings.band, settings.finalised_slots,
         settings.max_depth, settings.max_multiply_adds, settings.drop_outside,
     )  # fmt: skip
 
@@ -281,7 +282,7 @@ def run(
     workdir: str | os.PathLike[str],
     *,
     data_dir: str | None = None,
-    controls: Sequence[str] = ("longer",),
+    beside: Sequence[str] = ("longer",),
     workers: int = 0,
     time_limit: float | None = None,
     listen: events.Listener = events.ignore,
@@ -292,7 +293,7 @@ def run(
       settings: of the run.
       workdir: the run folder; an earlier run of the same settings goes on.
       data_dir: folder of the data; None downloads them, or takes what is built in.
-      controls: names in `CONTROLS` that stand beside the search.
+      beside: what stands beside the search: names in `forward_controls.ALL`.
       workers: processes that train; 0 trains in this one. It changes no result.
       time_limit: seconds that a job may take; needs workers.
       listen: told what happens.
@@ -304,9 +305,8 @@ def run(
       UserError: settings with which nothing can be run, missing data, or a seed that fails.
     """
     settings_lib.check(settings)
-    for name in controls:
-        if name not in CONTROLS:
-            raise UserError(f"unknown control {name!r}: use one of {', '.join(CONTROLS)}")
+    for name in beside:
+        check_name("control", name, ALL)
     _check(settings)
     problem = problem_of(settings, data_dir)
     config = {"study": "forward_search", **settings_lib.described(settings)}
@@ -318,8 +318,10 @@ def run(
         runner = Runner(
             settings, folder, problem, Buyer(ledger, workers, time_limit), data_dir, listen
         )
-        outcomes = runner.run(controls)
+        outcomes = runner.run(beside)
         summary = summarise(settings, outcomes, runner.searches)
+        if SELECTION in beside:
+            summary["selection"] = runner.agreement()
         write_models(folder.path / "models.csv", settings, outcomes)
         keep_best(folder, runner, summary)
         folder.write_json("summary.json", summary)
@@ -358,20 +360,18 @@ class Runner:
         self._done = 0
         buyer.on_result = self._tell
 
-    def training(self, seed: int, problem: Any = None) -> Training:
-        """Return how jobs of a seed train, with other networks where they are given."""
+    def training(
+        self, seed: int, problem: Any = None, settings: ForwardSettings | None = None
+    ) -> Training:
+        """Return how jobs of a seed train, with other networks or settings where given."""
         states = str(self.folder.path / "states")
-        return training_of(self.settings, problem or self.problem, states, seed)
+        return training_of(settings or self.settings, problem or self.problem, states, seed)
 
-    def run(self, controls: Sequence[str]) -> list[Outcome]:
-        """Return the outcomes of all methods and seeds."""
-        methods = {GROWN: self.settings.select}
-        methods |= {name: name for name in ("random", "none") if name in controls}
-        self.searches = [
-            self._search(method, select, seed) for method, select in methods.items()
-            for seed in self.seeds
-        ]  # fmt: skip
-        others = [name for name in CONTROLS if name in controls and name not in methods]
+    def run(self, beside: Sequence[str]) -> list[Outcome]:
+        """Return the outcomes of all methods and seeds, `beside` as in `run`."""
+        methods = [GROWN, *(name for name in SEARCHES if name in beside)]
+        self.searches = [self._search(name, seed) for name in methods for seed in self.seeds]
+        others = [name for name in CONTROLS if name in beside and name not in SEARCHES]
         total = sum(1 + 2 * self.settings.growths for _ in self.searches)
         total += len(self.seeds) * sum(
             self.settings.growths if name == "longer" else 1 for name in others
@@ -379,15 +379,44 @@ class Runner:
         self.listen(events.Stage("jobs", total, note="compiling"))
         self._run_searches()
         outcomes = [self._outcome(own) for own in self.searches]
-        mains = [own for own in self.searches if own.method == GROWN]
+        mains = self.mains
         for name in others:
             outcomes += self._longer(mains) if name == "longer" else self._scratch(name, mains)
         return outcomes
 
-    def _search(self, method: str, select: str, seed: int) -> Search:
-        rules = rules_of(self.settings, seed, select)
-        state = search.begin(seed_arch(self.settings), rules)
-        return Search(method, self.training(seed), rules, state, self.settings.width)
+    @property
+    def mains(self) -> list[Search]:
+        """Return the searches that all else is compared with."""
+        return [own for own in self.searches if own.method == GROWN]
+
+    def agreement(self) -> dict[str, Any]:
+        """Return how well selectors agree with true gains, see `forward_selection`."""
+        jobs_of = {
+            own.seed: forward_selection.jobs_of(own.state.models[0], self.settings)
+            for own in self.mains
+        }
+        total = sum(map(len, jobs_of.values()))
+        self.listen(events.Stage("single edges", total, note="compiling"))
+        self._done = 0
+        items = [(self.training(seed), job) for seed, own in jobs_of.items() for job in own]
+        weak_items = [item for item in items if item[1].kind == "weak"]
+        found = dict(zip(weak_items, self._buy(weak_items), strict=True))
+        others = [item for item in items if item not in found]
+        found |= zip(others, self._buy(others), strict=True)
+        records = {
+            seed: [(job, found[item]) for item in items if item[0].seed == seed for job in item[1:]]
+            for seed in jobs_of
+        }
+        return forward_selection.summarise(records)
+
+    def _search(self, method: str, seed: int) -> Search:
+        settings = dataclasses.replace(self.settings, **changes_of(method, self.settings))
+        problem = self.problem
+        if method in ABLATIONS:
+            problem = problem_of(settings, self.data_dir)
+        state = search.begin(seed_arch(settings), rules_of(settings, seed))
+        training = self.training(seed, problem, settings)
+        return Search(method, training, rules_of(settings, seed), state, self.settings.width)
 
     def _run_searches(self) -> None:
         """Run the next jobs of all searches, take in their results, and again."""
@@ -478,9 +507,6 @@ class Runner:
         )
 
 
-LONGER, SCRATCH = 100_000, 200_000  # numbers of jobs that no search reaches
-
-
 def compute(records: Any) -> float:
     """Return training images times multiply-adds of an image, of finished jobs."""
     return float(sum(result.info.get("train_multiply_adds", 0.0) for _, result in records))
@@ -555,7 +581,7 @@ def summarise(
         "select": settings.select,
         "unit": _unit(settings),
         "seeds": [own.seed for own in grown],
-        "labels": {GROWN: f"grown, selected by {settings.select}"} | CONTROLS,
+        "labels": {GROWN: f"grown, selected by {settings.select}"} | ALL,
         "methods": {name: _figures(own) for name, own in by_name.items()},
         "paired": paired,
         "growth": {name: _by_growth(own) for name, own in by_name.items()},
