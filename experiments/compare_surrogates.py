@@ -7,7 +7,6 @@ from absl import flags
 
 from experiments import launch
 from spd_jax import problems
-from spd_jax.ground_truth import lookup
 from spd_jax.ground_truth.lookup import TruthTable
 from spd_jax.ledger import table as ledger_table
 from spd_jax.problems import Problem
@@ -23,7 +22,16 @@ class CompareSurrogates(LeagueSettings):
     """Settings of the league, with where its ground truths come from."""
 
     space: str = setting("rnn_cell", "problem whose motifs are ranked", free=True)
-    table: str | None = setting(None, "CSV of ground truths; default: the shipped one", free=True)
+    table: str | None = setting(
+        None,
+        "CSV of ground truths, or a table in a format of others; default: the shipped one",
+        free=True,
+    )
+    ground_truth: str = setting(
+        "",
+        "which scores of a table in a format of others; default: the first that the problem has",
+        free=True,
+    )
     exclude: str | None = setting(
         None,
         "file that names motifs to leave out because settings were chosen on them: a CSV with a "
@@ -37,7 +45,7 @@ OWN_PRESETS = {
     id(problem.dish_presets): problem for problem in map(problems.get, problems.names()[::-1])
 }
 EVERY_PRESET = {  # for the help: what the presets of each problem decide
-    f"{problem.name} {preset}": {"dish": dish}
+    f"{problem.name} {preset}": {"dish": dish, "hidden_size": problem.hidden_size}
     for problem in OWN_PRESETS.values()
     for preset, dish in problem.dish_presets.items()
 }
@@ -45,17 +53,18 @@ launch.define(CompareSurrogates, EVERY_PRESET)
 
 
 def problem_and_table(
-    space: str, given: str | None, exclude: str | None
+    space: str, given: str | None, exclude: str | None, ground_truth: str = ""
 ) -> tuple[Problem, TruthTable]:
     """Return what is compared, without the motifs that settings were chosen on."""
     problem = problems.get(space)
     if given is None:
         return problem, league.shipped_table(problem)
     path = pathlib.Path(given)
-    spaces = {key.space for key, _ in ledger_table.read(path)} - {""}
+    own = problem.read_table is None or ledger_table.is_table(path)
+    spaces = {key.space for key, _ in ledger_table.read(path)} - {""} if own else set()
     if spaces and spaces != {problem.space.name}:
         problem = problems.of_space(sorted(spaces)[0])
-    table = lookup.read(path, problem.space)
+    table = problem.truth_table(path, ground_truth)
     beside = path.with_name(f"{path.stem}_tuning.csv")
     excluded = exclude or (str(beside) if beside.exists() else None)
     return problem, table.without(
@@ -66,8 +75,11 @@ def problem_and_table(
 def main() -> None:
     """Run the comparison."""
     given = flags.FLAGS
-    problem, table = problem_and_table(given.space, given.table, given.exclude)
-    presets = {name: {"dish": dish} for name, dish in problem.dish_presets.items()}
+    problem, table = problem_and_table(given.space, given.table, given.exclude, given.ground_truth)
+    presets = {
+        name: {"dish": dish, "hidden_size": problem.hidden_size}
+        for name, dish in problem.dish_presets.items()
+    }
     settings = launch.read(CompareSurrogates, presets, "dish_preset")
     workdir = launch.workdir(f"runs/compare_surrogates_{settings.space}")
     with Display() as display:

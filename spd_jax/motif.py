@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -78,6 +78,15 @@ class SearchSpace(Protocol):
 
         The canonical form of a canonical form is itself. A space without twins returns `arch`.
         """
+        ...
+
+
+@runtime_checkable
+class Restricted(Protocol):
+    """A space of whose motifs only some may be proposed: no other can be evaluated."""
+
+    def allows(self, name: str) -> bool:
+        """Return whether the motif with this name, in canonical form, may be proposed."""
         ...
 
 

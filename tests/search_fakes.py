@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import nasbench101_oracle
+import nasbench201_oracle
 import numpy as np
 import rnn_cell_oracle
 import toy_widths  # noqa: F401  (registers a problem)
@@ -29,6 +31,10 @@ def twin(space: SearchSpace, arch: Any, rng: np.random.Generator) -> Any:
     """Return another spelling of the same motif where the space has any."""
     if space.name.startswith("rnn_cell"):
         return rnn_cell_oracle.renumbered(arch, rng)
+    if space.name == "nasbench201":
+        return nasbench201_oracle.twin(arch, rng)
+    if space.name == "nasbench101":
+        return nasbench101_oracle.twin(arch, rng)
     return arch
 
 

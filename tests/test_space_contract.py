@@ -1,7 +1,7 @@
 """What every space promises, checked for all of them: one test a promise.
 
-`motif.SearchSpace`, and the abilities `Features`, `Structure` and `Tokens` where a space has
-them.
+`motif.SearchSpace`, and the abilities `Features`, `Structure`, `Paths` and `Tokens` where a
+space has them.
 """
 
 import inspect
@@ -55,6 +55,7 @@ PROTOCOLS = {
     "space": motif.SearchSpace,
     "features": motif.Features,
     "structure": motif.Structure,
+    "paths": motif.Paths,
     "tokens": motif.Tokens,
 }
 
@@ -213,6 +214,19 @@ def test_structure_is_counted_alike_in_every_spelling(own):
         np.testing.assert_array_equal(one, vectors[i : i + 1])
 
 
+@each("paths")
+def test_paths_are_bits_motif_by_motif(own):
+    archs, _ = canonical_and_twins(own.space)
+    vectors = own.paths.paths(archs)
+    assert_vectors(vectors)
+    assert np.isin(vectors, (0, 1)).all()
+    device = jax.tree.map(jax.numpy.asarray, archs)
+    np.testing.assert_array_equal(own.paths.paths(device), vectors)
+    for i in range(SIZE):
+        one = own.paths.paths(batches.take(archs, [i]))
+        np.testing.assert_array_equal(one, vectors[i : i + 1])
+
+
 @each("tokens")
 def test_tokens_are_legal_and_lead_back(own):
     archs, _ = canonical_and_twins(own.space)
@@ -236,6 +250,7 @@ def test_any_legal_tokens_are_a_motif(own):
     def check(tokens):
         archs = own.tokens.from_tokens(np.array(tokens))
         assert_inside(own.space, archs, len(tokens))
-        np.testing.assert_array_equal(own.tokens.to_tokens(archs), tokens)
+        # Where several strings are one motif, the string that is written leads back to it.
+        assert_same(own.tokens.from_tokens(own.tokens.to_tokens(archs)), archs)
 
     check()

@@ -5,7 +5,9 @@ import functools
 import gzip
 import hashlib
 import pathlib
+import re
 import struct
+import tarfile
 import zlib
 from typing import NamedTuple
 
@@ -15,6 +17,12 @@ from spd_jax.data import download
 from spd_jax.errors import UserError, check_name
 
 NAMES = ("mnist", "fashion_mnist", "digits")
+IMAGE_NAMES = (*NAMES, "cifar10")  # of `load_images`
+CIFAR_RECORD = 1 + 3 * 32 * 32  # bytes: a label, then the red, green and blue planes
+CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+CIFAR_HASH = "md5:c32a1d4ab5d03f1284b67883e8d87530"  # as its page states it
+
+Labelled = tuple[np.ndarray, np.ndarray]  # images and their labels
 
 
 class ImageData(NamedTuple):
@@ -31,6 +39,31 @@ class ImageData(NamedTuple):
     train_labels: np.ndarray
     valid_inputs: np.ndarray
     valid_labels: np.ndarray
+
+
+class Images(NamedTuple):
+    """A data set of images, split into train, valid (the last sixth of the training files), test.
+
+    Attributes:
+      train_images: `[N, H, W, C]` uint8.
+      train_labels: `[N]` int32 in [0, classes).
+      valid_images: `[N', H, W, C]` uint8.
+      valid_labels: `[N']` int32.
+      test_images: `[N'', H, W, C]` uint8, of the data set's own test files; N'' is 0 where it
+        has none.
+      test_labels: `[N'']` int32.
+      files: names of the files that were read, in order.
+      identity: 64 hexadecimal digits that pixels and labels decide.
+    """
+
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    valid_images: np.ndarray
+    valid_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    files: tuple[str, ...]
+    identity: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +105,33 @@ _FILES = {
         ),
     ),
 }
+_TEST_FILES = {
+    "mnist": (
+        _RemoteFile(
+            "t10k-images-idx3-ubyte.gz",
+            "md5:9fb629c4189551a2d022fa330f9573f3",
+            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        ),
+        _RemoteFile(
+            "t10k-labels-idx1-ubyte.gz",
+            "md5:ec29112dd5afa0611ce80d1b7f02629c",
+            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        ),
+    ),
+    "fashion_mnist": (
+        _RemoteFile(
+            "t10k-images-idx3-ubyte.gz",
+            "md5:bef4ecab320f06d8554ea6380940ec79",
+            "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        ),
+        _RemoteFile(
+            "t10k-labels-idx1-ubyte.gz",
+            "md5:bb300cfdad3c16e7a12a480ee83cd310",
+            "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        ),
+    ),
+}
+_BATCH = re.compile(r"data_batch_[1-9]\.bin")
 
 
 def load(name: str, data_dir: str | None = None) -> ImageData:
@@ -125,6 +185,115 @@ def identity(name: str) -> str:
         for array in load(name):
             digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+def load_images(name: str, data_dir: str | None = None) -> Images:
+    """Load a data set as images, with its test files.
+
+    Besides the sets of `load` there is `cifar10` (Krizhevsky, 2009) in its binary layout: a
+    folder may hold any of the five `data_batch_<n>.bin`, which are read in order of their
+    numbers, and must hold `test_batch.bin`. The official archive is verified when it is
+    downloaded; what a folder holds is taken as it is, and `Images.files` and `Images.identity`
+    say what that was.
+
+    Args:
+      name: one of `IMAGE_NAMES`.
+      data_dir: folder of the files; `None` downloads them.
+
+    Returns:
+      The data, split. `digits` has 17 levels of grey, 15 apart.
+
+    Raises:
+      UserError: unknown name, a missing file, or one that cannot be what its name says.
+    """
+    check_name("data set", name, IMAGE_NAMES)
+    read: tuple[str, ...] = ()
+    if name == "digits":
+        inputs, labels = _load_digits()
+        train = (inputs.reshape(-1, 8, 8, 1) * 240).astype(np.uint8), labels
+        test = train[0][:0], labels[:0]
+    elif name == "cifar10":
+        train, test, read = _load_cifar(data_dir)
+    else:
+        train = _load_idx(name, _FILES[name], data_dir)
+        test = _load_idx(name, _TEST_FILES[name], data_dir)
+        read = tuple(file.name for file in (*_FILES[name], *_TEST_FILES[name]))
+    split = len(train[0]) - len(train[0]) // 6
+    valid = train[0][split:], train[1][split:]
+    train = train[0][:split], train[1][:split]
+    train, valid, test = ((own[0], own[1].astype(np.int32)) for own in (train, valid, test))
+    digest = hashlib.sha256()
+    for array in (*train, *valid, *test):
+        digest.update(repr(array.shape).encode() + np.ascontiguousarray(array).tobytes())
+    return Images(*train, *valid, *test, read, digest.hexdigest())
+
+
+def _load_idx(name: str, files: tuple[_RemoteFile, ...], data_dir: str | None) -> Labelled:
+    """Return grey images `[N, H, W, 1]` and their labels."""
+    images, labels = (parse_idx(_read_verified(name, file, data_dir)) for file in files)
+    return images[..., None], labels
+
+
+def _load_cifar(data_dir: str | None) -> tuple[Labelled, Labelled, tuple[str, ...]]:
+    """Return what is to be trained on, what to be tested on, and the names of the files."""
+    contents = _cifar_batches(data_dir)
+    *parts, test = (parse_cifar(content, file) for file, content in contents.items())
+    images, labels = zip(*parts, strict=True)
+    return (np.concatenate(images), np.concatenate(labels)), test, tuple(contents)
+
+
+def parse_cifar(content: bytes, file: str) -> tuple[np.ndarray, np.ndarray]:
+    """Decode a batch of CIFAR-10 in its binary layout.
+
+    Args:
+      content: records of 3,073 bytes: a label, then 32 x 32 bytes of red, of green and of blue.
+      file: its name, for messages.
+
+    Returns:
+      Images `[N, 32, 32, 3]` uint8 and labels `[N]` uint8.
+
+    Raises:
+      UserError: the bytes are no whole number of records, or a label is above 9.
+    """
+    if not content or len(content) % CIFAR_RECORD:
+        raise UserError(
+            f"{file} has {len(content)} bytes, which are no whole number of records of "
+            f"{CIFAR_RECORD}: give a whole file of CIFAR-10's binary version"
+        )
+    records = np.frombuffer(content, np.uint8).reshape(-1, CIFAR_RECORD)
+    if records[:, 0].max() > 9:
+        raise UserError(
+            f"{file} has the label {records[:, 0].max()}: give a file of CIFAR-10's binary "
+            "version, whose labels are 0 to 9"
+        )
+    return records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), records[:, 0]
+
+
+def _cifar_batches(data_dir: str | None) -> dict[str, bytes]:
+    """Return the contents of CIFAR-10's files by name, the test batch last."""
+    if data_dir is None:
+        path = download.download(CIFAR_URL, CIFAR_HASH, "cifar-10-binary.tar.gz")
+        with tarfile.open(path) as archive:
+            members = {pathlib.PurePath(own.name).name: own for own in archive if own.isfile()}
+            found = {
+                name: stream.read()
+                for name, own in sorted(members.items())
+                if name.endswith("batch.bin") or name.startswith("data_batch")
+                if (stream := archive.extractfile(own)) is not None
+            }
+        return found
+    folder = pathlib.Path(data_dir)
+    names = sorted(p.name for p in folder.glob("data_batch_*.bin") if _BATCH.fullmatch(p.name))
+    if not names or not (folder / "test_batch.bin").is_file():
+        missing = "test_batch.bin" if names else "data_batch_1.bin"
+        raise UserError(
+            f"{folder / missing} is missing: put the .bin files of {CIFAR_URL} there, or let "
+            "data_dir=None download them"
+        )
+    try:
+        return {name: (folder / name).read_bytes() for name in (*names, "test_batch.bin")}
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error}): give a folder you may read") from error
 
 
 def _load_digits() -> tuple[np.ndarray, np.ndarray]:

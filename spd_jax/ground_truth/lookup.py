@@ -5,22 +5,27 @@ import functools
 import hashlib
 import math
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from typing import Any
 
+import jax
 import numpy as np
 
+from spd_jax import archs as batches
 from spd_jax import files, metrics
 from spd_jax.archs import Cells
+from spd_jax.axes import Arch, Archs, Key
 from spd_jax.errors import UserError
 from spd_jax.ground_truth.purchase import beginning
-from spd_jax.ground_truth.task import Progress, no_progress
+from spd_jax.ground_truth.task import ClosedTask, Progress, Task, no_progress
 from spd_jax.ledger import Evaluation, EvaluationKey, Purchase, table
 from spd_jax.motif import SearchSpace
 from spd_jax.units import LARGEST_SCORE
 
 Items = list[tuple[EvaluationKey, Evaluation]]
+Reader = Callable[[files.Path], Items]
+ROUNDS = 20  # of drawing cells of a whole space, before a `TabulatedSpace` draws from its table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,12 +108,13 @@ class TruthTable:
         return self.take([i for i, name in enumerate(self.cells.names) if name not in names])
 
 
-def read(path: files.Path, space: SearchSpace) -> TruthTable:
+def read(path: files.Path, space: SearchSpace, reader: Reader = table.read) -> TruthTable:
     """Read a table of ground truth, see `ledger.table.read`.
 
     Args:
       path: the file. Rows whose `space` is empty are taken for motifs of `space`.
       space: of the motifs.
+      reader: reads the file's keys and evaluations; the default reads our own format.
 
     Returns:
       Its evaluations with the largest budget.
@@ -117,7 +123,7 @@ def read(path: files.Path, space: SearchSpace) -> TruthTable:
       UserError: the file is missing or no such table, holds evaluations of another space, of
         several tasks or units, or a cell that is no motif of the space.
     """
-    born, items = _named(path, space)
+    born, items = _named(path, space, reader)
     place = {name: i for i, name in enumerate(born.names)}
     budget = max(key.budget for key, _ in items)
     runs: dict[str, dict[int, Evaluation]] = {}
@@ -180,7 +186,7 @@ class LookupTask:
     source: pathlib.Path
     answers_smaller_budgets: bool = False
 
-    @property
+    @functools.cached_property
     def budget(self) -> int:
         """The largest budget in the table."""
         return max(key.budget for key, _ in self.items)
@@ -189,6 +195,12 @@ class LookupTask:
     def unit(self) -> str:
         """What a score is."""
         return self.items[0][1].unit
+
+    @functools.cached_property
+    def cells(self) -> tuple[str, ...]:
+        """Names of all cells that it can evaluate in full, in order of first appearance."""
+        whole = (key.cell for key, _ in self.items if key.budget == self.budget)
+        return tuple(dict.fromkeys(whole))
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -240,16 +252,128 @@ class LookupTask:
 
 
 def open_task(
-    path: files.Path, space: SearchSpace, *, answers_smaller_budgets: bool = False
+    path: files.Path,
+    space: SearchSpace,
+    *,
+    reader: Reader = table.read,
+    answers_smaller_budgets: bool = False,
+    average_seeds: bool = False,
 ) -> LookupTask:
-    """Return a task that answers from a table; arguments and errors as `read`."""
-    _, items = _named(path, space)
+    """Return a task that answers from a table; errors as `read`.
+
+    Args:
+      path: as `read`.
+      space: as `read`.
+      reader: as `read`.
+      answers_smaller_budgets: see `LookupTask`.
+      average_seeds: answer with the mean over the seeds of a cell, as seed 0; see `averaged`.
+    """
+    _, items = _named(path, space, reader)
+    items = averaged(items) if average_seeds else items
     return LookupTask(tuple(items), pathlib.Path(path), answers_smaller_budgets)
 
 
-def _named(path: files.Path, space: SearchSpace) -> tuple[Cells, Items]:
+def averaged(items: Items) -> Items:
+    """Return evaluations with those that differ in the seed alone put together, as seed 0.
+
+    `score` and `test_score` become means; the mean over a failed one is failed. `info` holds
+    "seeds", how many there were, and curves are left out.
+    """
+    groups: dict[EvaluationKey, list[Evaluation]] = {}
+    for key, evaluation in items:
+        groups.setdefault(key._replace(seed=0), []).append(evaluation)
+    return [(key, _mean_of(own)) for key, own in groups.items()]
+
+
+def _mean_of(runs: list[Evaluation]) -> Evaluation:
+    failed = next((own for own in runs if own.status == "failed"), None)
+    if failed is not None:
+        return failed
+    return Evaluation(
+        "ok",
+        float(np.mean([own.score for own in runs])),
+        float(np.mean([own.test_score for own in runs])),
+        seconds=float(np.mean([own.seconds for own in runs])),
+        unit=runs[0].unit,
+        info={"seeds": len(runs)},
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TabulatedSpace:
+    """A search space cut to the cells of a table: a `SearchSpace` that is `motif.Restricted`.
+
+    Attributes:
+      space: the whole space.
+      cells: those that may be proposed, at least one.
+    """
+
+    space: SearchSpace
+    cells: Cells
+
+    @property
+    def name(self) -> str:
+        """Name of the whole space."""
+        return self.space.name
+
+    def allows(self, name: str) -> bool:
+        """Return whether the table has the cell."""
+        return name in self._names
+
+    def sample(self, key: Key, count: int) -> Archs:
+        """Draw `count` cells of the whole space that the table has; consumes `key`.
+
+        Where 20 rounds bring too few, because the table has but a small share of the space, the
+        rest are cells of the table, all equally likely.
+        """
+        last_key, key = jax.random.split(key)
+        found = None
+        for turn in range(ROUNDS):
+            drawn = Cells.of(self.space, self.space.sample(jax.random.fold_in(key, turn), count))
+            drawn = drawn.take(np.array([self.allows(name) for name in drawn.names], bool))
+            found = drawn if found is None else found.joined(drawn)
+            if len(found) >= count:
+                return batches.take(found.archs, slice(count))
+        places = np.asarray(jax.random.randint(last_key, (count,), 0, len(self.cells)))
+        others = self.cells.take(places)
+        joined = others if found is None else found.joined(others)
+        return batches.take(joined.archs, slice(count))
+
+    def mutate(self, key: Key, archs: Archs) -> Archs:
+        """Change cells as the whole space does; the table may lack the mutants."""
+        return self.space.mutate(key, archs)
+
+    def crossover(self, key: Key, first: Archs, second: Archs) -> Archs:
+        """Mix cells as the whole space does; the table may lack the children."""
+        return self.space.crossover(key, first, second)
+
+    def encode(self, arch: Arch) -> str:
+        """Return a cell's text."""
+        return self.space.encode(arch)
+
+    def decode(self, text: str) -> Arch:
+        """Read a cell from text, whether the table has it or not."""
+        return self.space.decode(text)
+
+    def canonical(self, arch: Arch) -> Arch:
+        """Return the form that all spellings of a cell share."""
+        return self.space.canonical(arch)
+
+    @functools.cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(self.cells.names)
+
+
+def space_of(task: Task, space: SearchSpace) -> SearchSpace:
+    """Return the cells of a space that a task can evaluate: all, unless it is a `ClosedTask`."""
+    if isinstance(task, ClosedTask):
+        return TabulatedSpace(space, Cells.read(space, list(task.cells)))
+    return space
+
+
+def _named(path: files.Path, space: SearchSpace, reader: Reader) -> tuple[Cells, Items]:
     """Return the motifs of a table, and its evaluations under their names; errors as `read`."""
-    items = table.read(path)
+    items = reader(path)
     if not items:
         raise UserError(f"{path} has no rows: give at least one evaluation")
     spaces = {key.space for key, _ in items} - {"", space.name}

@@ -54,6 +54,16 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class ClosedTask(Task, Protocol):
+    """A task that can evaluate only some cells of its space, such as a table."""
+
+    @property
+    def cells(self) -> Sequence[str]:
+        """Names, in canonical form, of all that it can evaluate in full; they are different."""
+        ...
+
+
+@runtime_checkable
 class BatchTask(Task, Protocol):
     """A task that answers many cells at once: a table, or one program that trains them all."""
 

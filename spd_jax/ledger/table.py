@@ -37,6 +37,20 @@ def write(path: files.Path, items: Items, comments: Mapping[str, object]) -> Non
     files.write_csv(path, comments, COLUMNS, (_row(*item) for item in items))
 
 
+def is_table(path: files.Path) -> bool:
+    """Return whether the header of a file names the columns that `read` needs.
+
+    False, too, where the file cannot be read as text.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as stream:
+            lines = (line for line in stream if line.strip() and not line.startswith("#"))
+            header = next(lines, "")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return set(REQUIRED) <= {name.strip() for name in header.split(",")}
+
+
 def read(path: files.Path) -> list[tuple[EvaluationKey, Evaluation]]:
     """Read what `write` wrote: the same keys and evaluations, equal to the bit.
 

@@ -10,10 +10,14 @@ from spd_jax.axes import Arch, Archs, Array, Params
 from spd_jax.dish import DishConfig
 from spd_jax.errors import UserError
 from spd_jax.files import Path
+from spd_jax.ground_truth import lookup
+from spd_jax.ground_truth.lookup import TruthTable
 from spd_jax.ground_truth.task import Task
-from spd_jax.ledger import Evaluation, EvaluationKey
+from spd_jax.ledger import table
 from spd_jax.motif import Drawing, Features, MotifFamily, Paths, SearchSpace, Structure, Tokens
 from spd_jax.surrogates.protocol import Surrogate
+
+ReadTable = Callable[[Path, str], lookup.Items]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +33,8 @@ class GroundTruthPreset:
       table: name of the shipped table of evaluations; empty where there is none.
       tuning_table: the same of motifs that settings are chosen on: no figure uses them.
       history: name of the shipped record of searches.
+      looked_up: whether the task answers from a table in a format of others, whose path is
+        `data_dir`: see `Problem.read_table`.
       describe: `describe(data_dir)` says how much of the data is used, in a few words for
         people; empty where that is all.
     """
@@ -39,6 +45,7 @@ class GroundTruthPreset:
     table: str = ""
     tuning_table: str = ""
     history: str = ""
+    looked_up: bool = False
     describe: Callable[[str | None], str] = lambda data_dir: ""
 
 
@@ -50,6 +57,7 @@ class Problem:
       name: in the registry and on the command line.
       space: the motifs.
       family: `family(hidden) -> MotifFamily`, the motif-network of a width.
+      hidden_size: the width to take where nothing else is said.
       dish_presets: settings of the dish by name; "best" among them.
       ground_truths: ways to train a motif by name, the default first.
       features: vectors for regressors.
@@ -64,8 +72,9 @@ class Problem:
       costs: `costs[name](archs [M]) -> [M]` float64, what a motif costs at full size, such as
         its "parameters" or "multiply_adds"; known without training.
       read_table: `read_table(path, ground_truth)` reads a table in a format of others as
-        evaluations of one of `ground_truths`, cells by any spelling; None: only our own format.
-        It raises UserError where the file is none of the formats.
+        evaluations of one of `ground_truths` that is looked up, cells by any spelling; an empty
+        name lets it choose. None: only our own format. It raises UserError where the file is
+        none of the formats.
       settings: plain data that tell it from a problem of the same space, such as the rate of
         mutation; recorded with the runs.
     """
@@ -76,6 +85,7 @@ class Problem:
     dish_presets: Mapping[str, DishConfig]
     ground_truths: Mapping[str, GroundTruthPreset]
     features: Features
+    hidden_size: int = 3
     structure: Structure | None = None
     paths: Paths | None = None
     tokens: Tokens | None = None
@@ -84,7 +94,7 @@ class Problem:
     rivals: Mapping[str, Surrogate] = dataclasses.field(default_factory=dict)
     parameters_in_the_paper: int | None = None
     costs: Mapping[str, Callable[[Archs], np.ndarray]] = dataclasses.field(default_factory=dict)
-    read_table: Callable[[Path, str], list[tuple[EvaluationKey, Evaluation]]] | None = None
+    read_table: ReadTable | None = None
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def ground_truth(self, name: str) -> GroundTruthPreset:
@@ -99,6 +109,22 @@ class Problem:
                 f"{', '.join(self.ground_truths)}"
             )
         return self.ground_truths[name]
+
+    def truth_table(self, path: Path, ground_truth: str = "") -> TruthTable:
+        """Read a table of ground truth in our own format or in one that `read_table` knows.
+
+        Args:
+          path: the file.
+          ground_truth: which scores of a table in a format of others to take: one of
+            `ground_truths` that is looked up; empty lets the reader choose.
+
+        Raises:
+          UserError: the file is neither, or holds motifs of another space.
+        """
+        read_others = self.read_table
+        if read_others is None or table.is_table(path):
+            return lookup.read(path, self.space)
+        return lookup.read(path, self.space, lambda own: read_others(own, ground_truth))
 
     def strongest_vectors(self, archs: Archs) -> np.ndarray:
         """Return `structure` where there is one, else `features`: `[M, F]` float64."""

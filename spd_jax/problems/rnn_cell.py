@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spd_jax.axes import Arch
 from spd_jax.dish import DishConfig
@@ -45,7 +45,9 @@ DISH_PRESETS = {
         decay_steps=(100,),
     ),
 }
-SHIPPED = {  # of `VARIANT`, by language model: names of tables and histories in data/tables
+SHIPPED: dict[
+    str, dict[str, Any]
+] = {  # of `VARIANT`, by language model: names of tables and histories in data/tables
     "tiny": {
         "table": "rnn_cell_ptb_tiny",
         "tuning_table": "rnn_cell_ptb_tiny_tuning",

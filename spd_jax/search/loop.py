@@ -137,7 +137,7 @@ def warm_start(key: Key, space: SearchSpace, count: int) -> Cells:
       UserError: the space has not so many.
     """
     key = jax.random.fold_in(key, 0)
-    cells = protocol.fresh(Cells.of(space, space.sample(key, 2 * max(count, 40))), ())
+    cells = protocol.fresh(protocol.born(space, space.sample(key, 2 * max(count, 40))), ())
     if len(cells) < count:  # a small space repeats itself
         cells = protocol.collect(key, space, (), count=count).cells
     return cells.take(range(count))

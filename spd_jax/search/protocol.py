@@ -14,7 +14,7 @@ from spd_jax.archs import Cells
 from spd_jax.axes import Archs, Key
 from spd_jax.errors import UserError
 from spd_jax.ledger import Evaluation
-from spd_jax.motif import SearchSpace
+from spd_jax.motif import Restricted, SearchSpace
 
 # Cells in one round of drawing, at least: few rounds, and arrays of few shapes to compile for.
 ROUND = 64
@@ -69,6 +69,14 @@ class Evaluator(Protocol):
         ...
 
 
+def born(space: SearchSpace, archs: Archs) -> Cells:
+    """Return a batch `[M]` as cells, without those that a `motif.Restricted` space rules out."""
+    cells = Cells.of(space, archs)
+    if isinstance(space, Restricted):
+        return cells.take(np.array([space.allows(name) for name in cells.names], bool))
+    return cells
+
+
 def fresh(cells: Cells, seen: Collection[str]) -> Cells:
     """Keep the cells that are not among the names `seen`, each once, in their order."""
     first: dict[str, int] = {}
@@ -113,7 +121,7 @@ def collect(
         turn = barren = 0
         while (found is None or len(found) < count) and barren < PATIENCE:
             batch = source(jax.random.fold_in(source_key, turn), max(count, ROUND))
-            new = fresh(Cells.of(space, batch), seen) if batches.count(batch) else None
+            new = fresh(born(space, batch), seen) if batches.count(batch) else None
             turn, barren = turn + 1, 0 if new else barren + 1
             if new:
                 seen.update(new.names)

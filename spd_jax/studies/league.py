@@ -61,7 +61,7 @@ class LeagueSettings:
         "best", "settings of the dish, which flags change", flag="preset", free=True
     )
     dish: DishConfig = setting(DishConfig(), "", by_preset=True)
-    hidden_size: int = setting(3, "width of the dish's network", at_least=1)
+    hidden_size: int = setting(3, "width of the dish's network", at_least=1, by_preset=True)
     held_out_share: float = setting(
         0.0,
         f"share of the known motifs, of {EARLY_STOPPING_FROM} or more, that tells the dish when "
@@ -232,8 +232,9 @@ def without_truth(
     """Return the surrogates that use no ground truth, by name."""
     entries: dict[str, Surrogate] = {"dish_untrained": FrozenDish(dish)}
     by_name = dict(zip(table.cells.names, table.curves, strict=True))
-    has_curves = table.budget >= 2 and all(table.curves)
-    for units in (1, 2) if has_curves else ():
+    for units in (1, 2):
+        if table.budget < 2 or not _have_begun(table.curves, units):
+            continue
         curves = functools.partial(_curves, by_name, problem)
         entries[f"partial_{units}"] = PartialTraining(curves, units, table.budget)
     wide = problem.family(settings.proxy_hidden_size)
@@ -242,6 +243,13 @@ def without_truth(
         scale = settings.proxy_hidden_size**-0.5
         entries[name] = Proxy(name, wide, states, init_scale=scale)
     return entries
+
+
+def _have_begun(curves: Sequence[Sequence[float]], units: int) -> bool:
+    """Return whether the curves are there, and some of them known, after so many units."""
+    return all(curves) and any(
+        len(own) >= units and math.isfinite(own[units - 1]) for own in curves
+    )
 
 
 def learners(

@@ -10,6 +10,7 @@ import numpy as np
 from spd_jax.axes import Archs, Key
 from spd_jax.dish import DishConfig
 from spd_jax.errors import UserError
+from spd_jax.ground_truth import lookup
 from spd_jax.ground_truth.purchase import GroundTruth
 from spd_jax.ledger import Evaluation
 from spd_jax.problems import Problem
@@ -104,12 +105,13 @@ def methods_of(problem: Problem, settings: SearchSettings) -> list[Method]:
     Raises:
       UserError: one was asked for by name that the problem does not allow.
     """
-    budget = problem.ground_truth(settings.preset).budget
+    preset = problem.ground_truth(settings.preset)
+    trains = preset.budget >= 2 and not preset.looked_up
     allowed = [
         method
         for method in METHODS.values()
         if not (method.proposer == "nao" and problem.tokens is None)
-        and not (method.ranker == "partial" and budget < 2)
+        and not (method.ranker == "partial" and not trains)
     ]
     asked = [method for method in allowed if settings.method in ("all", method.name)]
     if not asked:
@@ -159,6 +161,7 @@ class Searches:
         """Prepare them; nothing is run yet."""
         self.folder, self.problem, self.settings = folder, problem, settings
         self.truth, self.listen = truth, listen
+        self.space = lookup.space_of(truth.task, problem.space)
         self.dish = DishSurrogate(
             problem.family(settings.hidden_size),
             settings.dish,
@@ -201,7 +204,7 @@ class Searches:
 
         loop.search(
             jax.random.key(number),
-            self.problem.space,
+            self.space,
             self.truth,
             self.proposer(method),
             surrogate=self.surrogate(method),
@@ -227,8 +230,8 @@ class Searches:
     def surrogate(self, method: Method) -> Surrogate | None:
         """Return who ranks them; `None` where every proposal is bought."""
         if method.ranker == "partial":
-            lookup = of_ground_truth(self.truth, self.problem.space.encode)
-            return PartialTraining(lookup, self.settings.partial_epochs, self.truth.task.budget)
+            curves = of_ground_truth(self.truth, self.problem.space.encode)
+            return PartialTraining(curves, self.settings.partial_epochs, self.truth.task.budget)
         if method.ranker == "dish" and self.settings.rank_with == "averaged":
             return Averaged(self.dish, GaussianProcess(self.problem.strongest_vectors))
         return self.dish if method.ranker == "dish" else None

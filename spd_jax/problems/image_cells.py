@@ -1,0 +1,113 @@
+"""What the problems of image cells share: dishes, and ways to get at ground truth."""
+
+import dataclasses
+import functools
+import pathlib
+
+from spd_jax.dish import DishConfig
+from spd_jax.errors import UserError, check_name
+from spd_jax.ground_truth import lookup
+from spd_jax.ground_truth.lookup import LookupTask
+from spd_jax.motif import SearchSpace
+from spd_jax.problems.problem import GroundTruthPreset, ReadTable
+from spd_jax.spaces.image_network import MOTIF_NETWORKS, Skeleton
+from spd_jax.trainers.image_classifier import ImageClassifierConfig, ImageClassifierTask
+
+DISH_PRESETS = {
+    "best": DishConfig(
+        inner_steps=20,
+        outer_steps=20,
+        train_samples=40,
+        valid_samples=40,
+        ensemble_size=4,
+        inner_loss="softmax_cross_entropy",
+        outer_learning_rate=0.005,
+        schedule="constant",
+    ),
+    # Cassimon et al.: 100 epochs of ten minibatches on one set of 200 images, which is also
+    # validated on; the outer gradient does not go through the training (our reading).
+    "paper": DishConfig(
+        inner_steps=1000,
+        inner_batch_size=20,
+        outer_steps=170,
+        train_samples=200,
+        valid_samples=200,
+        shared_data=True,
+        motif_batch=6,
+        inner_loss="softmax_cross_entropy",
+        inner_metric="true_class_probability",
+        outer_loss="absolute_pearson",
+        gradient="evaluation_only",
+        schedule="constant",
+        inner_learning_rate=5e-5,
+        inner_l2=1e-6,
+        outer_learning_rate=1e-2,
+        outer_l2=0.0,
+    ),
+}
+
+
+def skeleton(motif_network: str, stem: int, image_size: int) -> Skeleton:
+    """Return a motif-network of Cassimon et al. in other sizes.
+
+    Raises:
+      UserError: there is no motif-network of this name.
+    """
+    check_name("motif-network", motif_network, MOTIF_NETWORKS)
+    return dataclasses.replace(MOTIF_NETWORKS[motif_network], stem=stem, image_size=image_size)
+
+
+def trained(space: str, table: str = "") -> GroundTruthPreset:
+    """Return the training of cells on Fashion-MNIST at the default sizes of the trainer.
+
+    Args:
+      space: name of the space, one of `image_classifier.SPACES`.
+      table: name of the shipped table of such evaluations.
+    """
+    task = functools.partial(_classifier, space)
+    return GroundTruthPreset(
+        task,
+        ImageClassifierConfig().epochs,
+        "accuracy",
+        table,
+        describe=lambda data_dir: task(data_dir, None).describe(),
+    )
+
+
+def _classifier(
+    space: str, data_dir: str | None, checkpoint_dir: str | None
+) -> ImageClassifierTask:
+    config = ImageClassifierConfig()
+    return ImageClassifierTask(space, config, "fashion_mnist", data_dir, checkpoint_dir)
+
+
+def looked_up(
+    space: SearchSpace, name: str, epochs: int, read_table: ReadTable, source: str
+) -> GroundTruthPreset:
+    """Return a ground truth that is answered from a table in a format of others.
+
+    Its task answers with the mean over a cell's trainings, as seed 0.
+
+    Args:
+      space: of the cells.
+      name: of the ground truth, for `read_table`.
+      epochs: of a full evaluation.
+      read_table: see `Problem.read_table`.
+      source: what the file is and where to get it, as the end of a sentence.
+    """
+
+    def task(data_dir: str | None, checkpoint_dir: str | None) -> LookupTask:
+        del checkpoint_dir  # nothing is trained
+        if data_dir is None:
+            raise UserError(
+                f"the ground truth {name} is looked up: let data_dir be the path of {source}"
+            )
+        return open_table(pathlib.Path(data_dir))
+
+    @functools.lru_cache(maxsize=1)
+    def open_table(path: pathlib.Path) -> LookupTask:
+        return lookup.open_task(
+            path, space, reader=lambda own: read_table(own, name), average_seeds=True
+        )
+
+    return GroundTruthPreset(task, epochs, "accuracy", looked_up=True)

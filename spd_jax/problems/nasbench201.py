@@ -1,0 +1,139 @@
+"""The cells of NAS-Bench-201 on images: looked up in the benchmark's table, or trained here."""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from spd_jax.axes import Archs
+from spd_jax.data import nas_bench
+from spd_jax.errors import UserError, check_name
+from spd_jax.files import Path
+from spd_jax.ground_truth.lookup import Items
+from spd_jax.ledger import Evaluation, EvaluationKey
+from spd_jax.problems import image_cells
+from spd_jax.problems.problem import GroundTruthPreset, Problem
+from spd_jax.spaces.image_network import Skeleton
+from spd_jax.spaces.nasbench201 import NasBench201Space, network
+
+FULL = Skeleton(stacks=3, cells=5, stem=16, image_size=32, reduction="residual")  # the benchmark's
+
+
+class Column(NamedTuple):
+    """Where a ground truth stands in the benchmark's table.
+
+    Attributes:
+      score: name of the column with the scores.
+      test_score: name of the column that is reported of a cell in the end.
+      epochs: after which the scores were measured.
+    """
+
+    score: str
+    test_score: str
+    epochs: int
+
+
+COLUMNS = {
+    "cifar10_200": Column("c10_test_200ep_mean", "c10_test_200ep_mean", 200),
+    "cifar10_12": Column("c10_val_12ep", "c10_test_200ep_mean", 12),
+    "cifar100_12": Column("c100_val_12ep", "c100_test_12ep", 12),
+    "imagenet16_12": Column("in16_val_12ep", "in16_test_12ep", 12),
+}
+
+
+def problem(
+    motif_network: str = "B", stem: int = 4, image_size: int = 8, mutation_rate: float = 0.1
+) -> Problem:
+    """Return the problem with one of the motif-networks of Cassimon et al.
+
+    Args:
+      motif_network: "A" (three cells), "B" (three stacks of one cell) or "C" (one cell).
+      stem: channels of the first stack, where a study is not told another width; the paper's
+        are 32 for A and 16 for B and C.
+      image_size: height and width of the synthetic images; the paper's is 16.
+      mutation_rate: probability that a mutation changes an edge besides the one it always does.
+
+    Raises:
+      UserError: an unknown motif-network, sizes that cannot be built, or a rate that is no
+        probability.
+    """
+    space = NasBench201Space(mutation_rate)
+    skeleton = image_cells.skeleton(motif_network, stem, image_size)
+    network.family(skeleton)  # refuses sizes that cannot be
+    return Problem(
+        name=space.name,
+        space=space,
+        family=lambda hidden: network.family(dataclasses.replace(skeleton, stem=hidden)),
+        hidden_size=stem,
+        dish_presets=image_cells.DISH_PRESETS,
+        ground_truths={"own": image_cells.trained(space.name)} | LOOKED_UP,
+        features=space,
+        structure=space,
+        paths=space,
+        tokens=space,
+        drawing=space,
+        costs={"parameters": _parameters, "multiply_adds": _multiply_adds},
+        read_table=read_table,
+        settings={
+            "motif_network": motif_network,
+            "image_size": image_size,
+            "mutation_rate": mutation_rate,
+        },
+    )
+
+
+def _parameters(archs: Archs) -> np.ndarray:
+    """Return the parameters of cells `[M]` in the benchmark's own network."""
+    return network.parameters(FULL, archs)
+
+
+def _multiply_adds(archs: Archs) -> np.ndarray:
+    """Return the multiply-adds of cells `[M]` in the benchmark's own network, for one image."""
+    return network.multiply_adds(FULL, archs)
+
+
+def read_table(path: Path, ground_truth: str) -> Items:
+    """Read one ground truth out of the benchmark's table, see `nas_bench.read_nasbench201`.
+
+    Cells that compute the same function share a canonical form. They were trained independently,
+    so that the rows of one function are given numbers 0, 1, ... as seeds, in their order: the
+    mean over seeds is that of the twins, and their spread is the table's noise.
+
+    Args:
+      path: the CSV file.
+      ground_truth: one of `COLUMNS`; empty is the first.
+
+    Raises:
+      UserError: the file is no such table, or lacks a column.
+    """
+    ground_truth = ground_truth or next(iter(COLUMNS))
+    check_name("ground truth", ground_truth, COLUMNS)
+    column, space = COLUMNS[ground_truth], NasBench201Space()
+    rows = nas_bench.read_nasbench201(path)
+    missing = {column.score, column.test_score} - set(rows[0].accuracies)
+    if missing:
+        raise UserError(
+            f"{path} has no column {min(missing)}: export it, or choose a ground truth that "
+            "needs the columns there are"
+        )
+    items: Items = []
+    seeds: dict[str, int] = {}
+    for row in rows:
+        cell = space.encode(space.canonical(space.decode(row.cell)))
+        seed = seeds[cell] = seeds.get(cell, -1) + 1
+        key = EvaluationKey(space.name, cell, f"nasbench201 {ground_truth}", seed, column.epochs)
+        score, test_score = row.accuracies[column.score], row.accuracies[column.test_score]
+        items.append((key, Evaluation("ok", score, test_score, unit="accuracy")))
+    return items
+
+
+def _looked_up(name: str) -> GroundTruthPreset:
+    score, test_score, epochs = COLUMNS[name]
+    source = (
+        f"a CSV file with the columns arch, {score} and {test_score} in per cent, as the package "
+        "nats-bench gives them for NAS-Bench-201"
+    )
+    return image_cells.looked_up(NasBench201Space(), name, epochs, read_table, source)
+
+
+LOOKED_UP = {name: _looked_up(name) for name in COLUMNS}
