@@ -14,7 +14,7 @@ class ImageParts:
     """Where images come from and how many of them are used.
 
     Attributes:
-      dataset: name in `data.images.NAMES`.
+      dataset: name in `data.images.IMAGE_NAMES`.
       data_dir: folder of its files; None downloads them, or takes what is built in.
       train, valid, test: numbers of images.
       halved: whether 2 x 2 pixels become their mean.
@@ -55,50 +55,56 @@ class ImageSet:
 def load(parts: ImageParts) -> ImageSet:
     """Load images and cut them into parts, in the order in which they are published.
 
-    Training images are the first, those of the validation the last of the training file (as
-    the paper does); test images come from behind both, since the library's data sets keep the
-    published test files out: the first of its own validation part, which nothing here trains on.
+    Training images are the first of the training files, those of the validation the last (as
+    in the paper). Test images are the first of the test files; a data set without such files
+    gives its last images.
 
     Raises:
       UserError: too few images, a missing or damaged file.
     """
-    found = images.load(parts.dataset, parts.data_dir)
-    inputs = np.concatenate([found.train_inputs, found.valid_inputs])
+    found = images.load_images(parts.dataset, parts.data_dir)
+    pixels = np.concatenate([found.train_images, found.valid_images])
     labels = np.concatenate([found.train_labels, found.valid_labels])
-    wanted = parts.train + parts.valid + parts.test
-    if min(parts.train, parts.valid, parts.test) < 1 or wanted > len(inputs):
-        raise UserError(
-            f"{parts.dataset} has {len(inputs)} images, but train={parts.train}, "
-            f"valid={parts.valid} and test={parts.test} are asked for: ask for fewer"
-        )
-    test_at = len(inputs) - parts.test
-    learned = len(found.train_inputs) if len(found.train_inputs) <= test_at else test_at
-    places = {
-        "train": slice(0, parts.train),
-        "valid": slice(max(learned - parts.valid, parts.train), None),
-        "test": slice(test_at, None),
-    }
-    shaped = _shaped(inputs, parts.halved)
-    centre = shaped[: parts.train].mean(axis=0)
-    scale = (shaped[: parts.train] - centre).std()
-    count = {"train": parts.train, "valid": parts.valid, "test": parts.test}
+    test_pixels, test_labels = found.test_images, found.test_labels
+    if not len(test_labels):
+        kept = max(len(labels) - parts.test, 0)
+        test_pixels, test_labels = pixels[kept:], labels[kept:]
+        pixels, labels = pixels[:kept], labels[:kept]
+    _check(parts, len(labels), len(test_labels))
+    start = len(labels) - parts.valid
     cut = {
-        part: Images(
-            np.ascontiguousarray((shaped[place][: count[part]] - centre) / scale, np.float32),
-            labels[place][: count[part]].astype(np.int32),
-        )
-        for part, place in places.items()
+        "train": (pixels[: parts.train], labels[: parts.train]),
+        "valid": (pixels[start:], labels[start:]),
+        "test": (test_pixels[: parts.test], test_labels[: parts.test]),
     }
-    return ImageSet(**cut, classes=int(labels.max()) + 1)
+    shaped = {name: _shaped(own, parts.halved) for name, (own, _) in cut.items()}
+    centre = shaped["train"].mean(axis=0)
+    scale = (shaped["train"] - centre).std()
+    centred = {
+        name: Images(((shaped[name] - centre) / scale).astype(np.float32), own)
+        for name, (_, own) in cut.items()
+    }
+    return ImageSet(**centred, classes=int(labels.max()) + 1)
 
 
-def _shaped(inputs: np.ndarray, halved: bool) -> np.ndarray:
-    """Return images `[N, H, W, C]` of flat rows: square, of one channel or three."""
-    size = inputs.shape[1]
-    channels = 3 if size % 3 == 0 and round((size / 3) ** 0.5) ** 2 * 3 == size else 1
-    side = round((size / channels) ** 0.5)
-    shaped = inputs.reshape(len(inputs), side, side, channels).astype(np.float32)
+def _check(parts: ImageParts, training: int, testing: int) -> None:
+    """Refuse to take more images than there are."""
+    for wanted, has, what in (
+        (parts.train + parts.valid, training, f"train={parts.train} and valid={parts.valid}"),
+        (parts.test, testing, f"test={parts.test}"),
+    ):
+        if wanted > has:
+            raise UserError(
+                f"{parts.dataset} has {has} images for {what}: ask for fewer, or give more files"
+            )
+
+
+def _shaped(pixels: np.ndarray, halved: bool) -> np.ndarray:
+    """Return images `[N, H, W, C]` as float32; `halved` takes means of 2 x 2 pixels."""
+    count, height, width, channels = pixels.shape
+    shaped = pixels.astype(np.float32)
     if halved:
-        side //= 2
-        shaped = shaped.reshape(len(inputs), side, 2, side, 2, channels).mean(axis=(2, 4))
+        height, width = height // 2, width // 2
+        shaped = shaped[:, : 2 * height, : 2 * width]
+        shaped = shaped.reshape(count, height, 2, width, 2, channels).mean(axis=(2, 4))
     return shaped

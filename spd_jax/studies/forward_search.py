@@ -62,7 +62,7 @@ class ForwardSettings:
                            by_preset=True)  # fmt: skip
     select: str = setting("alpha", "which candidates stay", choices=tuple(selection.SELECTORS))
     edges: int = setting(3, "operations of a new learner, the paper's I_max", at_least=1)
-    dataset: str = setting("digits", "images", choices=images.NAMES, by_preset=True)
+    dataset: str = setting("digits", "images", choices=images.IMAGE_NAMES, by_preset=True)
     train_images: int = setting(896, "images to train on", at_least=1, by_preset=True)
     valid_images: int = setting(400, "images that choose", at_least=1, by_preset=True)
     test_images: int = setting(501, "images of the final evaluation", at_least=1, by_preset=True)
@@ -129,6 +129,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "dataset": "mnist", "train_images": 4000, "valid_images": 2000, "test_images": 5000,
         "halved": True,
     },
+    "cifar10_cpu": {
+        "dataset": "cifar10", "train_images": 4000, "valid_images": 1000, "test_images": 2000,
+        "crop": 4, "flip": True, "filters": 8, "stem_stride": 2, "transitions": 2,
+        "seed_epochs": 40, "weak_epochs": 4, "child_epochs": 12, "growths": 6, "width": 2,
+    },
     "rnn_cpu": {
         "search": "rnn", "level": "character", "train_tokens": 50_000, "eval_tokens": 25_000,
         "hidden": 32, "sequence_length": 32, "batch_size": 32, "optimiser": "adam",
@@ -145,8 +150,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 _PAPER = {
     "normal": 3, "transitions": 2, "filters": 16, "batch_size": 32, "learning_rate": 0.025,
     "weight_decay": 2e-4, "crop": 4, "flip": True, "cutout": 16, "drop_path": 0.4,
-    "train_images": 45_000, "valid_images": 5_000, "test_images": 10_000, "seed_epochs": 200,
-    "weak_epochs": 80, "child_epochs": 80, "growths": 20, "width": 4,
+    "dataset": "cifar10", "train_images": 45_000, "valid_images": 5_000, "test_images": 10_000,
+    "seed_epochs": 200, "weak_epochs": 80, "child_epochs": 80, "growths": 20, "width": 4,
 }  # fmt: skip
 for _name in ("cell", "macro"):
     PRESETS[f"paper_{_name}"] = {**_PAPER, "search": _name}
