@@ -179,7 +179,7 @@ def run(training_: Training, job: Job) -> Evaluation:
     if job.slots:
         alphas = {slot: weights[f"alpha/{slot}"] for slot in job.slots}
         after = _gains(training_, job, weights, averages)
-        measured_gains = {"projection": after, "proxy": before}
+        measured_gains = {"projection": after, "proxy": before} if after else {}
         steps = int(state.step)
         signals = jax.device_get(state.signals)
         info["scores"] = selection.scores_of(alphas, signals, steps, measured_gains)
