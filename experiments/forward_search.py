@@ -9,7 +9,7 @@ import dataclasses
 from experiments import launch
 from spd_jax.report import forward_search as report
 from spd_jax.report.display import Display
-from spd_jax.studies import forward_search
+from spd_jax.studies import forward_cost, forward_search
 from spd_jax.studies.forward_controls import ALL
 from spd_jax.studies.forward_search import PRESETS, ForwardSettings
 from spd_jax.studies.settings import setting
@@ -26,6 +26,10 @@ class ForwardSearch(ForwardSettings):
     beside: tuple[str, ...] = setting(
         ("longer",), "what stands beside the search", choices=tuple(ALL), free=True
     )
+    one_step: bool = setting(
+        False, "only take one step of each phase at full size, and say what all would cost",
+        free=True,
+    )  # fmt: skip
     workers: int = setting(0, "processes that train", at_least=0, free=True)
     time_limit: float | None = setting(
         None, "seconds that a job may take; needs workers; default: any", free=True
@@ -38,6 +42,9 @@ launch.define(ForwardSearch, PRESETS)
 def main() -> None:
     """Search, train the controls, and draw."""
     settings = launch.read(ForwardSearch, PRESETS, "preset")
+    if settings.one_step:
+        print(report.phases(forward_cost.measure(settings)))
+        return
     workdir = launch.workdir(f"runs/forward_search_{settings.preset}")
     with Display() as display:
         summary = forward_search.run(

@@ -3,7 +3,7 @@
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from spd_jax.forward_search.arch import RECURRENT_SEED, Arch
 from spd_jax.report import style
 from spd_jax.report.style import COLOURS, INK, label_axes
 from spd_jax.report.text import duration, table, wrapped
+from spd_jax.studies.forward_cost import Phase
 
 NAMES = {
     "grown": "grown", "longer": "seed for longer", "random": "random choice",
@@ -88,6 +89,21 @@ def _difference(paired: Mapping[str, Any]) -> str:
         return f"{paired['mean']:+.3g}"
     half = (paired["interval"][1] - paired["interval"][0]) / 2
     return f"{paired['mean']:+.2g} ± {half:.1g}"
+
+
+def phases(found: Sequence[Phase]) -> str:
+    """Return what the phases of a preset cost, as text."""
+    heads = ["", "M mult-adds", "M params", "compile", "step", "MiB", "items/s", "epochs", "hours"]
+    rows = [
+        [
+            own.name, f"{own.multiply_adds / 1e6:.4g}", f"{own.parameters / 1e6:.3g}",
+            duration(own.compile_seconds), duration(own.step_seconds), f"{own.mebibytes:.0f}",
+            f"{own.items_per_second:.0f}", str(own.epochs), f"{own.hours:.3g}",
+        ]
+        for own in found
+    ]  # fmt: skip
+    notes = ["hours: what so many epochs would take at this pace; items: images or tokens"]
+    return table("one step of each phase at full size", heads, rows) + f"  {notes[0]}"
 
 
 def draw(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
