@@ -118,9 +118,11 @@ def _measure(
     )
     state = jax.device_put(state)
     schedule = training.Schedule(
-        np.full(1, settings.learning_rate, np.float32), np.zeros(1, np.float32), np.float32(settings.penalty),
+        np.full(1, settings.learning_rate, np.float32),
+        np.zeros(1, np.float32),
+        np.float32(settings.penalty),
         np.float32(1.0),
-    )  # fmt: skip
+    )
     static = {"model": model, "arch": arch, "slots": slots, "optimiser": optimiser}
     arguments = (data, index, jax.random.key(0), schedule)
     began = time.perf_counter()
