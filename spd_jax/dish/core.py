@@ -17,9 +17,10 @@ from jax.typing import ArrayLike
 
 from spd_jax import archs as archs_lib
 from spd_jax.axes import Archs, Array, Key, Params
+from spd_jax.checks import is_count
 from spd_jax.dish import inner_loop, losses
 from spd_jax.dish.config import RATES, DishConfig, outer_rate_factor, with_rates
-from spd_jax.dish.inner_loop import SyntheticData
+from spd_jax.dish.inner_loop import InnerCurves, SyntheticData
 from spd_jax.dish.state import (
     DishState,
     OuterInfo,
@@ -287,6 +288,65 @@ def raw_scores(
         return scores(state, family, config, part, sharding=sharding)
 
     return np.concatenate(_by_chunk(chunk_scores, archs, family, chunk, sharding), axis=1)
+
+
+@functools.partial(jax.jit, static_argnames=("family", "every", "sharding"))
+def _curves(
+    state: DishState,
+    family: MotifFamily,
+    config: DishConfig,
+    archs: Archs,
+    every: int,
+    sharding: jax.sharding.Sharding | None,
+) -> tuple[Array, Array, Array]:
+    def one(member: _Member, arch: Any) -> tuple[Array, Array, Array]:
+        own = with_rates(config, member.rates)
+        return inner_loop.curves(family, own, member.params, arch, member.data, member.key, every)
+
+    return _each(one, _members(state, config), archs, family, sharding)
+
+
+def inner_curves(
+    state: DishState,
+    family: MotifFamily,
+    config: DishConfig,
+    archs: Archs,
+    *,
+    every: int = 1,
+    chunk: int = PREDICT_CHUNK,
+    sharding: jax.sharding.Sharding | None = None,
+) -> InnerCurves:
+    """Return how every motif's network does during its inner training, chunk by chunk.
+
+    Args:
+      state: a dish, fitted or not; the other arguments as those of `raw_scores`.
+      family: see `state`.
+      config: see `state`.
+      archs: see `state`.
+      every: inner steps between two looks, such as those of an inner epoch. The last step is
+        always looked at.
+      chunk: see `state`.
+      sharding: see `state`.
+
+    Returns:
+      Curves `[E, M, T']` in NumPy. Their last valid loss is minus the raw score under
+      `inner_metric="loss"`, up to rounding.
+
+    Raises:
+      UserError: what `raw_scores` refuses, or an `every` that is not from 1 to `inner_steps`.
+    """
+    if not is_count(every, 1) or every > config.inner_steps:
+        raise UserError(
+            f"every={every!r} must be a whole number from 1 to inner_steps={config.inner_steps}"
+        )
+
+    def chunk_curves(part: Archs) -> Any:
+        return _curves(state, family, config, part, every, sharding)
+
+    parts = _by_chunk(chunk_curves, archs, family, chunk, sharding)
+    joined = (np.concatenate(of_all, axis=1) for of_all in zip(*parts, strict=True))
+    steps = np.asarray(inner_loop.looks(config.inner_steps, every), np.int32)
+    return InnerCurves(steps, *joined)
 
 
 def _by_chunk(

@@ -90,6 +90,18 @@ def true_class_probability(logits: Array, labels: Array, inner_loss: str) -> Arr
     return jnp.mean(labels * probability + (1 - labels) * (1 - probability))
 
 
+def accuracy(outputs: Array, labels: Array, inner_loss: str) -> Array:
+    """Return the share of outputs that decide as the labels do, in [0, 1]; both `[N, ..., C]`.
+
+    Under the softmax the class with the largest logit decides; else every output by itself: a
+    logit above 0, or a value above 1/2, stands for a label above 1/2.
+    """
+    if inner_loss == "softmax_cross_entropy":
+        return jnp.mean(jnp.argmax(outputs, axis=-1) == jnp.argmax(labels, axis=-1))
+    threshold = 0.5 if inner_loss == "squared_error" else 0.0
+    return jnp.mean((outputs > threshold) == (labels > 0.5))
+
+
 def weighted_mean(values: Array, weights: Array) -> Array:
     """Return the mean of `values [M]` under `weights [M]`; 0 where all weights are 0."""
     return jnp.sum(weights * values) / jnp.maximum(jnp.sum(weights), 1)
