@@ -76,8 +76,9 @@ class Trace(NamedTuple):
 
     Attributes:
       logits: `[N, classes]`.
-      relu_inputs: what each ReLU sees, `[N, H, W, C]` each.
-      relu_used: scalars, 1 where the arch uses that ReLU and 0 where it does not.
+      relu_inputs: what each ReLU sees, `[N, H, W, C]` each; constant to derivatives.
+      relu_used: 1 where the arch uses that ReLU and 0 where it does not: scalars, or `[C]` where
+        an arch uses some of the channels only.
       blocks: output of each cell, `[N, H, W, C]`.
     """
 
@@ -93,7 +94,7 @@ class CellOutput(NamedTuple):
     Attributes:
       output: `[C, H, W, N]`.
       relu_inputs: what each of its ReLUs sees, `[C', H, W, N]` each.
-      relu_used: scalars, 1 where the arch uses that ReLU.
+      relu_used: as in `Trace`.
     """
 
     output: Array
@@ -458,7 +459,7 @@ def _run(
     blocks: list[Array] = []
 
     def relu(x: Array) -> Array:
-        relu_inputs.append(x)
+        relu_inputs.append(jax.lax.stop_gradient(x))
         relu_used.append(jnp.ones((), x.dtype))
         return jax.nn.relu(x)
 
@@ -466,7 +467,7 @@ def _run(
         weights, offset = now
         found = cell.apply(weights, arch, x, norm)
         x = found.output if offset is None else found.output + from_nhwc(offset)
-        return x, found._replace(output=x)
+        return x, CellOutput(x, jax.lax.stop_gradient(found.relu_inputs), found.relu_used)
 
     x = convolve(norm, from_nhwc(inputs), params["stem"])
     x = relu(x) if cell.relu_after_stem else x
