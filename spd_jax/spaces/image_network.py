@@ -76,10 +76,8 @@ class Trace(NamedTuple):
 
     Attributes:
       logits: `[N, classes]`.
-      relu_inputs: what each ReLU sees, `[N, H, W, C]` each.
-      relu_used: scalars, 1 where the arch uses that ReLU and 0 where it does not.
-      blocks: outputs of the stem, of each cell and of what stands between stacks, in their order,
-        `[N, H, W, C]`.
+        relu_inputs = jax.lax.stop_gradient(found.relu_inputs)
+        return found.output, CellOutput(found.output, relu_inputs, found.relu_used)
     """
 
     logits: Array
@@ -94,7 +92,7 @@ class CellOutput(NamedTuple):
     Attributes:
       output: `[C, H, W, N]`.
       relu_inputs: what each of its ReLUs sees, `[C', H, W, N]` each.
-      relu_used: scalars, 1 where the arch uses that ReLU.
+      relu_used: as in `Trace`.
     """
 
     output: Array
@@ -459,7 +457,7 @@ def _run(
     blocks: list[Array] = []
 
     def relu(x: Array) -> Array:
-        relu_inputs.append(x)
+        relu_inputs.append(jax.lax.stop_gradient(x))
         relu_used.append(jnp.ones((), x.dtype))
         return jax.nn.relu(x)
 
@@ -475,7 +473,12 @@ def _run(
 
     def one_cell(x: Array, weights: Params) -> tuple[Array, CellOutput]:
         found = cell.apply(weights, arch, x, norm)
+<<<<<<< HEAD
         return found.output, found
+=======
+        x = found.output if offset is None else found.output + from_nhwc(offset)
+        return x, CellOutput(x, jax.lax.stop_gradient(found.relu_inputs), found.relu_used)
+>>>>>>> networks
 
     x = convolve(norm, from_nhwc(inputs), params["stem"])
     x = block(relu(x) if cell.relu_after_stem else x)
