@@ -217,7 +217,9 @@ def test_a_run_that_was_ended_goes_on_to_the_same_results(finished, table, tmp_p
 
 def test_a_report_names_what_it_shows(finished):
     words = report.results(finished.summary)
-    assert "3 epochs" in words and "2 epochs" in words and "cells.csv" in words
+    assert "3 epochs" in words
+    assert "2 epochs" in words
+    assert "cells.csv" in words
     assert all(len(line) <= 80 for line in words.splitlines())
     paths = report.draw(finished)
     assert [path.stem for path in paths] == PICTURES
@@ -287,4 +289,5 @@ def test_a_mistake_on_the_command_line_is_one_sentence(flags, words, table, tmp_
     given = [] if "--space=nasbench101" in flags else [f"--table={table.source}"]
     done = commands.run("image_cells", f"--workdir={tmp_path}/run", *given, *flags)
     assert done.code == 1
-    assert words in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    assert words in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
