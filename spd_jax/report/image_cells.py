@@ -18,6 +18,12 @@ from spd_jax.studies.image_cells import SHORT, WHOLE, ImageCellsRun
 COLOURS = {WHOLE: style.GREEN, SHORT: style.PURPLE}
 FILTER = 3  # outer steps of the paper's moving average
 CLASSES_SHOWN = 10
+LOSSES = {
+    "absolute_pearson": "1 - |Pearson's r|",
+    "zscored_mse": "MSE between z-scores",
+    "raw_mse": "mean squared error",
+    "pairwise_rank": "pairwise logistic loss (nats)",
+}
 DAY = 86400.0
 
 
@@ -178,7 +184,7 @@ def outer_loop(run: ImageCellsRun) -> Figure:
         taus = [own["tau_held_out"] for own in looks]
         held_out.plot([own["step"] for own in looks], taus, marker="o", ms=4, lw=1.6, **options)
     batch = run.summary["cells_in_step"]
-    words = run.summary["outer_loss"].replace("_", " ")
+    words = LOSSES.get(run.summary["outer_loss"], run.summary["outer_loss"])
     label_axes(loss, "Outer loss", "outer step", words)
     label_axes(
         fitted, f"Cells being fitted ({batch} a step)", "outer step",
@@ -223,6 +229,7 @@ def inner_curves(run: ImageCellsRun) -> Figure:
         label_axes(column[0], f"outer step {record['step']}", "", "training loss (nats)")
         label_axes(column[1], "", "inner epoch", "accuracy on the validation images")
         column[1].set_ylim(-0.03, 1.03)
+        column[1].xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     for axes in panels[:, 1:].flat:
         axes.set_ylabel("")
     batch = run.summary["cells_in_step"]
@@ -274,15 +281,15 @@ def synthetic_images(run: ImageCellsRun) -> Figure:
     classes = [c for c in range(CLASSES_SHOWN) if np.any(run.samples[WHOLE]["classes"] == c)]
     figure = _titled(run, (1.05 * len(classes) + 1.6, 1.12 * len(rows) + 0.8))
     panels = figure.subplots(len(rows), len(classes), squeeze=False)
+    for axes, label in zip(panels[0], classes, strict=True):
+        axes.set_title(f"class {label}", fontsize=9, color=INK)
     for row, (name, what) in zip(panels, rows, strict=True):
         own = run.samples[name]
         places = [int(np.flatnonzero(own["classes"] == c)[0]) for c in classes]
         images, scale = _shades(own, what)
-        for axes, place, label in zip(row, places, classes, strict=True):
+        for axes, place in zip(row, places, strict=True):
             axes.imshow(images[place], interpolation="nearest")
             axes.set(xticks=[], yticks=[])
-            if row is panels[0]:
-                axes.set_title(f"class {label}", fontsize=9, color=INK)
         words = {"start": "start", "learned": "learned", "difference": f"change\nx {scale:.2g}"}
         text = f"{_epochs(run, name)}\n{words[what]}"
         row[0].set_ylabel(text, fontsize=8.5, rotation=0, ha="right", va="center", color=INK)

@@ -473,12 +473,8 @@ def _run(
 
     def one_cell(x: Array, weights: Params) -> tuple[Array, CellOutput]:
         found = cell.apply(weights, arch, x, norm)
-<<<<<<< HEAD
-        return found.output, found
-=======
-        x = found.output if offset is None else found.output + from_nhwc(offset)
-        return x, CellOutput(x, jax.lax.stop_gradient(found.relu_inputs), found.relu_used)
->>>>>>> networks
+        relu_inputs = jax.lax.stop_gradient(found.relu_inputs)
+        return found.output, CellOutput(found.output, relu_inputs, found.relu_used)
 
     x = convolve(norm, from_nhwc(inputs), params["stem"])
     x = block(relu(x) if cell.relu_after_stem else x)

@@ -263,7 +263,7 @@ def _play(
         variant = asked[name]
 
         def advanced(share: float, name: str = name, seed: int = seed) -> None:
-            listen(events.Advanced(done + share, f"{name}, seed {seed}"))  # noqa: B023
+            listen(events.Advanced(round(done + share, 1), f"{name}, seed {seed}"))  # noqa: B023
 
         row = _row(folder, name, seed, variant, settings, tables, problem_of, advanced)
         folder.keep_json(place, row)
