@@ -1,16 +1,13 @@
 """surrogates/az_nas: entropies and Jacobians against plain NumPy, ranks within a batch."""
 
-import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from image_networks import ARCHS, NETWORK, numpy_trace
 
-from spd_jax.errors import UserError
-from spd_jax.surrogates import az_nas, image_proxies
-from spd_jax.surrogates.az_nas import PROXIES, AzNas
+from spd_jax.surrogates import image_proxies
+from spd_jax.surrogates.az_nas import AzNas
 from spd_jax.surrogates.image_proxies import ImageProxy
 
 KEY = jax.random.key(3)
