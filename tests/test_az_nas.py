@@ -1,6 +1,5 @@
 """surrogates/az_nas: entropies and Jacobians against plain NumPy, ranks within a batch."""
 
-
 import jax
 import numpy as np
 import pytest
@@ -58,9 +57,7 @@ def expected(arch):
             pulled = np.zeros(before.size)
             for place, unit in enumerate(np.eye(before.size)):
                 step = 1e-5 * unit.reshape(before.shape)
-                ahead, behind = (
-                    numpy_block(i, params, arch, before + s * step) for s in (1, -1)
-                )
+                ahead, behind = (numpy_block(i, params, arch, before + s * step) for s in (1, -1))
                 pulled[place] = ((ahead - behind) / 2e-5 * signs).sum()
             flat = pulled.reshape(-1, before.shape[-1]), signs.reshape(-1, signs.shape[-1])
             norm = np.linalg.norm(flat[0].T @ flat[1] / len(flat[1]), 2)

@@ -16,6 +16,7 @@ from spd_jax.problems import image_cells
 from spd_jax.problems.problem import GroundTruthPreset, Problem
 from spd_jax.spaces.image_network import Skeleton
 from spd_jax.spaces.nasbench201 import NasBench201Space, network
+from spd_jax.surrogates.dish_surrogate import DishSurrogate
 from spd_jax.surrogates.image_proxies import ImageNetwork, Images
 from spd_jax.surrogates.protocol import Surrogate
 
@@ -49,7 +50,7 @@ COLUMNS = {
 
 
 def problem(
-    motif_network: str = "B", stem: int = 4, image_size: int = 8, mutation_rate: float = 0.1
+    motif_network: str = "B", stem: int = 8, image_size: int = 4, mutation_rate: float = 0.1
 ) -> Problem:
     """Return the problem with one of the motif-networks of Cassimon et al.
 
@@ -72,6 +73,7 @@ def problem(
         space=space,
         family=lambda hidden: network.family(dataclasses.replace(skeleton, stem=hidden)),
         hidden_size=stem,
+        second_dish=DishSurrogate(network.family(image_cells.SECOND), image_cells.SECOND_CONFIG),
         dish_presets=image_cells.DISH_PRESETS,
         ground_truths={"own": image_cells.trained(space.name)} | LOOKED_UP,
         features=space,
@@ -80,7 +82,7 @@ def problem(
         tokens=space,
         drawing=space,
         costs={"parameters": _parameters, "multiply_adds": _multiply_adds},
-        proxies=lambda hidden: proxies(dataclasses.replace(skeleton, stem=hidden)),
+        proxies=lambda hidden: proxies(image_cells.SECOND),  # kinder to them than the first
         full_size_proxies=proxies(FULL, "full_", draws=1),
         read_table=read_table,
         settings={

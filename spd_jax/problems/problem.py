@@ -15,6 +15,7 @@ from spd_jax.ground_truth.lookup import TruthTable
 from spd_jax.ground_truth.task import Task
 from spd_jax.ledger import table
 from spd_jax.motif import Drawing, Features, MotifFamily, Paths, SearchSpace, Structure, Tokens
+from spd_jax.surrogates.dish_surrogate import DishSurrogate
 from spd_jax.surrogates.protocol import Surrogate
 
 ReadTable = Callable[[Path, str], lookup.Items]
@@ -59,6 +60,8 @@ class Problem:
       family: `family(hidden) -> MotifFamily`, the motif-network of a width.
       hidden_size: the width to take where nothing else is said.
       dish_presets: settings of the dish by name; "best" among them.
+      second_dish: another motif-network with settings of its own, which judges untrained beside
+        the first one; None: there is none.
       ground_truths: ways to train a motif by name, the default first.
       features: vectors for regressors.
       structure: counts for regressors; None: the features are the strongest vectors known.
@@ -90,6 +93,7 @@ class Problem:
     ground_truths: Mapping[str, GroundTruthPreset]
     features: Features
     hidden_size: int = 3
+    second_dish: DishSurrogate | None = None
     structure: Structure | None = None
     paths: Paths | None = None
     tokens: Tokens | None = None

@@ -18,7 +18,7 @@ from spd_jax.studies import machine
 from spd_jax.studies.settings import setting
 from spd_jax.surrogates import proxies
 from spd_jax.surrogates.bananas import Bananas
-from spd_jax.surrogates.columns import ColumnRegressor
+from spd_jax.surrogates.columns import ColumnRegressor, MeanRank, RankTargets
 from spd_jax.surrogates.compose import Averaged, FrozenDish, Stacked
 from spd_jax.surrogates.costs import Cost
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
@@ -97,6 +97,10 @@ def without_truth(
 ) -> dict[str, Surrogate]:
     """Return the surrogates that use no ground truth, by name."""
     entries: dict[str, Surrogate] = {"dish_untrained": FrozenDish(dish)}
+    if problem.second_dish is not None:
+        second = FrozenDish(problem.second_dish)
+        entries["second_untrained"] = second
+        entries["dishes_untrained"] = MeanRank((FrozenDish(dish), second))
     entries |= {name: Cost(name, cost) for name, cost in problem.costs.items()}
     curves, units = _lookup(problem, table), measured_units(table)
     for unit in units[:2]:
@@ -153,19 +157,21 @@ def learners(
     frozen = FrozenDish(dish)
     forest = RandomForest(problem.strongest_vectors)
     process = GaussianProcess(problem.strongest_vectors)
+    ranked = RankTargets(process)
     # Two folds of three motifs would leave a dish one to learn from.
     folds = max(settings.stacked_folds, 3 if known < 4 else 2)
     entries: dict[str, Surrogate] = {
         "dish": dish,
+        "gaussian_process_ranks": ranked,
         "averaged": Averaged(dish, process),
         "stacked": Stacked(dish, forest, folds),
         "stacked_untrained": Stacked(frozen, forest),
     }
-    if problem.proxies is not None:
-        free = (frozen, *small_proxies(problem, settings).values())
-        free += tuple(Cost(name, cost) for name, cost in problem.costs.items())
-        entries["columns_untrained"] = ColumnRegressor(free, process)
-        entries["columns"] = ColumnRegressor((dish, *free), process, folds)
+    if problem.second_dish is not None:
+        second = FrozenDish(problem.second_dish)
+        costs = tuple(Cost(name, cost) for name, cost in problem.costs.items())
+        entries["columns_untrained"] = ColumnRegressor((frozen, second, *costs), ranked)
+        entries["columns"] = ColumnRegressor((dish, second, *costs), ranked, folds)
     entries |= regressors(problem)
     units = _beginning(measured_units(table), table.budget)
     if units:
