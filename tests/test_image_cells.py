@@ -22,7 +22,7 @@ PARAMETERS = {"A": lambda archs: archs[:, 0] + 0.5, "B": lambda archs: archs[:, 
 PICTURES = ["scatter", "outer_loop", "inner_curves", "max_accuracy", "synthetic_images"]
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """What ends a run in the middle."""
 
 
@@ -199,9 +199,9 @@ def test_a_run_that_was_ended_goes_on_to_the_same_results(finished, table, tmp_p
         nonlocal steps
         steps += getattr(event, "done", 0) == 3
         if steps:
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run(table, tmp_path, listen=listen)
     taken = []
     step = OuterLoop.step

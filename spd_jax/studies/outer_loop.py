@@ -83,8 +83,8 @@ class OuterLoop:
         fitted cells' accuracies after the inner training and their truths, None where all
         accuracies or all truths are equal (Cassimon et al., section 5.2); `tau_scores`, of their
         scores; `perfect`, whether every accuracy is 1; `max_accuracy`, the highest of each cell's
-        inner training; `seconds` of the step without compiling; and, for the first, the middle and the
-        last step, `curves`.
+        inner training; `seconds` of the step without compiling; and, for the first, the middle
+        and the last step, `curves`.
 
         Raises:
           UserError: no cell's inner training is finite.
