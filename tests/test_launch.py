@@ -311,8 +311,9 @@ def test_decay_steps_are_always_a_tuple(text, steps):
         (["--num_dishes=0"], "--num_dishes=0 must be at least 1"),
         (["--outer_steps=-1"], "--outer_steps=-1 must be at least 0"),
         (
-            ["--gradient=truncated"],
-            "--truncation=0 must lie between 1 and --inner_steps=250 when --gradient=truncated",
+            ["--outer_gradient=truncated"],
+            "--truncation=0 must lie between 1 and --inner_steps=250 when "
+            "--outer_gradient=truncated",
         ),
         (
             ["--inner_batch_size=11"],
