@@ -91,9 +91,10 @@ class OuterLoop:
         """
         number = int(state.step)
         chosen, sharding = self.chosen(number), machine.motif_sharding()
-        known = KnownMotifs(
-            batches.take(self.archs, chosen), np.asarray(self.targets[chosen], np.float32)
-        )
+        # Ranks, where the settings ask for them, are those among all known cells.
+        everything = KnownMotifs(self.archs, np.asarray(self.targets, np.float32))
+        everything = everything.targets(self.config)
+        known = KnownMotifs(batches.take(self.archs, chosen), everything.truth[chosen])
         archs, targets, weights = known.batches(self.config, sharding)(state)
         seconds = {"compile": 0.0}
         with machine.timed(seconds, "step"):
