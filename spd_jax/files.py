@@ -1,4 +1,7 @@
-"""Files written to a temporary name and renamed, so that a killed run leaves none half-written."""
+"""Files written to a temporary name and renamed, so that a killed run leaves none half-written.
+
+jax is imported by the functions that need it: the command line of ledgers starts without it.
+"""
 
 import contextlib
 import csv
@@ -13,7 +16,6 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -79,7 +81,7 @@ def to_json(value: Any) -> Any:
         return {own.name: to_json(getattr(value, own.name)) for own in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(name): to_json(item) for name, item in value.items()}
-    if isinstance(value, np.generic | np.ndarray | jax.Array):
+    if hasattr(value, "tolist"):  # an array of NumPy or jax, or a number of theirs
         value = np.asarray(value).tolist()
     if isinstance(value, list | tuple):
         return [to_json(item) for item in value]
@@ -274,6 +276,8 @@ def save_pytree(path: Path, tree: Any, fingerprint: str = "") -> None:
     Raises:
       UserError: the file cannot be written.
     """
+    import jax
+
     leaves = map(_plain, jax.tree.leaves(tree))
     save_arrays(path, {f"leaf{i}": leaf for i, leaf in enumerate(leaves)}, kind=fingerprint)
 
@@ -292,6 +296,8 @@ def load_pytree(path: Path, like: Any, fingerprint: str = "") -> Any:
     Raises:
       UserError: the file is missing or damaged, or belongs to something else.
     """
+    import jax
+
     leaves, structure = jax.tree.flatten(like)
     stored, arrays = _read_arrays(path)
     names = [f"leaf{i}" for i in range(len(leaves))]
@@ -313,8 +319,12 @@ def load_pytree(path: Path, like: Any, fingerprint: str = "") -> Any:
 
 def _plain(leaf: Any) -> np.ndarray:
     """Return a leaf as an array of numbers."""
+    import jax
+
     return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
 
 def _is_key(leaf: Any) -> bool:
+    import jax
+
     return isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)

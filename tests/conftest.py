@@ -1,7 +1,15 @@
-"""Compiled programs are kept, so that a second run is fast; the fixtures that files share."""
+"""How the suite is kept fast: cheap compiling, kept programs, slow files first.
 
+Most of its time is XLA's optimising, which tests of this size never earn back. It is switched
+off here and in all processes that tests start; `JAX_DISABLE_MOST_OPTIMIZATIONS=0 make test`
+runs the suite with the programs that users run.
+"""
+
+import os
 import pathlib
 import signal
+
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # before jax reads it
 
 import jax
 from sigmoid_slope_runs import slope_run  # noqa: F401
@@ -13,3 +21,18 @@ CACHE = pathlib.Path(__file__).resolve().parents[1] / ".jax_cache"
 
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+# The files that take longest. They begin first, so that none is left for one core at the end.
+SLOW = (
+    "test_benchmark", "test_dish_scores", "test_surrogate_contract",
+    "test_sigmoid_slope_experiment", "test_language_model", "test_nao", "test_rnn_cell_kill",
+)  # fmt: skip
+
+
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # xdist would begin with the files of most tests
+
+
+def pytest_collection_modifyitems(items):
+    place = {name: number for number, name in enumerate(SLOW)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(SLOW)))

@@ -22,6 +22,7 @@ SQL = (
     "PRAGMA user_version = 2",
     "PRAGMA application_id = 1397769300",
     "PRAGMA application_id = 1397769300; PRAGMA user_version = 2",
+    "PRAGMA application_id = 1397769300; PRAGMA user_version = 3",
     "PRAGMA application_id = 1397769300; PRAGMA user_version = 9; CREATE TABLE a (b)",
     "PRAGMA journal_mode = WAL; CREATE TABLE a (b)",
 )
@@ -31,6 +32,8 @@ CHANGES = (
     "UPDATE evaluations SET score = x'00ff'",
     "UPDATE evaluations SET score = NULL",
     "UPDATE evaluations SET score = 1e308",
+    "UPDATE evaluations SET score = score + 0.01 WHERE purchase = 2",
+    "UPDATE evaluations SET checksum = 1 WHERE purchase = 3",
     "UPDATE evaluations SET seed = 'one'",
     "UPDATE evaluations SET budget = -1",
     "UPDATE evaluations SET curve = x'00'",

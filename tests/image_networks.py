@@ -40,13 +40,16 @@ def forward(np, params, arch, inputs, batch_norm=True, after_block=None):
         mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
         return (x - mean) / np.sqrt(variance + 1e-5)
 
-    x = normed(inputs @ params["stem"][:, 0, 0].T)
     relu_inputs, blocks = [], []
+
+    def block(x):
+        blocks.append(x)
+        return x if after_block is None else after_block(len(blocks) - 1, x)
+
+    x = block(normed(inputs @ params["stem"][:, 0, 0].T))
     for cell in range(2):
         relu_inputs.append(x)
-        x = x + arch[cell] * normed(np.maximum(x, 0) @ params["cells"][cell, :, 0, 0].T)
-        blocks.append(x)
-        x = x if after_block is None else after_block(cell, x)
+        x = block(x + arch[cell] * normed(np.maximum(x, 0) @ params["cells"][cell, :, 0, 0].T))
     used = (*(np.where(arch[cell] != 0, 1.0, 0.0) for cell in range(2)), 1.0)
     relu_inputs.append(x)
     logits = np.maximum(x, 0).mean((1, 2)) @ params["dense"]["weight"] + params["dense"]["bias"]

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import http.server
 import struct
+import tarfile
 import threading
 
 import numpy as np
@@ -221,6 +222,128 @@ def test_a_file_that_the_server_lacks_says_what_to_do(server, folder):
         datasets.load("mnist")
 
 
+# Images, with test files
+
+
+@pytest.fixture
+def images(folder, monkeypatch):
+    """The small MNIST with test files: its own files in the other order."""
+    monkeypatch.setitem(datasets._TEST_FILES, "mnist", datasets._FILES["mnist"])
+    return datasets.load_images("mnist", str(folder))
+
+
+def test_images_have_the_pixels_of_the_files(images):
+    np.testing.assert_array_equal(images.train_images, IMAGES[:10, :, :, None])
+    np.testing.assert_array_equal(images.valid_images, IMAGES[10:, :, :, None])
+    np.testing.assert_array_equal(images.test_images, IMAGES[..., None])
+    np.testing.assert_array_equal(images.valid_labels, LABELS[10:])
+    np.testing.assert_array_equal(images.test_labels, LABELS)
+    assert images.train_images.dtype == np.uint8
+    assert images.train_labels.dtype == images.test_labels.dtype == np.int32
+    assert images.files == ("images.gz", "labels.gz") * 2
+
+
+def test_images_of_digits_need_no_files():
+    data = datasets.load_images("digits")
+    vectors = datasets.load("digits")
+    assert data.train_images.shape == (1498, 8, 8, 1)
+    assert data.test_images.shape == (0, 8, 8, 1)
+    np.testing.assert_array_equal(
+        data.valid_images.reshape(299, 64), np.round(vectors.valid_inputs * 240)
+    )
+    np.testing.assert_array_equal(data.train_labels, vectors.train_labels)
+    with pytest.raises(UserError, match="unknown data set 'svhn': use one of mnist, fashion_mnist"):
+        datasets.load_images("svhn")
+
+
+def cifar(count, seed):
+    """Return a batch of CIFAR-10 as bytes, and its images and labels."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(256, size=(count, 32, 32, 3)).astype(np.uint8)
+    labels = rng.integers(10, size=count).astype(np.uint8)
+    records = [
+        bytes([label]) + image.transpose(2, 0, 1).tobytes()
+        for label, image in zip(labels, pixels, strict=True)
+    ]
+    return b"".join(records), pixels, labels
+
+
+@pytest.fixture
+def cifar_folder(tmp_path):
+    """A folder with batches 1 and 3 and the test batch, and files that are none of them."""
+    for number, name in enumerate(("data_batch_3", "data_batch_1", "test_batch"), 1):
+        (tmp_path / f"{name}.bin").write_bytes(cifar(3 * number, number)[0])
+    (tmp_path / "data_batch_10.bin").write_bytes(b"a copy of somebody's")
+    (tmp_path / "batches.meta.txt").write_text("airplane\n")
+    return tmp_path
+
+
+def test_the_batches_of_cifar_that_are_there_are_read_in_order(cifar_folder):
+    data = datasets.load_images("cifar10", str(cifar_folder))
+    parts = cifar(6, 2), cifar(3, 1)
+    pixels, labels = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
+    np.testing.assert_array_equal(data.train_images, pixels[:8])  # all but the last sixth of 9
+    np.testing.assert_array_equal(data.valid_images, pixels[8:])
+    np.testing.assert_array_equal(data.train_labels, labels[:8])
+    np.testing.assert_array_equal(data.test_images, cifar(9, 3)[1])
+    assert data.files == ("data_batch_1.bin", "data_batch_3.bin", "test_batch.bin")
+
+
+def test_the_identity_of_images_is_what_was_read(cifar_folder, images):
+    whole = datasets.load_images("cifar10", str(cifar_folder)).identity
+    assert datasets.load_images("cifar10", str(cifar_folder)).identity == whole
+    (cifar_folder / "data_batch_3.bin").unlink()
+    fewer = datasets.load_images("cifar10", str(cifar_folder)).identity
+    content = bytearray((cifar_folder / "test_batch.bin").read_bytes())
+    content[5] ^= 1
+    (cifar_folder / "test_batch.bin").write_bytes(bytes(content))
+    other = datasets.load_images("cifar10", str(cifar_folder)).identity
+    assert len({whole, fewer, other, images.identity}) == 4
+
+
+def test_cifar_is_read_out_of_the_archive_that_is_downloaded(cifar_folder, monkeypatch):
+    path = cifar_folder / "archive.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name in ("test_batch.bin", "data_batch_3.bin", "data_batch_1.bin", "batches.meta.txt"):
+            archive.add(cifar_folder / name, f"cifar-10-batches-bin/{name}")
+    asked = []
+
+    def download(url, known_hash, name):
+        asked.append((url, known_hash, name))
+        return path
+
+    monkeypatch.setattr(datasets.download, "download", download)
+    found = datasets.load_images("cifar10")
+    assert found.identity == datasets.load_images("cifar10", str(cifar_folder)).identity
+    assert found.files == ("data_batch_1.bin", "data_batch_3.bin", "test_batch.bin")
+    assert asked[0][0].startswith("https://www.cs.toronto.edu/")
+    assert len(bytes.fromhex(asked[0][1].removeprefix("md5:"))) == 16
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "data_batch_1.bin has 0 bytes"),
+        (bytes(3072), "data_batch_1.bin has 3072 bytes, which are no whole number of records"),
+        (bytes([10]) + bytes(3072), "data_batch_1.bin has the label 10"),
+    ],
+)
+def test_what_is_no_batch_of_cifar_is_refused(cifar_folder, content, message):
+    (cifar_folder / "data_batch_1.bin").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        datasets.load_images("cifar10", str(cifar_folder))
+
+
+def test_missing_batches_of_cifar_are_named_with_where_to_get_them(cifar_folder, tmp_path):
+    (cifar_folder / "test_batch.bin").unlink()
+    with pytest.raises(
+        UserError, match=r"test_batch\.bin is missing: put the \.bin files of https:"
+    ):
+        datasets.load_images("cifar10", str(cifar_folder))
+    with pytest.raises(UserError, match=r"data_batch_1\.bin is missing"):
+        datasets.load_images("cifar10", str(tmp_path / "nothing"))
+
+
 # Embedded data, and the constants
 
 
@@ -250,7 +373,9 @@ def test_the_identity_is_that_of_the_data():
 
 def test_every_published_file_has_a_place_and_two_checksums():
     assert set(datasets._FILES) == set(datasets._URLS) == set(datasets.NAMES) - {"digits"}
-    for name, files in datasets._FILES.items():
+    assert set(datasets._TEST_FILES) == set(datasets._FILES)
+    every = [*datasets._FILES.items(), *datasets._TEST_FILES.items()]
+    for name, files in every:
         assert datasets._URLS[name].startswith("https://")
         assert datasets._URLS[name].endswith("/")
         for file in files:

@@ -83,6 +83,18 @@ def test_each_inner_loss_trains_and_scores_as_the_oracle(loss):
     assert float(score) == pytest.approx(expected, rel=1e-9)
 
 
+def test_the_standardised_loss_of_the_trained_network():
+    params, data = draw(2)
+    config = dataclasses.replace(CONFIG, inner_loss="softmax_cross_entropy", inner_steps=2)
+    trained = inner_loop.train(FAMILY, config, params, SLOPE, data, KEY)
+    z = np.asarray(FAMILY.apply(trained, SLOPE, data.valid_inputs), float)
+    z = 3 * (z - z.mean()) / z.std()
+    expected = np.mean(np.sum(data.valid_labels * np.log(oracle.softmax(z)), axis=-1))
+    config = dataclasses.replace(config, inner_metric="standardised_loss")
+    score = inner_loop.score(FAMILY, config, params, SLOPE, data, KEY)
+    assert float(score) == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("loss", ["binary_cross_entropy", "softmax_cross_entropy"])
 def test_true_class_probability_of_the_trained_network(loss):
     params, data = draw(2)

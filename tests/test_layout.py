@@ -21,9 +21,9 @@ PACKAGE = ROOT / "spd_jax"
 FACE = "spd_jax"
 # From the top of the house to its ground: a room may import those below it and itself.
 ROOMS = (
-    "report", "studies", "problems", "search", "surrogates", "trainers", "ground_truth", "ledger",
-    "data", "spaces", "dish", "archs", "motif", "units", "metrics", "files", "checks", "errors",
-    "axes",
+    "report", "studies", "problems", "forward_search", "search", "surrogates", "trainers",
+    "ground_truth", "ledger", "data", "spaces", "dish", "archs", "motif", "units", "metrics",
+    "files", "checks", "errors", "axes",
 )  # fmt: skip
 # The rooms that know particular spaces; all others ask a problem, or the space's protocols.
 KNOW_SPACES = {"problems", "trainers", "spaces"}

@@ -161,3 +161,9 @@ def test_a_reader_that_stops_reading_is_no_error(two):
     os.close(writing)
     assert process.stderr == b""
     assert process.returncode == 0
+
+
+def test_the_command_line_starts_without_jax():
+    code = "import sys; import spd_jax.ledger.__main__; print('jax' in sys.modules)"
+    folder = pathlib.Path(__file__).parents[1]
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=folder) == b"False\n"

@@ -1,4 +1,4 @@
-"""ledger.schema: ledgers of version 1 live on, and a stranger's file does no harm."""
+"""ledger.schema: ledgers of older versions live on, and damage or a stranger does no harm."""
 
 import contextlib
 import functools
@@ -64,11 +64,31 @@ def version_1(path, items=OLD):
     return path
 
 
-# Version 1
+def version_2(path, items=OLD):
+    """Write a ledger as the second version of this program did: without checksums."""
+    columns = "purchase, space, cell, task, seed, budget, status, score, test_score, seconds"
+    columns += ", curve, error, bought_at"
+    run(
+        version_1(path, items),
+        "ALTER TABLE evaluations RENAME TO older",
+        SCHEMAS[2],
+        f"INSERT INTO evaluations ({columns}, parent, unit, info) "
+        f"SELECT {columns}, '', '', '{{}}' FROM older",
+        "DROP TABLE older",
+        "PRAGMA user_version = 2",
+    )
+    return path
 
 
-def test_a_reader_takes_version_1_as_it_is(tmp_path):
-    path = version_1(tmp_path / "l")
+OLDER = {1: version_1, 2: version_2}
+
+
+# Older versions
+
+
+@pytest.mark.parametrize("version", OLDER)
+def test_a_reader_takes_an_older_version_as_it_is(version, tmp_path):
+    path = OLDER[version](tmp_path / "l")
     content = path.read_bytes()
     with Ledger(path, read_only=True) as ledger:
         assert list(ledger.items()) == OLD
@@ -83,8 +103,9 @@ def test_a_reader_takes_version_1_as_it_is(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["l", "new", "new.lock"]
 
 
-def test_a_writer_upgrades_it_and_leaves_a_copy(tmp_path):
-    path = version_1(tmp_path / "l")
+@pytest.mark.parametrize("version", OLDER)
+def test_a_writer_upgrades_it_and_leaves_a_copy(version, tmp_path):
+    path, backup = OLDER[version](tmp_path / "l"), f"l.v{version}.backup"
     with Ledger(path, read_only=True) as before:
         old = before.purchases()
     for _ in range(2):
@@ -94,14 +115,14 @@ def test_a_writer_upgrades_it_and_leaves_a_copy(tmp_path):
             ledger.put(KEY._replace(parent="a"), GOOD)
             assert len(ledger) == 3
             ledger.forget_failed([OLD[1][0]])
-            with Ledger(tmp_path / "l.v1.backup", read_only=True) as before_again:
+            with Ledger(tmp_path / backup, read_only=True) as before_again:
                 ledger.merge(before_again)
                 assert before_again.purchases() == old
         run(path, "DELETE FROM evaluations WHERE parent = 'a'")
         run(path, "UPDATE evaluations SET purchase = 3 WHERE seed = -1")
-    assert run(path, "PRAGMA user_version") == [(2,)]
-    assert run(path, "SELECT sql FROM sqlite_master WHERE sql NOT NULL") == [(SCHEMAS[2],)]
-    assert sorted(os.listdir(tmp_path)) == ["l", "l.lock", "l.v1.backup"]
+    assert run(path, "PRAGMA user_version") == [(3,)]
+    assert run(path, "SELECT sql FROM sqlite_master WHERE sql NOT NULL") == [(SCHEMAS[3],)]
+    assert sorted(os.listdir(tmp_path)) == ["l", "l.lock", backup]
 
 
 def test_a_copy_is_never_overwritten(tmp_path):
@@ -179,7 +200,7 @@ def test_a_kill_during_the_upgrade_leaves_the_old_or_the_new_ledger(tmp_path):
             assert list(ledger.items()) == items
         with Ledger(path.with_name("l.v1.backup"), read_only=True) as copy:
             assert list(copy.items()) == items
-    assert set(versions) <= {(1,), (2,)}
+    assert set(versions) <= {(1,), (3,)}
 
 
 # A stranger's ledger
@@ -240,6 +261,7 @@ def test_another_table_in_its_place_is_refused_and_never_asked(statements, tmp_p
         ("curve = 'text'", "curve is 'text': give bytes"),
         ("curve = x'0011'", "curve has 2 bytes: give eight for each value"),
         ("status = 'done'", "status is 'done': give one of ok, failed"),
+        ("status = printf('%.*c', 9999, 'x')", "status is 'x{40}': give one of"),
         ("score = NULL", "score is nan, but the status is ok"),
         ("score = 9e999", "score is inf, but the status is ok"),
         ("info = '[1]'", r"info is '\[1\]': give a JSON object"),
@@ -257,6 +279,7 @@ def test_a_wrong_value_is_one_sentence_that_names_the_row(change, message, tmp_p
     assert "l, row 1: " in str(caught.value)
     caught.match(message)
     assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
     into = filled(tmp_path / "into")
     for command in (["list"], ["export", f"--csv={tmp_path / 't.csv'}"], ["retry"]):
         with pytest.raises(SystemExit, match=r"error: .*row 1"):
@@ -278,9 +301,72 @@ def test_an_empty_file_is_no_ledger_to_a_reader(tmp_path):
 
 
 def test_whole_scores_of_another_program_are_numbers(tmp_path):
-    run(filled(tmp_path / "l"), "UPDATE evaluations SET score = 3 WHERE purchase = 1")
+    run(version_2(tmp_path / "l"), "UPDATE evaluations SET score = 3 WHERE purchase = 0")
     with Ledger(tmp_path / "l", read_only=True) as ledger:
         assert ledger.get(KEY).score == 3.0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "score = -1.35",
+        "score = -1.2500000000000002",
+        "test_score = 0.0",
+        "test_score = NULL",
+        "seconds = 2",
+        "seed = 7",
+        "budget = 4",
+        "parent = 'a'",
+        "space = 'nap'",
+        "curve = x'0000000000000000'",
+        "curve = x''",
+        "info = '{\"a\": 1}'",
+        "unit = 'acuracy'",
+        "error = 'x'",
+        "bought_at = '2020-02-02T02:02:02+00:00'",
+        "status = 'failed'",
+        "checksum = checksum + 1",
+        "checksum = ''",
+    ],
+)
+def test_a_value_that_changed_and_may_stand_there_is_refused(change, tmp_path):
+    path = filled(tmp_path / "l")
+    run(path, f"UPDATE evaluations SET {change} WHERE purchase = 1")
+    with Ledger(path, read_only=True) as ledger:
+        with pytest.raises(UserError, match=r"l, row 1: its checksum is another \(.* repair"):
+            ledger.purchases()
+        assert ledger.get(KEY._replace(seed=1)) == BAD
+
+
+def test_rows_that_another_program_copied_between_ledgers_are_read(tmp_path):
+    path = filled(tmp_path / "l")
+    Ledger(tmp_path / "into").close()
+    run(
+        tmp_path / "into",
+        f"ATTACH '{path}' AS l",
+        "INSERT INTO evaluations SELECT * FROM l.evaluations",
+    )
+    with Ledger(tmp_path / "into") as into, Ledger(path) as ledger:
+        assert into.purchases() == ledger.purchases()
+
+
+def test_repair_forgets_the_damaged_rows_and_no_other(tmp_path, capsys):
+    path = filled(tmp_path / "l")
+    with Ledger(path) as ledger:
+        ledger.put(KEY._replace(seed=2), GOOD)
+    ledger_cli.main(["repair", str(path)])
+    assert capsys.readouterr().out.startswith("0 damaged evaluations forgotten")
+    run(path, "UPDATE evaluations SET score = -1.35 WHERE purchase = 1")
+    run(path, "UPDATE evaluations SET seed = 'one' WHERE purchase = 3")
+    ledger_cli.main(["repair", str(path)])
+    assert capsys.readouterr().out.startswith("2 damaged evaluations forgotten")
+    with Ledger(path) as ledger:
+        assert list(ledger.items()) == [(KEY._replace(seed=1), BAD)]
+        ledger.put(KEY, GOOD)
+        assert ledger.get(KEY) == GOOD
+    with pytest.raises(SystemExit, match="none is missing: give the file of a ledger"):
+        ledger_cli.main(["repair", str(tmp_path / "none")])
+    assert not (tmp_path / "none").exists()
 
 
 @functools.cache
@@ -303,8 +389,10 @@ def test_flipped_and_cut_bytes_are_answered_or_refused(tmp_path_factory, flips, 
     path = tmp_path_factory.mktemp("flip") / "l"
     path.write_bytes(content[: None if cut is None else cut % len(content)])
     with contextlib.suppress(UserError), Ledger(path, read_only=read_only) as ledger:
-        ledger.get(KEY)
-        ledger.get_longer(KEY._replace(budget=0))
+        assert ledger.get(KEY) in (GOOD, None)
+        longer = ledger.get_longer(KEY._replace(budget=0))
+        assert longer is None or longer.evaluation == GOOD
+        assert set(ledger.items()) <= {(KEY, GOOD), (KEY._replace(seed=1), BAD)}
         assert len(ledger.purchases()) == len(ledger)
         if not read_only:
             ledger.put(KEY._replace(seed=2), GOOD)

@@ -331,7 +331,7 @@ def damaged(path, kind):
         path.unlink()
         raw(path, "CREATE TABLE evaluations (a)")
     elif kind == "later":
-        raw(path, "PRAGMA user_version = 3")
+        raw(path, "PRAGMA user_version = 4")
 
 
 @pytest.mark.parametrize("read_only", [False, True])

@@ -6,14 +6,20 @@ import math
 import pickle
 import shutil
 
+import jax
 import numpy as np
 import pytest
+from toy_widths import Formula, Widths
 
 from spd_jax import metrics
+from spd_jax.archs import Cells
 from spd_jax.errors import UserError
 from spd_jax.ground_truth import lookup
-from spd_jax.ground_truth.task import BatchTask
+from spd_jax.ground_truth.task import BatchTask, ClosedTask
 from spd_jax.ledger import Evaluation, EvaluationKey, table
+from spd_jax.search.genetic import Genetic
+from spd_jax.search.loop import warm_start
+from spd_jax.search.random_search import RandomSearch
 from spd_jax.spaces.rnn_cell import RnnCellSpace
 from spd_jax.spaces.sigmoid_slope import SigmoidSlopeSpace
 
@@ -269,3 +275,126 @@ def test_the_task_has_the_methods_of_the_protocol():
         if not name.startswith("_"):
             expected = list(inspect.signature(method).parameters)
             assert list(inspect.signature(getattr(lookup.LookupTask, name)).parameters) == expected
+
+
+# Tables of others, averages, and searches within a table
+
+
+def numbers(path):
+    """Read lines of a cell and a score: a format of others."""
+    pairs = [line.split() for line in path.read_text().splitlines()]
+    seeds = {}
+    for cell, score in pairs:
+        seeds[cell] = seeds.get(cell, -1) + 1
+        key = EvaluationKey("", cell, "theirs", seeds[cell], 7)
+        yield key, Evaluation("ok", float(score), float(score) / 2, (0.1,), 4.0, unit="points")
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    path = tmp_path / "theirs.txt"
+    path.write_text("0.5 3\n0.1 1\n0.5 5\n1.5 2\n")
+    return path
+
+
+def test_a_reader_of_another_format_may_be_given(theirs):
+    read = lookup.read(theirs, SLOPES, lambda path: list(numbers(path)))
+    assert read.cells.names == ("0.5", "0.1", "1.5")
+    assert read.scores.tolist() == [4, 1, 2]
+    assert (read.task, read.unit, read.budget) == ("theirs", "points", 7)
+
+
+def test_a_task_may_answer_with_the_mean_over_seeds(theirs):
+    reader = lambda path: list(numbers(path))  # noqa: E731
+    task = lookup.open_task(theirs, SLOPES, reader=reader, average_seeds=True)
+    assert task.evaluate("0.5", 0, 7) == Evaluation(
+        "ok", 4.0, 2.0, (), 4.0, unit="points", info={"seeds": 2}
+    )
+    assert task.evaluate("0.1", 0, 7).info == {"seeds": 1}
+    with pytest.raises(UserError, match="has no evaluation"):
+        task.evaluate("0.5", 1, 7)
+    assert lookup.open_task(theirs, SLOPES, reader=reader).evaluate("0.5", 1, 7).score == 5
+
+
+def test_a_mean_over_a_failure_is_a_failure():
+    items = list(cell_rows())
+    found = dict(lookup.averaged(items))
+    ok, failed, _ = (found[key._replace(seed=0)] for key, _ in items[:6:2])
+    assert (ok.status, ok.score, ok.info) == ("ok", -1.125, {"seeds": 2})
+    assert (failed.status, failed.error) == ("failed", "no")
+
+
+def test_the_cells_of_a_task_are_those_it_evaluates_in_full(cells):
+    task = lookup.open_task(cells, CELLS)
+    assert isinstance(task, ClosedTask)
+    assert task.cells == tuple(NAMES)
+    short = [(key._replace(budget=9), own) for key, own in cell_rows()][:1]
+    longer = dataclasses.replace(task, items=(*task.items, *short))
+    assert longer.cells == (NAMES[0],)
+
+
+WIDTHS = Widths()
+
+
+def tabulated(count):
+    """Return the toy space cut to `count` of its 1,296 cells, with twins of none."""
+    cells = Cells.of(WIDTHS, WIDTHS.sample(jax.random.key(3), 3 * count))
+    first = sorted({name: i for i, name in reversed(list(enumerate(cells.names)))}.values())
+    return lookup.TabulatedSpace(WIDTHS, cells.take(first[:count]))
+
+
+def test_a_tabulated_space_draws_its_cells_as_the_whole_space_does():
+    space = tabulated(300)
+    drawn = space.sample(jax.random.key(0), 40)
+    assert drawn.shape == (40, 4)
+    assert all(space.allows(space.encode(arch)) for arch in drawn)
+    # They are the first ones of the whole space's own draws that the table has.
+    key = jax.random.split(jax.random.key(0))[1]
+    own = WIDTHS.sample(jax.random.fold_in(key, 0), 40)
+    kept = [arch for arch in own if space.allows(WIDTHS.encode(arch))]
+    np.testing.assert_array_equal(drawn[: len(kept)], kept)
+    assert 0 < len(kept) < 40
+    np.testing.assert_array_equal(space.sample(jax.random.key(0), 40), drawn)
+
+
+def test_where_the_table_is_a_small_part_the_rest_are_its_cells():
+    space = tabulated(2)
+    drawn = space.sample(jax.random.key(1), 50)
+    names = [space.encode(arch) for arch in drawn]
+    assert len(names) == 50
+    assert set(names) == set(space.cells.names)
+
+
+def test_a_tabulated_space_is_its_space_but_for_what_it_allows():
+    space, key = tabulated(20), jax.random.key(5)
+    archs = WIDTHS.sample(key, 6)
+    assert space.name == WIDTHS.name
+    np.testing.assert_array_equal(space.mutate(key, archs), WIDTHS.mutate(key, archs))
+    crossed = WIDTHS.crossover(key, archs, archs[::-1])
+    np.testing.assert_array_equal(space.crossover(key, archs, archs[::-1]), crossed)
+    np.testing.assert_array_equal(space.decode("1-2-3-4"), [1, 2, 3, 4])
+    np.testing.assert_array_equal(space.canonical(archs[0]), archs[0])
+    assert not space.allows("no cell")
+
+
+@pytest.mark.parametrize("proposer", [RandomSearch(), Genetic(parents=4)])
+def test_no_proposer_leaves_the_table(proposer):
+    space = tabulated(60)
+    warm = warm_start(jax.random.key(0), space, 10)
+    assert all(map(space.allows, warm.names))
+    found = proposer.propose(jax.random.key(1), space, warm, np.arange(10.0), 30).cells
+    assert len(set(found.names)) == 30
+    assert all(map(space.allows, found.names))
+    assert not set(found.names) & set(warm.names)
+    with pytest.raises(UserError, match="only 50 of 51 new cells were found"):
+        proposer.propose(jax.random.key(1), space, warm, np.arange(10.0), 51)
+
+
+def test_only_a_task_that_knows_its_cells_cuts_a_space(tmp_path):
+    assert lookup.space_of(Formula(), WIDTHS) is WIDTHS
+    items = tuple(
+        (EvaluationKey("toy_widths", name, "task", 0, 1), Evaluation("ok", 0.5))
+        for name in ("1-2-3-4", "4-4-4-4")
+    )
+    cut = lookup.space_of(lookup.LookupTask(items, tmp_path), WIDTHS)
+    assert cut.cells.names == ("1-2-3-4", "4-4-4-4")

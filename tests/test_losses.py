@@ -75,6 +75,19 @@ def test_true_class_probability():
     assert float(value) == pytest.approx(expected, rel=1e-5)
 
 
+def test_standardised_outputs():
+    outputs = draw((4, 3), 2)[0]
+    expected = 3 * (outputs - outputs.mean()) / outputs.std()
+    np.testing.assert_allclose(losses.standardised(outputs), expected, rtol=1e-5)
+    np.testing.assert_allclose(losses.standardised(7 * outputs + 2), expected, rtol=1e-4)
+
+
+def test_equal_outputs_have_no_scale_and_a_finite_gradient():
+    value, gradient = jax.value_and_grad(lambda x: losses.standardised(x)[0, 0])(jnp.ones((2, 2)))
+    assert value == 0
+    assert np.all(np.isfinite(gradient))
+
+
 # Outer losses
 
 

@@ -1,8 +1,10 @@
 """problems: every registered one is whole, and what it names ships with the package."""
 
 import dataclasses
+import json
 
 import jax
+import nas_bench_files as written
 import numpy as np
 import pytest
 import rnn_cell_driver
@@ -10,17 +12,21 @@ from matplotlib.figure import Figure
 
 from spd_jax import dish, problems
 from spd_jax.archs import Cells
+from spd_jax.data import images
 from spd_jax.errors import UserError
 from spd_jax.ground_truth import lookup
-from spd_jax.problems import rnn_cell
+from spd_jax.ground_truth.task import ClosedTask
+from spd_jax.problems import nasbench201, rnn_cell
 from spd_jax.search.record import read_history
 from spd_jax.spaces.rnn_cell import VARIANTS
 from spd_jax.studies import search_comparison
 from spd_jax.studies.searches import SearchSettings
+from spd_jax.trainers import image_classifier
 from spd_jax.units import UNITS
 
 # Other tests register problems of their own.
 NAMES = ["rnn_cell", "sigmoid_slope", *(f"rnn_cell_{v}" for v in VARIANTS if v != rnn_cell.VARIANT)]
+NAMES += ["nasbench201"]
 each = pytest.mark.parametrize("problem", [problems.get(name) for name in NAMES], ids=NAMES)
 PRESETS = [(name, preset) for name in NAMES for preset in problems.get(name).ground_truths]
 
@@ -81,13 +87,33 @@ def test_its_drawing_is_a_picture(problem):
     assert isinstance(problem.drawing.draw(arch), Figure)
 
 
+def data_of(name, preset, folder):
+    """Return what a ground truth takes as `data_dir`, written into a folder."""
+    if name == "nasbench201" and preset != "own":
+        columns = sorted(set(nasbench201.COLUMNS[preset][:2]))
+        cells = [
+            ("|none~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|", *[90.0] * len(columns))
+        ]
+        return written.write_nasbench201(folder / "table.csv", cells, columns)
+    if preset == "ecnas_4":
+        (folder / "table.json").write_text(json.dumps([written.EC_CELL]))
+        return folder / "table.json"
+    if preset == "nasbench101":
+        return written.write_records(folder / "table", [written.nasbench101_fields()])
+    return folder
+
+
 @pytest.mark.parametrize(("name", "preset"), PRESETS)
-def test_a_ground_truth_is_that_of_its_task(name, preset, text):
+def test_a_ground_truth_is_that_of_its_task(name, preset, text, tmp_path, monkeypatch):
+    digits = images.load_images("digits")
+    monkeypatch.setattr(image_classifier, "_loaded", lambda *_: digits)
     found = problems.get(name).ground_truth(preset)
-    task = found.task(text, None)
+    data_dir = text if name.startswith("rnn_cell") else str(data_of(name, preset, tmp_path))
+    task = found.task(data_dir, None)
     assert found.budget == task.budget
     assert found.unit in UNITS
-    assert isinstance(found.describe(text), str)
+    assert isinstance(found.describe(data_dir), str)
+    assert found.looked_up == isinstance(task, ClosedTask)
 
 
 def test_a_ground_truth_that_is_not_there_is_refused():

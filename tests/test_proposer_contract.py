@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 from search_fakes import spaces
 
 from spd_jax.archs import Cells
+from spd_jax.search.bananas import BananasProposer
 from spd_jax.search.genetic import Genetic
+from spd_jax.search.local_search import LocalSearch
 from spd_jax.search.nao import NaoProposer
 from spd_jax.search.protocol import Proposer
 from spd_jax.search.random_search import RandomSearch
+from spd_jax.surrogates.bananas import Bananas
 from spd_jax.surrogates.nao import NaoConfig
 
 NAO = NaoConfig(
@@ -27,6 +30,11 @@ def cases():
     found = []
     for own in spaces():
         found += [(RandomSearch(), own.space, 8), (Genetic(), own.space, 8)]
+        found.append((LocalSearch(), own.space, 4))
+        if own.space.name in ("nasbench201", "toy_widths"):
+            paths = own.features.features if own.paths is None else own.paths.paths
+            ensemble = Bananas(paths, members=2, layers=1, width=4, epochs=5)
+            found.append((BananasProposer(ensemble, candidates=30), own.space, 4))
         # Compiling NAO's network takes long: one variant of the recurrent cell stands for all.
         if own.tokens and own.space.name in ("rnn_cell_enas_mean", "toy_widths"):
             found.append((NaoProposer(own.tokens, NAO), own.space, 2))
@@ -79,7 +87,9 @@ def test_the_key_matters_and_one_cell_can_be_asked_for(proposer, space, examples
     assert all(len(own) == 1 for own in names)
 
 
-@pytest.mark.parametrize("proposer", [RandomSearch, Genetic, NaoProposer])
+@pytest.mark.parametrize(
+    "proposer", [RandomSearch, Genetic, NaoProposer, LocalSearch, BananasProposer]
+)
 def test_the_method_is_the_protocols(proposer):
     expected = inspect.signature(Proposer.propose).parameters
     assert list(inspect.signature(proposer.propose).parameters) == list(expected)

@@ -12,6 +12,7 @@ import pytest
 from spd_jax.errors import UserError
 from spd_jax.report.display import Display
 from spd_jax.report.pace import WINDOW, Pace
+from spd_jax.report.views import SearchView
 from spd_jax.studies.events import Advanced, SearchAdvanced, SearchStage, Stage
 
 BITS = "bits per character"
@@ -127,11 +128,30 @@ def test_plain_lines_of_a_search():
         "  noise ceiling of tau over random cells: 0.90",
         "   iteration      best   tau  ground truths  elapsed  left",
         "  warm start         -     -          0/100     0:00",
-        "  warm start     2.020     -         40/100     0:08  ~0:09",
+        "  warm start     2.020     -         40/100     0:08  at least 0:09",
         "  dish, iteration 1: 6/6 (100%), 0:11 elapsed, outer loss 0.1",
-        "           1     2.000  0.61      60.25/100     0:40  ~0:35",
-        "           2     2.000     -         61/100     0:41  ~0:34",
+        "           1     2.000  0.61      60.25/100     0:40  up to 1:03",
+        "           2     2.000     -         61/100     0:41  up to 1:02",
     ]
+
+
+def test_the_time_left_of_a_search_does_not_forget_its_fits():
+    """Iterations of a fit of 100 s and 30 cells of 1 s: 4 of them are 8 minutes and 40 s."""
+    clock, shown = Clock(), []
+    view = SearchView(SearchStage("dish", 160, BITS), clock)
+    for cell in range(1, 41):
+        clock.now += 1
+        view.advance(SearchAdvanced(0, cell, -1.0, finished=cell == 40))
+    for iteration in (1, 2, 3, 4):
+        shown.append(view.line().split("  ")[-1])
+        clock.now += 100
+        for cell in range(1, 31):
+            clock.now += 1
+            spent = 10 + 30 * iteration + cell
+            view.advance(SearchAdvanced(iteration, spent, -1.0, finished=cell == 30))
+            if (iteration, cell) == (3, 20):
+                shown.append(view.line().split("  ")[-1])
+    assert shown == ["at least 2:00", "up to 6:30", "~4:20", "~2:20", "~2:10"]
 
 
 def test_nothing_is_wider_than_80_columns():
@@ -252,8 +272,8 @@ def test_a_terminal_gets_one_table_for_each_search_and_no_stale_lines(terminal):
     assert rows == [
         ["warm start", "2.020", "-", "40", "0:08", ""],
         ["1", "2.000", "0.61", "60.25", "0:40", ""],
-        ["2", "2.000", "-", "61", "0:50", "~0:25"],
-        ["warm start", "1.443", "-", "40", "0:01", "up to 0:02"],
+        ["2", "2.000", "-", "61", "0:50", "up to 0:53"],
+        ["warm start", "1.443", "-", "40", "0:01", ""],
     ]
     assert [line for line in shown if line.startswith(("dish + GA", "GA [x]"))] == [
         "dish + GA, run 1 of 5",

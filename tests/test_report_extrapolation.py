@@ -257,6 +257,15 @@ def test_every_picture_that_shows_something_is_drawn(tmp_path, options, pictures
     assert not Gcf.figs  # pyplot keeps no figure
 
 
+def test_a_training_interval_far_wider_than_the_slopes_widens_no_axis(tmp_path):
+    write_run(tmp_path)
+    figures = [report.figure1(read(tmp_path))]
+    write_summary(tmp_path, [-1e18, 1e18], 0.5, spread([0.5]))
+    figures.append(report.figure1(read(tmp_path)))
+    figures[1].draw_without_rendering()
+    assert figures[0].axes[0].get_xlim() == figures[1].axes[0].get_xlim()
+
+
 def test_pictures_say_whose_results_they_show(finished, tmp_path):
     for name, figure in report.pictures(read(finished[0])).items():
         start = "Synthetic data of one dish after 59 outer steps: "

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 import os
 import pathlib
 import re
@@ -298,6 +299,25 @@ def test_an_installed_package_has_no_commit(tmp_path, monkeypatch):
     assert machine.commit() == "unknown"
 
 
+def test_the_commit_says_whether_files_differ_and_writes_nothing(tmp_path, monkeypatch):
+    def git(*arguments):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        return subprocess.check_output(["git", *who, *arguments], cwd=tmp_path, text=True)
+
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    (tmp_path / "a").write_text("a")
+    git("init", "--quiet")
+    git("add", "a")
+    git("commit", "--quiet", "--message=a")
+    os.utime(tmp_path / "a", (0, 0))  # it only looks changed: `git describe` would note that
+    (tmp_path / "untracked").write_text("b")
+    before = contents(tmp_path / ".git")
+    assert machine.commit() == git("rev-parse", "--short=12", "HEAD").strip()
+    (tmp_path / "a").write_text("b")
+    assert machine.commit() == git("rev-parse", "--short=12", "HEAD").strip() + "-dirty"
+    assert contents(tmp_path / ".git") == before
+
+
 def test_a_package_that_is_missing_has_no_version(monkeypatch):
     monkeypatch.setattr(machine, "PACKAGES", ("numpy", "no-such-package"))
     assert machine.versions()["packages"] == {"numpy": np.__version__, "no-such-package": None}
@@ -422,9 +442,29 @@ def test_metrics_are_lines_in_order(tmp_path):
     for line in lines:
         folder.add_metrics(line)
     written = (tmp_path / "metrics.jsonl").read_text()
-    assert [json.loads(line) for line in written.splitlines()] == lines
+    assert [json.loads(line)["step"] for line in written.splitlines()] == [1, 2, 3] * 2
+    assert folder.metrics(lambda line: True) == lines
     folder.keep_metrics(lambda line: True)
     assert (tmp_path / "metrics.jsonl").read_text() == written
+
+
+def test_a_number_that_is_not_finite_is_kept_as_none(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.add_metrics({"losses": [0.5, math.nan, -math.inf]})
+    assert folder.metrics(lambda line: True) == [{"losses": [0.5, None, None]}]
+
+
+@pytest.mark.parametrize("place", range(len('{"step": 1.25, "seed": 0,')))
+def test_a_line_of_metrics_with_another_digit_is_dropped(place, tmp_path):
+    folder = RunFolder(tmp_path)
+    for seed in (0, 1):
+        folder.add_metrics({"step": 1.25, "seed": seed})
+    content = bytearray((tmp_path / "metrics.jsonl").read_bytes())
+    content[place] ^= 1
+    (tmp_path / "metrics.jsonl").write_bytes(content)
+    left = folder.metrics(lambda line: True)
+    assert left[-1] == {"step": 1.25, "seed": 1}
+    assert len(left) == 1
 
 
 @pytest.mark.parametrize(
@@ -447,10 +487,13 @@ def test_lines_after_the_last_saved_state_are_dropped(cut, tmp_path):
 
 def test_a_line_that_lacks_only_its_end_is_ended(tmp_path):
     folder = RunFolder(tmp_path)
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}')
+    folder.write_metrics([{"step": 1}, {"step": 2}])
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text().removesuffix("\n"))
     folder.keep_metrics(lambda line: True)
     folder.add_metrics({"step": 3})
-    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
+    assert folder.metrics(lambda line: True) == [{"step": step} for step in (1, 2, 3)]
+    assert path.read_text().count("\n") == 3
 
 
 def test_a_run_without_metrics_gets_none(tmp_path):

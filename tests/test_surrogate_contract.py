@@ -23,7 +23,7 @@ from spd_jax.spaces import sigmoid_slope
 from spd_jax.spaces.rnn_cell import network as rnn_cell_network
 from spd_jax.surrogates import protocol
 from spd_jax.surrogates.bananas import Bananas
-from spd_jax.surrogates.columns import ColumnRegressor, RankTargets
+from spd_jax.surrogates.columns import ColumnRegressor, MeanRank, RankTargets
 from spd_jax.surrogates.compose import Averaged, FrozenDish, Stacked
 from spd_jax.surrogates.costs import Cost
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
@@ -158,6 +158,8 @@ def surrogates(problem: Problem, marked: Any) -> Iterator[tuple[str, Surrogate, 
     vectors = SupportVectors(features)
     columns = (FrozenDish(dish), Cost("length", cost), vectors)
     yield "columns", ColumnRegressor(columns, vectors, 2), False
+    judges = (FrozenDish(dish), Cost("length", cost))
+    yield "mean_rank", MeanRank(judges), False
     yield "mlp", Mlp(features, steps=20), False
     yield "support_vectors", vectors, False
     yield "ranked", RankTargets(vectors), False
@@ -165,8 +167,8 @@ def surrogates(problem: Problem, marked: Any) -> Iterator[tuple[str, Surrogate, 
     yield "bananas", Bananas(features, members=2, layers=1, width=4, epochs=20), False
     yield "cost", Cost("length", cost), False
     yield "partial_training", PartialTraining(lookup, 1, budget=4), True
-    yield "power_law", PowerLaw(lookup, 3, budget=4), True
-    yield "curve_regression", CurveRegression(lookup, 2, 4, vectors), True
+    yield "power_law", PowerLaw(lookup, (1, 2, 3), budget=4), True
+    yield "curve_regression", CurveRegression(lookup, (1, 2), 4, vectors), True
     states = problem.hidden_states(family) if problem.hidden_states else None
     yield "proxy", Proxy("snip", family, states, draws=2, samples=3), True
     if problem.tokens:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 import rnn_cell_driver
+import small_image_classifiers
 from toy_widths import Formula, Widths
 
 from spd_jax.archs import Cells
@@ -19,6 +20,7 @@ from spd_jax.ground_truth.purchase import GroundTruth
 from spd_jax.ground_truth.task import BatchTask, Task
 from spd_jax.ledger import Evaluation, EvaluationKey, Ledger, table
 from spd_jax.motif import SearchSpace
+from spd_jax.spaces.nasbench201 import NasBench201Space
 from spd_jax.spaces.rnn_cell import RnnCellSpace
 from spd_jax.spaces.sigmoid_slope import SigmoidSlopeSpace
 from spd_jax.trainers.language_model import PRESETS, LanguageModelTask
@@ -53,6 +55,10 @@ def mlp_classifier(folder):
     return Case(SigmoidSlopeSpace(), MlpClassifierTask(config, "digits"))
 
 
+def image_classifier(folder):
+    return Case(NasBench201Space(), small_image_classifiers.TASK)
+
+
 def look_up(folder):
     space, formula = Widths(), Formula()
     cells = Cells.of(space, space.sample(jax.random.key(0), 3)).names
@@ -71,7 +77,9 @@ def formula(folder):
     return Case(Widths(), Formula())
 
 
-@pytest.fixture(scope="module", params=[language_model, mlp_classifier, look_up, formula])
+@pytest.fixture(
+    scope="module", params=[language_model, mlp_classifier, image_classifier, look_up, formula]
+)
 def case(request, tmp_path_factory):
     return request.param(tmp_path_factory.mktemp("task"))
 

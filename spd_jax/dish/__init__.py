@@ -7,8 +7,16 @@ for granted: settings, losses, the state, and how known motifs become a batch.
 
 from spd_jax.dish.binding import Dish, build
 from spd_jax.dish.config import DishConfig, check
-from spd_jax.dish.core import outer_losses, outer_step, predict, raw_scores, scores
+from spd_jax.dish.core import (
+    inner_curves,
+    outer_losses,
+    outer_step,
+    predict,
+    raw_scores,
+    scores,
+)
 from spd_jax.dish.fitting import FitInfo, fit, fit_known
+from spd_jax.dish.inner_loop import InnerCurves
 from spd_jax.dish.known import KnownMotifs
 from spd_jax.dish.state import DishState, OuterInfo, init
 
@@ -17,6 +25,7 @@ __all__ = [
     "DishConfig",
     "DishState",
     "FitInfo",
+    "InnerCurves",
     "KnownMotifs",
     "OuterInfo",
     "build",
@@ -24,6 +33,7 @@ __all__ = [
     "fit",
     "fit_known",
     "init",
+    "inner_curves",
     "outer_losses",
     "outer_step",
     "predict",

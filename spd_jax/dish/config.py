@@ -13,8 +13,9 @@ from spd_jax.motif import Labels, MotifFamily
 
 CHOICES = {
     "inner_loss": tuple(losses.INNER_LOSSES),
-    "inner_metric": ("loss", "true_class_probability"),
+    "inner_metric": ("loss", "true_class_probability", "standardised_loss"),
     "outer_loss": tuple(losses.OUTER_LOSSES),
+    "targets": ("values", "ranks"),
     "gradient": ("full", "truncated", "evaluation_only"),
     "schedule": ("staircase", "cosine", "constant"),
     "remat": ("auto", "none", "step", "nested"),
@@ -56,9 +57,12 @@ class DishConfig:
         drawn each step (appendix A.3.2).
       inner_batch_size: samples per inner step; 0 takes all.
       inner_loss: name in `losses.INNER_LOSSES`.
-      inner_metric: what a score is: minus the validation "loss", or the
-        "true_class_probability".
+      inner_metric: what a score is: minus the validation "loss", the
+        "true_class_probability", or minus the loss of the outputs scaled to a mean of 0 and a
+        standard deviation of 3 ("standardised_loss", ours).
       outer_loss: name in `losses.OUTER_LOSSES`.
+      targets: whether `fit` compares scores with the ground truths' "values" or with their
+        "ranks", which no outlier and no skew of the truths moves (ours).
       gradient: outer gradient through the "full" inner training, through its last
         `truncation` steps ("truncated"), or through the validation alone.
       truncation: inner steps that "truncated" differentiates.
@@ -90,6 +94,7 @@ class DishConfig:
     inner_loss: str = static("binary_cross_entropy")
     inner_metric: str = static("loss")
     outer_loss: str = static("zscored_mse")
+    targets: str = static("values")
     gradient: str = static("full")
     truncation: int = static(0)
     shared_data: bool = static(False)

@@ -7,7 +7,8 @@ members). Scores are higher-is-better everywhere.
 
 import dataclasses
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +17,10 @@ from jax.typing import ArrayLike
 
 from spd_jax import archs as archs_lib
 from spd_jax.axes import Archs, Array, Key, Params
+from spd_jax.checks import is_count
 from spd_jax.dish import inner_loop, losses
 from spd_jax.dish.config import RATES, DishConfig, outer_rate_factor, with_rates
-from spd_jax.dish.inner_loop import SyntheticData
+from spd_jax.dish.inner_loop import InnerCurves, SyntheticData
 from spd_jax.dish.state import (
     DishState,
     OuterInfo,
@@ -31,6 +33,23 @@ from spd_jax.errors import UserError
 from spd_jax.motif import MotifFamily
 
 PREDICT_CHUNK = 256  # motifs in one program: the inner loop's arrays stay in cache
+SEQUENTIAL_CHUNK = 8  # on each device; padding is trained, too, and nothing is gained by more
+
+
+class _Member(NamedTuple):
+    """What one member brings to the training of a motif; with axis E in front, all members.
+
+    Attributes:
+      params: initial weights.
+      data: synthetic data.
+      rates: the rates of `DishConfig`.
+      key: decides the inner minibatches.
+    """
+
+    params: Params
+    data: SyntheticData
+    rates: dict[str, Array]
+    key: Key
 
 
 def _member_rates(config: DishConfig) -> dict[str, Array]:
@@ -47,7 +66,47 @@ def _member_keys(state: DishState) -> Key:
     )
 
 
-@functools.partial(jax.jit, static_argnames="family")
+def _members(state: DishState, config: DishConfig) -> _Member:
+    return _Member(state.params, state.data, _member_rates(config), _member_keys(state))
+
+
+def _each(
+    function: Callable[[_Member, Any], Any],
+    members: _Member,
+    archs: Archs,
+    family: MotifFamily,
+    sharding: jax.sharding.Sharding | None,
+) -> Any:
+    """Return `function(member, arch)` for all members and motifs, axes `[E, M]` in front.
+
+    A sequential family's loop has to be told about several devices; what is mapped side by side
+    is divided by XLA, which sees where the archs lie.
+    """
+    if not family.sequential:
+        return jax.vmap(lambda member: jax.vmap(lambda arch: function(member, arch))(archs))(
+            members
+        )
+
+    def loop(members: _Member, archs: Archs) -> Any:
+        return jax.lax.map(
+            lambda member: jax.lax.map(lambda arch: function(member, arch), archs), members
+        )
+
+    if not isinstance(sharding, jax.sharding.NamedSharding):
+        return loop(members, archs)
+    spec = sharding.spec
+    by_member = jax.sharding.PartitionSpec(None, *spec)
+    divided = jax.shard_map(
+        loop,
+        mesh=sharding.mesh,
+        in_specs=(jax.sharding.PartitionSpec(), spec),
+        out_specs=by_member,
+        check_vma=False,
+    )
+    return divided(members, archs)
+
+
+@functools.partial(jax.jit, static_argnames=("family", "sharding"))
 def outer_step(
     state: DishState,
     family: MotifFamily,
@@ -56,6 +115,7 @@ def outer_step(
     ground_truth: ArrayLike,
     *,
     weights: ArrayLike | None = None,
+    sharding: jax.sharding.Sharding | None = None,
 ) -> tuple[DishState, OuterInfo]:
     """Take one step on the synthetic data (equations 2 and 3).
 
@@ -69,6 +129,7 @@ def outer_step(
       archs: motifs, axis M in front.
       ground_truth: `[M]`, higher is better.
       weights: `[M]`, 0 for padding; `None` counts every motif.
+      sharding: where the motif axis lies, for several devices; static.
 
     Returns:
       The next state, and what the step saw.
@@ -76,17 +137,25 @@ def outer_step(
     truth = jnp.asarray(ground_truth, jnp.float32)
     weights = jnp.ones_like(truth) if weights is None else jnp.asarray(weights, jnp.float32)
 
-    def member(params: Params, data: SyntheticData, rates: dict[str, Array], key: Key) -> Any:
-        member_config = with_rates(config, rates)
-        gradient, info = _outer_gradient(
-            family, member_config, params, data, key, archs, truth, weights
-        )
-        rate = member_config.outer_learning_rate * outer_rate_factor(member_config, state.step)
-        return gradient, info, rate
+    def one(member: _Member, arch: Any) -> tuple[Array, dict[str, Array]]:
+        def score(learned: dict[str, Array]) -> Array:
+            data = with_learned(member.data, learned, config)
+            own = with_rates(config, member.rates)
+            return inner_loop.score(family, own, member.params, arch, data, member.key)
 
-    gradient, info, rate = jax.vmap(member)(
-        state.params, state.data, _member_rates(config), _member_keys(state)
-    )
+        return jax.value_and_grad(score)(learned_fields(member.data, config))
+
+    def combine(
+        member: _Member, scores: Array, by_motif: dict[str, Array]
+    ) -> tuple[dict[str, Array], OuterInfo, Array]:
+        own = with_rates(config, member.rates)
+        learned = learned_fields(member.data, config)
+        gradient, info = _outer_gradient(own, learned, scores, by_motif, truth, weights)
+        return gradient, info, own.outer_learning_rate * outer_rate_factor(own, state.step)
+
+    members = _members(state, config)
+    scores, by_motif = _each(one, members, archs, family, sharding)
+    gradient, info, rate = jax.vmap(combine)(members, scores, by_motif)
     updates, optimiser = outer_adam().update(gradient, state.optimiser)
     learned = jax.tree.map(
         lambda x, u: x - u * rate.reshape(-1, *[1] * (u.ndim - 1)),
@@ -101,39 +170,30 @@ def outer_step(
 
 
 def _outer_gradient(
-    family: MotifFamily,
     config: DishConfig,
-    params: Params,
-    data: SyntheticData,
-    key: Key,
-    archs: Archs,
+    learned: dict[str, Array],
+    scores: Array,
+    by_motif: dict[str, Array],
     truth: Array,
     weights: Array,
 ) -> tuple[dict[str, Array], OuterInfo]:
     """Return one member's gradient of the outer loss in the learned data.
 
-    Each motif has a copy of the data, so that its part of the gradient stays
-    apart until a motif that is not finite has been left out: summed at once,
-    0 * NaN would spoil the others.
+    Each motif's part of the gradient stays apart until a motif that is not finite has been left
+    out: summed at once, 0 * NaN would spoil the others.
+
+    Args:
+      config: settings of the member.
+      learned: the fields of the data that are learned.
+      scores: raw scores `[M]`.
+      by_motif: row m is the gradient of score m in the learned data, `[M, ...]`.
+      truth: ground truths `[M]`.
+      weights: `[M]`, 0 for padding.
     """
-    learned = learned_fields(data, config)
-
-    def motif_scores(copies: dict[str, Array]) -> Array:
-        def one(copy: dict[str, Array], arch: Any) -> Array:
-            return inner_loop.score(
-                family, config, params, arch, with_learned(data, copy, config), key
-            )
-
-        return jax.vmap(one)(copies, archs)
-
     count = truth.shape[0]
-    copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), learned)
-    scores, pullback = jax.vjp(motif_scores, copies)
-    # Motifs do not mix yet: row m is the gradient of score m in its own copy of the data.
-    (by_motif,) = pullback(jnp.ones_like(scores))
     whole = functools.reduce(
         jnp.logical_and,
-        [jnp.all(jnp.isfinite(g.reshape(count, -1)), axis=1) for g in jax.tree.leaves(by_motif)],
+        [jnp.all(jnp.isfinite(g.reshape(count, -1)), axis=1) for g in by_motif.values()],
         jnp.isfinite(scores),
     )
     counted = jnp.where(whole, weights, 0)
@@ -151,8 +211,15 @@ def _outer_gradient(
     return gradient, OuterInfo(loss, scores, masked)
 
 
-@functools.partial(jax.jit, static_argnames="family")
-def scores(state: DishState, family: MotifFamily, config: DishConfig, archs: Archs) -> Array:
+@functools.partial(jax.jit, static_argnames=("family", "sharding"))
+def scores(
+    state: DishState,
+    family: MotifFamily,
+    config: DishConfig,
+    archs: Archs,
+    *,
+    sharding: jax.sharding.Sharding | None = None,
+) -> Array:
     """Score motifs inside a traced function: every member's scores, higher is better.
 
     Pure, so that it may stand in a user's own `jit`, `vmap` and `grad`. It has derivatives in
@@ -165,19 +232,18 @@ def scores(state: DishState, family: MotifFamily, config: DishConfig, archs: Arc
       config: the settings of `init`; counts static, rates traced.
       archs: motifs, axis M in front. All of them are trained at once; for many, on the host,
         `predict` saves memory.
+      sharding: where the motif axis lies, for several devices; static.
 
     Returns:
       `[E, M]` in standard deviations over the known motifs, or raw scores of a dish that was not
       fitted; minus infinity, with derivative 0 in the score, where a training is not finite.
     """
 
-    def member(params: Params, data: SyntheticData, rates: dict[str, Array], key: Key) -> Array:
-        member_config = with_rates(config, rates)
-        return jax.vmap(
-            lambda arch: inner_loop.score(family, member_config, params, arch, data, key)
-        )(archs)
+    def one(member: _Member, arch: Any) -> Array:
+        own = with_rates(config, member.rates)
+        return inner_loop.score(family, own, member.params, arch, member.data, member.key)
 
-    raw = jax.vmap(member)(state.params, state.data, _member_rates(config), _member_keys(state))
+    raw = _each(one, _members(state, config), archs, family, sharding)
     return _standardised(raw, state, jnp)
 
 
@@ -216,17 +282,101 @@ def raw_scores(
     Raises:
       UserError: no motifs, or arrays that disagree about their number.
     """
+    state = unfitted(state)
+
+    def chunk_scores(part: Archs) -> Array:
+        return scores(state, family, config, part, sharding=sharding)
+
+    return np.concatenate(_by_chunk(chunk_scores, archs, family, chunk, sharding), axis=1)
+
+
+@functools.partial(jax.jit, static_argnames=("family", "every", "sharding"))
+def _curves(
+    state: DishState,
+    family: MotifFamily,
+    config: DishConfig,
+    archs: Archs,
+    every: int,
+    sharding: jax.sharding.Sharding | None,
+) -> tuple[Array, Array, Array]:
+    def one(member: _Member, arch: Any) -> tuple[Array, Array, Array]:
+        own = with_rates(config, member.rates)
+        return inner_loop.curves(family, own, member.params, arch, member.data, member.key, every)
+
+    return _each(one, _members(state, config), archs, family, sharding)
+
+
+def inner_curves(
+    state: DishState,
+    family: MotifFamily,
+    config: DishConfig,
+    archs: Archs,
+    *,
+    every: int = 1,
+    chunk: int = PREDICT_CHUNK,
+    sharding: jax.sharding.Sharding | None = None,
+) -> InnerCurves:
+    """Return how every motif's network does during its inner training, chunk by chunk.
+
+    Args:
+      state: a dish, fitted or not; the other arguments as those of `raw_scores`.
+      family: see `state`.
+      config: see `state`.
+      archs: see `state`.
+      every: inner steps between two looks, such as those of an inner epoch. The last step is
+        always looked at.
+      chunk: see `state`.
+      sharding: see `state`.
+
+    Returns:
+      Curves `[E, M, T']` in NumPy. Their last valid loss is minus the raw score under
+      `inner_metric="loss"`, up to rounding.
+
+    Raises:
+      UserError: what `raw_scores` refuses, or an `every` that is not from 1 to `inner_steps`.
+    """
+    if not is_count(every, 1) or every > config.inner_steps:
+        raise UserError(
+            f"every={every!r} must be a whole number from 1 to inner_steps={config.inner_steps}"
+        )
+
+    def chunk_curves(part: Archs) -> Any:
+        return _curves(state, family, config, part, every, sharding)
+
+    parts = _by_chunk(chunk_curves, archs, family, chunk, sharding)
+    joined = (np.concatenate(of_all, axis=1) for of_all in zip(*parts, strict=True))
+    steps = np.asarray(inner_loop.looks(config.inner_steps, every), np.int32)
+    return InnerCurves(steps, *joined)
+
+
+def _by_chunk(
+    function: Callable[[Archs], Any],
+    archs: Archs,
+    family: MotifFamily,
+    chunk: int,
+    sharding: jax.sharding.Sharding | None,
+) -> list[Any]:
+    """Return what a function of a chunk of archs returns, `[E, m, ...]` in NumPy, chunk by chunk.
+
+    All chunks have one size, so that one program serves them; padding is cut off the results.
+    """
     count = archs_lib.count(archs)
     if count == 0 or chunk < 1:
         raise UserError(f"{count} motifs in chunks of {chunk}: give at least one of each")
     devices = 1 if sharding is None else len(sharding.device_set)
-    chunk = min(chunk, 1 << (count - 1).bit_length())
+    if family.sequential:
+        chunk = min(chunk, SEQUENTIAL_CHUNK * devices)
+    else:
+        chunk = min(chunk, 1 << (count - 1).bit_length())
     chunk = -(-chunk // devices) * devices
-    state, parts = unfitted(state), []
-    for start in range(0, count, chunk):
+    starts, parts = range(0, count, chunk), []
+    for start in starts:
         part = archs_lib.padded(archs_lib.take(archs, slice(start, start + chunk)), chunk)
-        parts.append(scores(state, family, config, jax.device_put(part, sharding)))
-    return np.concatenate([np.asarray(part) for part in parts], axis=1)[:, :count]
+        parts.append(function(jax.device_put(part, sharding)))
+    return [
+        jax.tree.map(lambda x, start=start: np.asarray(x)[:, : count - start], part)
+        for start, part in zip(starts, parts, strict=True)
+    ]
 
 
 def predict(

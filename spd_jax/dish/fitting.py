@@ -102,7 +102,8 @@ def fit_known(
     """Do what `fit` does with motifs that have been checked already."""
     check(config)
     loop = _Loop(family, config, on_step, sharding, [])
-    everything = known
+    everything = known if held_out is None else known.joined(held_out)
+    everything, known = everything.targets(config), known.targets(config)
     valid_losses: dict[int, float] = {}
     # First the number of outer steps is decided, then as many are taken on everything known.
     # A state says by its `stop_step` whether it is decided: so either phase can be resumed.
@@ -110,9 +111,8 @@ def fit_known(
         stop_step = jnp.asarray(config.outer_steps, jnp.int32)
         state = dataclasses.replace(state, stop_step=stop_step)
     else:
-        everything = known.joined(held_out)
         if int(state.stop_step) == UNDECIDED:
-            stop_step, valid_losses = loop.decide_stop_step(state, known, held_out)
+            stop_step, valid_losses = loop.decide_stop_step(state, known, held_out.targets(config))
             state = dataclasses.replace(init(state.key, family, config), stop_step=stop_step)
     state = loop.advance(state, everything.batches(config, sharding), int(state.stop_step))
     raw = core.raw_scores(state, family, config, everything.archs, sharding=sharding)
@@ -144,7 +144,13 @@ class _Loop:
         for _ in range(int(state.step), until):
             archs, truth, weights = batches(state)
             state, info = core.outer_step(
-                state, self.family, self.config, archs, truth, weights=weights
+                state,
+                self.family,
+                self.config,
+                archs,
+                truth,
+                weights=weights,
+                sharding=self.sharding,
             )
             if not self.record and np.any(np.asarray(info.masked) >= np.sum(weights)):
                 raise UserError(NOT_FINITE)

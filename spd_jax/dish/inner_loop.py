@@ -101,16 +101,93 @@ def score(
       key: decides the inner minibatches; not used when `inner_batch_size` is 0.
 
     Returns:
-      Scalar: minus the validation loss, or the true-class probability
-      (`inner_metric`). NaN or infinite where the training diverged. It can be differentiated
-      in reverse mode; see `train`.
+      Scalar: minus the validation loss, the true-class probability, or minus the loss of
+      standardised outputs (`inner_metric`). NaN or infinite where the training diverged. It can
+      be differentiated in reverse mode; see `train`.
     """
     train_data = jax.lax.stop_gradient(data) if config.gradient == "evaluation_only" else data
     params = train(family, config, params, arch, train_data, key)
     outputs = family.apply(params, arch, data.valid_inputs)
     if config.inner_metric == "true_class_probability":
         return losses.true_class_probability(outputs, data.valid_labels, config.inner_loss)
+    if config.inner_metric == "standardised_loss":
+        outputs = losses.standardised(outputs)
     return -losses.INNER_LOSSES[config.inner_loss](outputs, data.valid_labels)
+
+
+class InnerCurves(NamedTuple):
+    """How motif-networks do while they train.
+
+    Attributes:
+      steps: inner steps taken at each of T' looks, int32 `[T']`.
+      train_loss: inner loss on the train samples `[..., T']` float32, in nats under a
+        cross-entropy; without L2.
+      valid_loss: the same on the valid samples.
+      accuracy: of the valid samples `[..., T']`, in [0, 1]; see `losses.accuracy`.
+    """
+
+    steps: Any
+    train_loss: Any
+    valid_loss: Any
+    accuracy: Any
+
+
+def looks(inner_steps: int, every: int) -> list[int]:
+    """Return the inner steps after which curves look: each multiple of `every`, and the last."""
+    return [*range(every, inner_steps, every), inner_steps]
+
+
+def curves(
+    family: MotifFamily,
+    config: DishConfig,
+    params: Params,
+    arch: Arch,
+    data: SyntheticData,
+    key: Key,
+    every: int,
+) -> tuple[Array, Array, Array]:
+    """Train one motif as `train` does and look at it after every `every` steps.
+
+    Args:
+      family: the motif-network; the other arguments up to `key` as those of `score`.
+      config: see `family`.
+      params: see `family`.
+      arch: see `family`.
+      data: see `family`.
+      key: see `family`.
+      every: inner steps between two looks, such as those of an inner epoch; static.
+
+    Returns:
+      Train loss, valid loss and accuracy `[T']` each, see `InnerCurves`. Not meant to be
+      differentiated.
+    """
+    theta, unravel = ravel_pytree(params)
+    loss, inputs = _training(family, config, unravel, arch, data)
+    inner_loss = losses.INNER_LOSSES[config.inner_loss]
+
+    def look(theta: Array) -> tuple[Array, Array, Array]:
+        def outputs(samples: Array) -> Array:
+            return family.apply(unravel(theta), arch, samples)
+
+        valid = outputs(data.valid_inputs)
+        return (
+            inner_loss(outputs(data.train_inputs), data.train_labels),
+            inner_loss(valid, data.valid_labels),
+            losses.accuracy(valid, data.valid_labels, config.inner_loss),
+        )
+
+    def segment(carry: _Carry, steps: _StepInput) -> tuple[_Carry, tuple[Array, Array, Array]]:
+        carry = _scan_steps(loss, carry, inputs, steps)[0]
+        return carry, look(carry.theta)
+
+    carry = _Carry(theta, jnp.zeros_like(theta), jnp.zeros_like(theta))
+    steps, rest = _split(_step_inputs(config, key), config.inner_steps - config.inner_steps % every)
+    segments = jax.tree.map(lambda x: x.reshape(-1, every, *x.shape[1:]), steps)
+    carry, seen = jax.lax.scan(segment, carry, segments)
+    if config.inner_steps % every:
+        last = segment(carry, rest)[1]
+        seen = jax.tree.map(lambda x, y: jnp.append(x, y), seen, last)
+    return seen
 
 
 def train(
@@ -128,14 +205,7 @@ def train(
     derivative in `data` alone, for the outer step; the others always go through every step.
     """
     theta, unravel = ravel_pytree(params)
-    inner_loss = losses.INNER_LOSSES[config.inner_loss]
-
-    def loss(theta: Array, inputs: _Inputs, batch: Array | None) -> Array:
-        samples = inputs.samples if batch is None else [x[batch] for x in inputs.samples]
-        return inner_loss(family.apply(unravel(theta), inputs.arch, samples[0]), samples[1])
-
-    rates = _Rates(config.inner_learning_rate, config.inner_l2)
-    inputs = _Inputs((data.train_inputs, data.train_labels), arch, rates)
+    loss, inputs = _training(family, config, unravel, arch, data)
     carry = _Carry(theta, jnp.zeros_like(theta), jnp.zeros_like(theta))
     steps = _step_inputs(config, key)
     if config.gradient == "truncated":
@@ -143,6 +213,24 @@ def train(
         stopped = inputs._replace(samples=jax.lax.stop_gradient(inputs.samples))
         carry = _unroll(loss, config.remat, carry, stopped, early)
     return unravel(_unroll(loss, config.remat, carry, inputs, steps).theta)
+
+
+def _training(
+    family: MotifFamily,
+    config: DishConfig,
+    unravel: Callable[[Array], Params],
+    arch: Arch,
+    data: SyntheticData,
+) -> tuple[Loss, _Inputs]:
+    """Return the inner loss without L2, and what it and every inner step read."""
+    inner_loss = losses.INNER_LOSSES[config.inner_loss]
+
+    def loss(theta: Array, inputs: _Inputs, batch: Array | None) -> Array:
+        samples = inputs.samples if batch is None else [x[batch] for x in inputs.samples]
+        return inner_loss(family.apply(unravel(theta), inputs.arch, samples[0]), samples[1])
+
+    rates = _Rates(config.inner_learning_rate, config.inner_l2)
+    return loss, _Inputs((data.train_inputs, data.train_labels), arch, rates)
 
 
 def _adam(carry: _Carry, gradient: Array, now: _StepInput, rates: _Rates) -> _Carry:
@@ -335,12 +423,17 @@ def _backward(
         return bar, _with_rates(free_bar, l2=2 * jnp.vdot(kept.theta, u))
 
     def body(state: Any, index: Array) -> tuple[Any, None]:
-        return through_adam(index - 1, *through_gradient(index, *state)), None
+        after = through_gradient(index, *state)
+        u, *before = through_adam(jnp.maximum(index - 1, 0), *after)
+        # Before step 0 there is no Adam. A select in the scan, and not the second move of step 0
+        # behind it, because that would compile the costly move twice.
+        before = jax.tree.map(functools.partial(jnp.where, index > 0), tuple(before), after)
+        return (u, *before), None
 
     count = saved.theta.shape[0]
     state = through_adam(count - 1, bar, jax.tree.map(jnp.zeros_like, free))
-    state, _ = jax.lax.scan(body, state, jnp.arange(1, count), reverse=True)
-    return through_gradient(0, *state)
+    (_, bar, free_bar), _ = jax.lax.scan(body, state, jnp.arange(count), reverse=True)
+    return bar, free_bar
 
 
 def _partition(inputs: _Inputs) -> tuple[_Inputs, _Inputs]:

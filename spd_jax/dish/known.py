@@ -91,6 +91,19 @@ class KnownMotifs:
             np.concatenate([self.truth, other.truth]),
         )
 
+    def targets(self, config: DishConfig) -> "KnownMotifs":
+        """Return these motifs with what the outer loss compares with in place of their truths.
+
+        Under `targets="ranks"` these are ranks, the mean rank where truths are equal, shifted
+        and scaled to mean 0 and standard deviation 1.
+        """
+        if config.targets == "values":
+            return self
+        _, place, count = np.unique(self.truth, return_inverse=True, return_counts=True)
+        rank = (np.cumsum(count) - (count - 1) / 2)[place]
+        rank = (rank - rank.mean()) / (rank.std() or 1)  # held-out truths may all be equal
+        return KnownMotifs(self.archs, rank.astype(np.float32))
+
     def batches(
         self, config: DishConfig, sharding: jax.sharding.Sharding | None = None
     ) -> Callable[[DishState], Batch]:

@@ -1,4 +1,4 @@
-"""The command line of ledgers: `python -m spd_jax.ledger list|export|merge|retry|upgrade`."""
+"""The command line of ledgers: list, export, merge, retry, repair and upgrade."""
 
 import argparse
 import contextlib
@@ -105,6 +105,17 @@ def _retry(options: argparse.Namespace) -> None:
     )
 
 
+def _repair(options: argparse.Namespace) -> None:
+    with Ledger(options.file, read_only=True):  # a missing file is not made
+        pass
+    with Ledger(options.file) as ledger:
+        count = ledger.forget_damaged()
+    print(
+        f"{counted(count, 'damaged evaluation')} forgotten: a search that has not ended buys "
+        f"{'it' if count == 1 else 'them'} anew"
+    )
+
+
 def _merge(options: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         # All sources are opened first: a mistake in the last one must not leave half a merge.
@@ -138,7 +149,8 @@ def _upgrade(options: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m spd_jax.ledger", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="list|export|merge|retry|upgrade")
+    names = "list|export|merge|retry|repair|upgrade"
+    commands = parser.add_subparsers(required=True, metavar=names)
     filters = argparse.ArgumentParser(add_help=False)
     filters.add_argument("file", type=pathlib.Path, help="the ledger")
     for name in EvaluationKey._fields:
@@ -160,6 +172,11 @@ def _parser() -> argparse.ArgumentParser:
         "retry", parents=[filters], help="forget what failed, so that it is evaluated again"
     )
     retry.set_defaults(run=_retry)
+    repair = commands.add_parser(
+        "repair", help="forget rows that are damaged, so that they are evaluated again"
+    )
+    repair.add_argument("file", type=pathlib.Path, help="the ledger")
+    repair.set_defaults(run=_repair)
     older = commands.add_parser("upgrade", help="convert a CSV table of an older format")
     older.add_argument("old", type=pathlib.Path, help="the table to read")
     older.add_argument("new", type=pathlib.Path, help="the table to write")

@@ -107,7 +107,7 @@ def info_of(text: str) -> dict[str, Any]:
 def fault(key: EvaluationKey, evaluation: Evaluation) -> str:
     """Return why no ledger or table may hold an evaluation: part of a sentence, or ""."""
     if evaluation.status not in STATUSES:
-        return f"status is {evaluation.status!r}: give one of {', '.join(STATUSES)}"
+        return f"status is {evaluation.status[:40]!r}: give one of {', '.join(STATUSES)}"
     if evaluation.status == "ok" and not math.isfinite(evaluation.score):
         return f"score is {evaluation.score}, but the status is ok: give a finite number"
     if not -LARGEST - 1 <= key.seed <= LARGEST:

@@ -8,6 +8,7 @@ import json
 import math
 import operator
 import struct
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,8 @@ from spd_jax.ledger.evaluation import Evaluation, EvaluationKey, Purchase, fault
 
 KEY_COLUMNS = EvaluationKey._fields
 NUMBERS = ("score", "test_score", "seconds")
-COLUMNS = (*KEY_COLUMNS, "status", *NUMBERS, "unit", "curve", "info", "error", "bought_at")
+VALUES = (*KEY_COLUMNS, "status", *NUMBERS, "unit", "curve", "info", "error", "bought_at")
+COLUMNS = (*VALUES, "checksum")
 WHOLE_NUMBERS = ("seed", "budget")
 
 
@@ -31,7 +33,7 @@ def encode(purchase: Purchase) -> tuple[str | int | float | bytes, ...]:
     if wrong:
         raise ValueError(wrong)
     curve = [float(score) for score in evaluation.curve]
-    return (
+    values = (
         *(key.space, key.cell, key.task),
         *(operator.index(key.seed), operator.index(key.budget), key.parent),
         evaluation.status,
@@ -43,6 +45,16 @@ def encode(purchase: Purchase) -> tuple[str | int | float | bytes, ...]:
         evaluation.error.encode("utf-8", "backslashreplace").decode(),
         bought_at,
     )
+    return *values, checksum(values)
+
+
+def checksum(values: Sequence[Any]) -> int:
+    """Return 32 bits that `VALUES` decide: SQLite itself does not notice a flipped one.
+
+    NaN counts as None, because SQLite reads it back as that.
+    """
+    plain = [None if value != value else value for value in values]
+    return zlib.crc32(ascii(plain).encode())
 
 
 def text(raw: bytes) -> str:
@@ -50,13 +62,18 @@ def text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def decode(values: Sequence[Any]) -> Purchase:
+def decode(values: Sequence[Any], *, sealed: bool = True) -> Purchase:
     """Read a purchase from the values of `COLUMNS`, texts decoded by `text`.
+
+    Args:
+      values: one for each column.
+      sealed: whether the last one is a checksum; older versions wrote none.
 
     Raises:
       ValueError: a value is not what `encode` writes; the message names the column.
     """
-    row = dict(zip(COLUMNS, values, strict=True))
+    *values, found = values
+    row = dict(zip(VALUES, values, strict=True))
     for name, value in row.items():
         _check_type(name, value)
     for name in NUMBERS:
@@ -72,6 +89,8 @@ def decode(values: Sequence[Any]) -> Purchase:
     wrong = fault(key, evaluation)
     if wrong:
         raise ValueError(wrong)
+    if sealed and found != checksum(values):
+        raise ValueError("its checksum is another")
     return Purchase(key, evaluation, bought_at)
 
 

@@ -1,15 +1,15 @@
-"""What a ledger's file must look like, and how one of version 1 becomes one of version 2."""
+"""What a ledger's file must look like, and how one of an older version becomes one of this."""
 
 import contextlib
-import os
 import pathlib
 import sqlite3
 
+from spd_jax import files
 from spd_jax.errors import UserError
 from spd_jax.ledger import rows
 
 APPLICATION_ID = 0x53504454  # marks our files among SQLite's: "SPDT"
-VERSION = 2
+VERSION = 3
 # The three numbers have no declared type: SQLite then stores them to the bit (a REAL column
 # turns -0.0 into 0). It has no NaN: NULL stands for it. The curve is little-endian float64.
 SCHEMAS = {
@@ -31,15 +31,32 @@ CREATE TABLE evaluations (
   curve BLOB NOT NULL, info TEXT NOT NULL, error TEXT NOT NULL, bought_at TEXT NOT NULL,
   UNIQUE (space, cell, task, seed, budget, parent)
 )""",
+    3: """\
+CREATE TABLE evaluations (
+  purchase INTEGER PRIMARY KEY,
+  space TEXT NOT NULL, cell TEXT NOT NULL, task TEXT NOT NULL,
+  seed INTEGER NOT NULL, budget INTEGER NOT NULL, parent TEXT NOT NULL,
+  status TEXT NOT NULL, score, test_score, seconds, unit TEXT NOT NULL,
+  curve BLOB NOT NULL, info TEXT NOT NULL, error TEXT NOT NULL, bought_at TEXT NOT NULL,
+  checksum INTEGER NOT NULL,
+  UNIQUE (space, cell, task, seed, budget, parent)
+)""",
 }
 KINDS = ("table", "index", "view", "trigger")  # of SQLite
-# What the columns hold that version 1 does not have.
-DEFAULTS = {"parent": "'' AS parent", "unit": "'' AS unit", "info": "'{}' AS info"}
+# By version: what the columns hold that it does not have.
+DEFAULTS = {
+    1: {
+        "parent": "'' AS parent", "unit": "'' AS unit", "info": "'{}' AS info",
+        "checksum": "0 AS checksum",
+    },
+    2: {"checksum": "0 AS checksum"},
+    3: {},
+}  # fmt: skip
 
 
 def columns(version: int) -> str:
     """Return the SQL that selects `rows.COLUMNS` from a ledger of a version."""
-    return ", ".join(DEFAULTS.get(name, name) if version == 1 else name for name in rows.COLUMNS)
+    return ", ".join(DEFAULTS[version].get(name, name) for name in rows.COLUMNS)
 
 
 def check(database: sqlite3.Connection, path: pathlib.Path) -> int:
@@ -88,26 +105,31 @@ def create(database: sqlite3.Connection) -> None:
         database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
 
-def upgrade(database: sqlite3.Connection, path: pathlib.Path) -> None:
-    """Bring a ledger of version 1 to version 2, after a copy of it has been written beside it.
+def upgrade(database: sqlite3.Connection, path: pathlib.Path, version: int) -> None:
+    """Bring a ledger of an older version to `VERSION`, after it has been copied beside itself.
 
-    The copy is `<path>.v1.backup`, with a number behind it when there is one already. A kill
-    leaves the ledger of version 1 or that of version 2. The caller holds the writer's lock.
+    The copy of one of version 1 is `<path>.v1.backup`, with a number behind it when there is
+    one already. A kill leaves the old ledger or the new one. The caller holds the writer's lock.
 
     Raises:
-      OSError: the copy cannot be written.
+      UserError: the copy cannot be written.
       sqlite3.DatabaseError: the disk is full or fails; the ledger stays as it was.
     """
-    _back_up(database, path)
+    _back_up(database, path.with_name(f"{path.name}.v{version}.backup"))
     with database:
         database.execute("BEGIN IMMEDIATE")
-        database.execute("ALTER TABLE evaluations RENAME TO version_1")
+        database.execute("ALTER TABLE evaluations RENAME TO older")
         _make_table(database)
         database.execute(
             f"INSERT INTO evaluations (purchase, {', '.join(rows.COLUMNS)}) "
-            f"SELECT purchase, {columns(1)} FROM version_1 ORDER BY purchase"
+            f"SELECT purchase, {columns(version)} FROM older ORDER BY purchase"
         )
-        database.execute("DROP TABLE version_1")
+        database.execute("DROP TABLE older")
+        found = database.execute(f"SELECT purchase, {', '.join(rows.VALUES)} FROM evaluations")
+        database.executemany(
+            "UPDATE evaluations SET checksum = ? WHERE purchase = ?",
+            [(rows.checksum(values), number) for number, *values in found],
+        )
 
 
 def _make_table(database: sqlite3.Connection) -> None:
@@ -116,16 +138,12 @@ def _make_table(database: sqlite3.Connection) -> None:
 
 
 def _back_up(database: sqlite3.Connection, path: pathlib.Path) -> None:
-    backup, number = path.with_name(f"{path.name}.v1.backup"), 1
+    backup, number = path, 1
     while backup.exists():
         number += 1
-        backup = path.with_name(f"{path.name}.v1.backup{number}")
-    # Written here and not through `files`, whose jax takes a second to import.
-    temporary = backup.with_name(f".{backup.name}.partial")
-    temporary.unlink(missing_ok=True)
-    try:
-        with contextlib.closing(sqlite3.connect(temporary)) as copy:
-            database.backup(copy)
-        os.replace(temporary, backup)
-    finally:
-        temporary.unlink(missing_ok=True)
+        backup = path.with_name(f"{path.name}{number}")
+    with (
+        files.atomic_path(backup) as temporary,
+        contextlib.closing(sqlite3.connect(temporary)) as copy,
+    ):
+        database.backup(copy)

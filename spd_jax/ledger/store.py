@@ -38,8 +38,8 @@ class Ledger:
     def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
         """Open a ledger; a writer makes the file and its folder when they are missing.
 
-        A ledger of version 1 is read as it is. A writer brings it to version 2 and leaves a
-        copy of the old one as `<path>.v1.backup`.
+        A ledger of an older version is read as it is. A writer brings it to the present one
+        and leaves a copy of the old one, for example as `<path>.v2.backup`.
 
         Args:
           path: the file. A writer holds `<path>.lock` beside it, which may stay behind.
@@ -70,6 +70,7 @@ class Ledger:
             else:
                 version = self._prepare(version)
             self._columns = f"purchase, {schema.columns(version)}"
+            self._sealed = version == schema.VERSION
             self._open_files = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -164,6 +165,26 @@ class Ledger:
                 failed,
             )
 
+    def forget_damaged(self) -> int:
+        """Delete the rows that cannot be read, all of them or none, and return their number.
+
+        Raises:
+          UserError: the disk is full or fails.
+        """
+        with self._explained(), self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            found = self._database.execute(f"SELECT {self._columns} FROM evaluations").fetchall()
+            damaged = [(number,) for number, *row in found if not self._is_whole(row)]
+            self._database.executemany("DELETE FROM evaluations WHERE purchase = ?", damaged)
+        return len(damaged)
+
+    def _is_whole(self, row: list[object]) -> bool:
+        try:
+            rows.decode(row, sealed=self._sealed)
+        except ValueError:
+            return False
+        return True
+
     def _insert(self, purchase: Purchase) -> None:
         places = ", ".join("?" * len(rows.COLUMNS))
         self._database.execute(
@@ -181,11 +202,12 @@ class Ledger:
 
     def _purchase(self, number: int, row: list[object]) -> Purchase:
         try:
-            return rows.decode(row)
+            return rows.decode(row, sealed=self._sealed)
         except ValueError as error:
             raise UserError(
-                f"{self.path}, row {number}: {error} (another program changed this ledger: put a "
-                "copy in its place)"
+                f"{self.path}, row {number}: {error} (the disk or another program changed this "
+                "ledger: put a copy in its place, or let `python -m spd_jax.ledger repair` forget "
+                "such rows)"
             ) from error
 
     def _lock(self) -> sqlite3.Connection:
@@ -246,7 +268,7 @@ class Ledger:
         if version == 0:
             schema.create(self._database)
         elif version < schema.VERSION:
-            schema.upgrade(self._database, self.path)
+            schema.upgrade(self._database, self.path, version)
         return schema.VERSION
 
     @contextlib.contextmanager

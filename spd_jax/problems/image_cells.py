@@ -3,7 +3,13 @@
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Callable
 
+import jax
+import numpy as np
+
+from spd_jax.axes import Archs
+from spd_jax.data import nas_bench
 from spd_jax.dish import DishConfig
 from spd_jax.errors import UserError, check_name
 from spd_jax.ground_truth import lookup
@@ -11,17 +17,24 @@ from spd_jax.ground_truth.lookup import LookupTask
 from spd_jax.motif import SearchSpace
 from spd_jax.problems.problem import GroundTruthPreset, ReadTable
 from spd_jax.spaces.image_network import MOTIF_NETWORKS, Skeleton
+from spd_jax.surrogates import az_nas, image_proxies
+from spd_jax.surrogates.az_nas import AzNas
+from spd_jax.surrogates.image_proxies import ImageNetwork, ImageProxy, Images
+from spd_jax.surrogates.protocol import Surrogate
 from spd_jax.trainers.image_classifier import ImageClassifierConfig, ImageClassifierTask
 
 DISH_PRESETS = {
+    # Chosen on the cells of experiments/results/nasbench201_tuning_cells.txt: BUILD_NOTES.md.
     "best": DishConfig(
-        inner_steps=20,
-        outer_steps=20,
-        train_samples=40,
-        valid_samples=40,
-        ensemble_size=4,
+        inner_steps=8,
+        outer_steps=10,
+        train_samples=160,
+        valid_samples=160,
+        ensemble_size=2,
         inner_loss="softmax_cross_entropy",
-        outer_learning_rate=0.005,
+        inner_metric="standardised_loss",
+        outer_learning_rate=0.003,
+        outer_l2=0.0,
         schedule="constant",
     ),
     # Cassimon et al.: 100 epochs of ten minibatches on one set of 200 images, which is also
@@ -45,6 +58,11 @@ DISH_PRESETS = {
         outer_l2=0.0,
     ),
 }
+
+
+# The untrained dish of `SECOND` is slower than the first, and ranks better.
+SECOND = Skeleton(stacks=3, cells=2, stem=4, image_size=8)
+SECOND_CONFIG = dataclasses.replace(DISH_PRESETS["best"], inner_steps=10, ensemble_size=1)
 
 
 def skeleton(motif_network: str, stem: int, image_size: int) -> Skeleton:
@@ -110,4 +128,53 @@ def looked_up(
             path, space, reader=lambda own: read_table(own, name), average_seeds=True
         )
 
-    return GroundTruthPreset(task, epochs, "accuracy", looked_up=True)
+    def describe(data_dir: str | None) -> str:
+        cells = len(task(data_dir, None).cells)
+        published = nas_bench.recognised(data_dir) if data_dir is not None else ""
+        words = f" (the published {published})" if published else ""
+        return f"{cells:,} cells are looked up in {data_dir}{words}"
+
+    return GroundTruthPreset(task, epochs, "accuracy", looked_up=True, describe=describe)
+
+
+def proxies(
+    network: ImageNetwork,
+    space: SearchSpace,
+    parameters: Callable[[Archs], np.ndarray],
+    multiply_adds: Callable[[Archs], np.ndarray],
+    *,
+    prefix: str = "",
+    images: Images | None = None,
+    draws: int = 4,
+) -> dict[str, Surrogate]:
+    """Return all zero-cost proxies of a network, by name.
+
+    Args:
+      network: what is measured.
+      space: of the cells.
+      parameters: of cells `[M]`; the size that regularised SWAP wants is that of the largest of
+        1,000 random cells, and its tolerance as much (ours: the authors choose them by the size
+        that a user wants).
+      multiply_adds: of cells `[M]`, AZ-NAS' complexity.
+      prefix: of the names.
+      images: to look at instead of noise; not for AZ-NAS, whose authors show noise.
+      draws: independent weights and minibatches that are averaged over.
+    """
+    own = ImageProxy("snip", network, images, draws=draws)
+    found: dict[str, Surrogate] = {
+        measure: dataclasses.replace(own, measure=measure) for measure in image_proxies.MEASURES
+    }
+
+    @functools.cache
+    def largest() -> float:
+        return float(parameters(space.sample(jax.random.key(0), 1000)).max())
+
+    def weight(archs: Archs) -> np.ndarray:
+        return image_proxies.size_weight(parameters, largest(), largest())(archs)
+
+    found["swap_regularised"] = dataclasses.replace(own, measure="swap", weight=weight)
+    noise = AzNas(dataclasses.replace(own, images=None), multiply_adds)
+    found["az_nas"] = noise
+    for score in az_nas.PROXIES[:-1]:  # the last, complexity, is a row of its own as a cost
+        found[score] = dataclasses.replace(noise, only=score)
+    return {prefix + name: proxy for name, proxy in found.items()}

@@ -19,6 +19,9 @@ from spd_jax.problems import image_cells
 from spd_jax.problems.problem import Problem
 from spd_jax.spaces.image_network import Skeleton
 from spd_jax.spaces.nasbench101 import NasBench101Space, network
+from spd_jax.surrogates.dish_surrogate import DishSurrogate
+from spd_jax.surrogates.image_proxies import ImageNetwork, Images
+from spd_jax.surrogates.protocol import Surrogate
 
 FULL = Skeleton(stacks=3, cells=3, stem=128, image_size=32)  # the benchmark's own network
 EPOCHS = {"ecnas_4": 4, "nasbench101": 108}  # of the ground truths that are looked up
@@ -26,7 +29,7 @@ MOST_CELLS = 20_000  # of the benchmark's 423,624 that are kept in memory
 
 
 def problem(
-    motif_network: str = "B", stem: int = 4, image_size: int = 8, mutation_rate: float = 0.05
+    motif_network: str = "B", stem: int = 8, image_size: int = 4, mutation_rate: float = 0.05
 ) -> Problem:
     """Return the problem with one of the motif-networks of Cassimon et al.
 
@@ -49,6 +52,7 @@ def problem(
         space=space,
         family=lambda hidden: network.family(dataclasses.replace(skeleton, stem=hidden)),
         hidden_size=stem,
+        second_dish=DishSurrogate(network.family(image_cells.SECOND), image_cells.SECOND_CONFIG),
         dish_presets=image_cells.DISH_PRESETS,
         ground_truths={"own": image_cells.trained(space.name)} | LOOKED_UP,
         features=space,
@@ -57,6 +61,7 @@ def problem(
         tokens=space,
         drawing=space,
         costs={"parameters": _parameters, "multiply_adds": _multiply_adds},
+        proxies=lambda hidden: proxies(image_cells.SECOND),  # kinder to them than the first
         read_table=read_table,
         settings={
             "motif_network": motif_network,
@@ -64,6 +69,17 @@ def problem(
             "mutation_rate": mutation_rate,
         },
     )
+
+
+def proxies(
+    skeleton: Skeleton, prefix: str = "", images: Images | None = None, draws: int = 4
+) -> dict[str, Surrogate]:
+    """Return the zero-cost proxies of a network around a cell, see `image_cells.proxies`."""
+    shown = ImageNetwork(network.family(skeleton), network.trace(skeleton))
+    return image_cells.proxies(
+        shown, NasBench101Space(), _parameters, _multiply_adds,
+        prefix=prefix, images=images, draws=draws,
+    )  # fmt: skip
 
 
 def _parameters(archs: Archs) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The cells of NAS-Bench-201 on images: looked up in the benchmark's table, or trained here."""
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,9 @@ from spd_jax.problems import image_cells
 from spd_jax.problems.problem import GroundTruthPreset, Problem
 from spd_jax.spaces.image_network import Skeleton
 from spd_jax.spaces.nasbench201 import NasBench201Space, network
+from spd_jax.surrogates.dish_surrogate import DishSurrogate
+from spd_jax.surrogates.image_proxies import ImageNetwork, Images
+from spd_jax.surrogates.protocol import Surrogate
 
 FULL = Skeleton(stacks=3, cells=5, stem=16, image_size=32, reduction="residual")  # the benchmark's
 
@@ -26,15 +30,19 @@ class Column(NamedTuple):
       score: name of the column with the scores.
       test_score: name of the column that is reported of a cell in the end.
       epochs: after which the scores were measured.
+      early: name of the column with the accuracy after `EARLY_EPOCHS`, which stands in the
+        learning curve where the table has it; empty: there is none.
     """
 
     score: str
     test_score: str
     epochs: int
+    early: str = ""
 
 
+EARLY_EPOCHS = 12  # of a training of its own, whose learning rate falls to 0 by then
 COLUMNS = {
-    "cifar10_200": Column("c10_test_200ep_mean", "c10_test_200ep_mean", 200),
+    "cifar10_200": Column("c10_test_200ep_mean", "c10_test_200ep_mean", 200, "c10_val_12ep"),
     "cifar10_12": Column("c10_val_12ep", "c10_test_200ep_mean", 12),
     "cifar100_12": Column("c100_val_12ep", "c100_test_12ep", 12),
     "imagenet16_12": Column("in16_val_12ep", "in16_test_12ep", 12),
@@ -42,7 +50,7 @@ COLUMNS = {
 
 
 def problem(
-    motif_network: str = "B", stem: int = 4, image_size: int = 8, mutation_rate: float = 0.1
+    motif_network: str = "B", stem: int = 8, image_size: int = 4, mutation_rate: float = 0.1
 ) -> Problem:
     """Return the problem with one of the motif-networks of Cassimon et al.
 
@@ -65,6 +73,7 @@ def problem(
         space=space,
         family=lambda hidden: network.family(dataclasses.replace(skeleton, stem=hidden)),
         hidden_size=stem,
+        second_dish=DishSurrogate(network.family(image_cells.SECOND), image_cells.SECOND_CONFIG),
         dish_presets=image_cells.DISH_PRESETS,
         ground_truths={"own": image_cells.trained(space.name)} | LOOKED_UP,
         features=space,
@@ -73,6 +82,8 @@ def problem(
         tokens=space,
         drawing=space,
         costs={"parameters": _parameters, "multiply_adds": _multiply_adds},
+        proxies=lambda hidden: proxies(image_cells.SECOND),  # kinder to them than the first
+        full_size_proxies=proxies(FULL, "full_", draws=1),
         read_table=read_table,
         settings={
             "motif_network": motif_network,
@@ -80,6 +91,17 @@ def problem(
             "mutation_rate": mutation_rate,
         },
     )
+
+
+def proxies(
+    skeleton: Skeleton, prefix: str = "", images: Images | None = None, draws: int = 4
+) -> dict[str, Surrogate]:
+    """Return the zero-cost proxies of a network around a cell, see `image_cells.proxies`."""
+    shown = ImageNetwork(network.family(skeleton), network.trace(skeleton))
+    return image_cells.proxies(
+        shown, NasBench201Space(), _parameters, _multiply_adds,
+        prefix=prefix, images=images, draws=draws,
+    )  # fmt: skip
 
 
 def _parameters(archs: Archs) -> np.ndarray:
@@ -123,12 +145,18 @@ def read_table(path: Path, ground_truth: str) -> Items:
         seed = seeds[cell] = seeds.get(cell, -1) + 1
         key = EvaluationKey(space.name, cell, f"nasbench201 {ground_truth}", seed, column.epochs)
         score, test_score = row.accuracies[column.score], row.accuracies[column.test_score]
-        items.append((key, Evaluation("ok", score, test_score, unit="accuracy")))
+        curve = _curve(row.accuracies.get(column.early, math.nan))
+        items.append((key, Evaluation("ok", score, test_score, curve, unit="accuracy")))
     return items
 
 
+def _curve(early: float) -> tuple[float, ...]:
+    """Return the accuracies after each epoch, of which one is known, or none."""
+    return () if math.isnan(early) else (*[math.nan] * (EARLY_EPOCHS - 1), early)
+
+
 def _looked_up(name: str) -> GroundTruthPreset:
-    score, test_score, epochs = COLUMNS[name]
+    score, test_score, epochs, _ = COLUMNS[name]
     source = (
         f"a CSV file with the columns arch, {score} and {test_score} in per cent, as the package "
         "nats-bench gives them for NAS-Bench-201"

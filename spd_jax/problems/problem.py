@@ -15,6 +15,7 @@ from spd_jax.ground_truth.lookup import TruthTable
 from spd_jax.ground_truth.task import Task
 from spd_jax.ledger import table
 from spd_jax.motif import Drawing, Features, MotifFamily, Paths, SearchSpace, Structure, Tokens
+from spd_jax.surrogates.dish_surrogate import DishSurrogate
 from spd_jax.surrogates.protocol import Surrogate
 
 ReadTable = Callable[[Path, str], lookup.Items]
@@ -59,6 +60,8 @@ class Problem:
       family: `family(hidden) -> MotifFamily`, the motif-network of a width.
       hidden_size: the width to take where nothing else is said.
       dish_presets: settings of the dish by name; "best" among them.
+      second_dish: another motif-network with settings of its own, which judges untrained beside
+        the first one; None: there is none.
       ground_truths: ways to train a motif by name, the default first.
       features: vectors for regressors.
       structure: counts for regressors; None: the features are the strongest vectors known.
@@ -71,6 +74,10 @@ class Problem:
       parameters_in_the_paper: of the motif-network; None where there is no such number.
       costs: `costs[name](archs [M]) -> [M]` float64, what a motif costs at full size, such as
         its "parameters" or "multiply_adds"; known without training.
+      proxies: `proxies(hidden)` returns zero-cost proxies by name, `ScoreFree` surrogates that look
+        at the motif-network of a width; None: `surrogates.proxies` fit any network.
+      full_size_proxies: the same of networks as large as those that ground truth trains, which
+        take seconds for each motif.
       read_table: `read_table(path, ground_truth)` reads a table in a format of others as
         evaluations of one of `ground_truths` that is looked up, cells by any spelling; an empty
         name lets it choose. None: only our own format. It raises UserError where the file is
@@ -86,6 +93,7 @@ class Problem:
     ground_truths: Mapping[str, GroundTruthPreset]
     features: Features
     hidden_size: int = 3
+    second_dish: DishSurrogate | None = None
     structure: Structure | None = None
     paths: Paths | None = None
     tokens: Tokens | None = None
@@ -94,6 +102,8 @@ class Problem:
     rivals: Mapping[str, Surrogate] = dataclasses.field(default_factory=dict)
     parameters_in_the_paper: int | None = None
     costs: Mapping[str, Callable[[Archs], np.ndarray]] = dataclasses.field(default_factory=dict)
+    proxies: Callable[[int], Mapping[str, Surrogate]] | None = None
+    full_size_proxies: Mapping[str, Surrogate] = dataclasses.field(default_factory=dict)
     read_table: ReadTable | None = None
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

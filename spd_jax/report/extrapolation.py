@@ -239,7 +239,7 @@ def _curve(axes: Axes, run: Run, name: str, colour: str, **line: Any) -> None:
 
 
 def _truth_and_dish(axes: Axes, run: Run, name: str) -> None:
-    axes.axvspan(*run.train_interval, color="#56B4E9", alpha=0.13, lw=0, zorder=0)
+    axes.axvspan(*_shown_interval(run), color="#56B4E9", alpha=0.13, lw=0, zorder=0)
     error = np.nan_to_num(run.truth_error)
     label = "ground truth (± standard error)" if error.any() else "ground truth"
     marks: dict[str, Any] = {"fmt": "D", "ms": 4, "elinewidth": 1.2, "zorder": 4}
@@ -255,11 +255,18 @@ def _look_near(axes: Axes, run: Run) -> None:
     words: dict[str, Any] = {"fontsize": 9, "in_layout": False, "color": TRUTH, "zorder": 5}
     words |= {"transform": axes.get_xaxis_transform()}
     words["bbox"] = {"facecolor": "#E9F5FC", "alpha": 0.85, "lw": 0, "pad": 1}
-    axes.text(run.train_interval[1], 0.03, "training interval ", ha="right", **words)
+    low, high = _shown_interval(run)
+    axes.text(high, 0.03, "training interval ", ha="right", **words)
     worst = int(np.nanargmin(run.truth))
     if run.truth[worst] < axes.get_ylim()[0]:
         note = f"  ← truth falls to $-${-run.truth[worst]:.0f} at c = {run.slopes[worst]:.3g}"
-        axes.text(run.train_interval[0], 0.03, note, **words)
+        axes.text(low, 0.03, note, **words)
+
+
+def _shown_interval(run: Run) -> tuple[float, float]:
+    """Return the part of the training interval that has slopes: it may be much wider."""
+    low, high = np.clip(run.train_interval, run.slopes[0], run.slopes[-1]).tolist()
+    return low, high
 
 
 def _words(spread: Band, digits: str) -> str:

@@ -15,8 +15,7 @@ class Pace:
 
     What is done between two calls of `advance` is a piece of work. The first piece of a job
     often includes compiling, so it counts only while there is no other: the time left is then
-    called "up to". From the second piece on, the pace is the mean over the latest pieces. A
-    mean, because pieces differ: in a search the first cell of an iteration waits for a fit.
+    called "up to". From the second piece on, the pace is the mean over the latest pieces.
     Pieces that took next to no time were read from a ledger or a folder, and are left out.
 
     >>> seconds = iter([0, 84, 84, 100, 104])
@@ -61,19 +60,30 @@ class Pace:
 
     def left(self, now: float | None = None) -> str:
         """Return the time left, such as `~0:48` or `up to 5:36`; empty where nobody knows."""
-        if not self._pieces or self._done >= self._total:
+        pieces = self._measured()
+        if not pieces or self._done >= self._total:
             return ""
         now = self._clock() if now is None else now
-        pieces = list(self._pieces)[1:] or list(self._pieces)
-        longest = max(seconds for seconds, _ in pieces)
-        pieces = [piece for piece in pieces if piece[0] >= READ * longest]
         seconds, amount = (sum(column) for column in zip(*pieces, strict=True))
-        if seconds < 1:  # nothing was measured yet
-            return ""
         # The piece in progress shortens the wait, though never by more than a usual piece.
         running = min(now - self._latest, seconds / len(pieces))
         ahead = max(0.0, seconds / amount * (self._total - self._done) - running)
         return ("up to " if len(self._pieces) == 1 else "~") + clock_face(ahead)
+
+    def at_least(self, amount: float) -> str:
+        """Return what so much work takes at this pace, such as `at least 0:48`, or nothing."""
+        pieces = self._measured() if amount > 0 and len(self._pieces) > 1 else []
+        if not pieces:
+            return ""
+        seconds, done = (sum(column) for column in zip(*pieces, strict=True))
+        return f"at least {clock_face(seconds / done * amount)}"
+
+    def _measured(self) -> list[tuple[float, float]]:
+        """Return the pieces that tell the pace; none where nothing was measured yet."""
+        pieces = list(self._pieces)[1:] or list(self._pieces)
+        longest = max((seconds for seconds, _ in pieces), default=0.0)
+        pieces = [piece for piece in pieces if piece[0] >= READ * longest]
+        return pieces if sum(seconds for seconds, _ in pieces) >= 1 else []
 
     def status(self) -> str:
         """Return both: `1:44 elapsed, ~0:48 left`."""

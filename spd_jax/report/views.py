@@ -71,23 +71,34 @@ class _Row(NamedTuple):
 
 
 class SearchView:
-    """A search: a table with a row for each iteration."""
+    """A search: a table with a row for each iteration.
+
+    An iteration fits a surrogate and then buys, so that no part of it tells what the rest will
+    take: the time left is known by whole iterations. Before the first one has ended, the warm
+    start, which fits nothing, tells the least that it can be.
+    """
 
     def __init__(self, stage: SearchStage, clock: Callable[[], float] = time.monotonic) -> None:
         """Start the search's clock; raises UserError where its unit is unknown."""
         self._stage, self._unit = stage, named(stage.unit)
-        self._pace = Pace(stage.total, 0, clock)
+        self._clock = clock
+        self._warm_start, self._iterations = Pace(stage.total, 0, clock), Pace(0, 0, clock)
         self._rows: dict[int, _Row] = {}
 
     def advance(self, event: SearchAdvanced) -> None:
         """Take note of what was bought."""
-        self._pace.advance(event.ground_truths)
+        if event.iteration == 0:
+            self._warm_start.advance(event.ground_truths)
+            if event.finished:
+                self._iterations = Pace(self._stage.total, event.ground_truths, self._clock)
+        elif event.finished:
+            self._iterations.advance(event.ground_truths)
         best = float(in_unit(event.best, self._unit.name))
         self._rows[event.iteration] = _Row(
             f"{best:#.4g}" if math.isfinite(best) else "-",
             f"{event.tau:.2f}" if math.isfinite(event.tau) else "-",
             event.ground_truths,
-            self._pace.elapsed(),
+            self._warm_start.elapsed(),
             event.finished,
         )
 
@@ -107,13 +118,12 @@ class SearchView:
     def line(self) -> str:
         """Return the latest row."""
         if not self._rows:
-            return _columns(
-                ("warm start", "-", "-", f"0/{self._stage.total:g}", self._pace.elapsed())
-            )
+            elapsed = self._warm_start.elapsed()
+            return _columns(("warm start", "-", "-", f"0/{self._stage.total:g}", elapsed))
         index, row = list(self._rows.items())[-1]
         spent = f"{row.ground_truths:g}/{self._stage.total:g}"
-        name = _name(index)
-        return _columns((name, row.best, row.tau, spent, self._pace.elapsed(), self._pace.left()))
+        elapsed = self._warm_start.elapsed()
+        return _columns((_name(index), row.best, row.tau, spent, elapsed, self._left()))
 
     def drawn(self, width: int) -> Any:
         """Return the table as rich draws it; it fits a terminal of any width."""
@@ -131,13 +141,19 @@ class SearchView:
         rows = list(self._rows.items())  # a copy: rich draws in a thread of its own
         for index, row in rows:
             latest = index == rows[-1][0]
-            times = (self._pace.elapsed(), self._pace.left()) if latest else (row.elapsed, "")
+            times = (self._warm_start.elapsed(), self._left()) if latest else (row.elapsed, "")
             if row.finished:
                 times = (row.elapsed, times[1])
             style = None if row.finished else "cyan"
             cells = (_name(index), row.best, row.tau, f"{row.ground_truths:g}", *times)
             shown.add_row(*cells, style=style)
         return shown
+
+    def _left(self) -> str:
+        """Return the time left, in words that say how well it is known."""
+        spent = list(self._rows.values())[-1].ground_truths
+        ahead = self._stage.total - spent
+        return self._iterations.left() or self._warm_start.at_least(ahead)
 
     def _noise(self) -> str:
         ceiling = self._stage.ceiling

@@ -45,32 +45,29 @@ class LocalSearch:
 
         Random cells fill up where no known cell that did not fail has new neighbours left.
         """
-        seen, found = set(known.names), None
+        seen, found, missing = set(known.names), known.take([]), count
         alive = protocol.ranking(scores)[: int(np.isfinite(scores).sum())]
         for place in alive:
-            new = self._neighbours(jax.random.fold_in(key, place), space, known, place, seen)
-            if new:
-                seen.update(new.names)
-                found = new if found is None else found.joined(new)
-            if found is not None and len(found) >= count:
-                return protocol.Proposal(found.take(range(count)), {"random_fill": 0.0})
-        missing = count - (0 if found is None else len(found))
+            own_key, cell = jax.random.fold_in(key, place), known.take([place])
+            new = self._neighbours(own_key, space, cell, seen, missing)
+            found = found.joined(new)
+            seen.update(new.names)
+            missing = count - len(found)
+            if not missing:
+                return protocol.Proposal(found, {"random_fill": 0.0})
         rest_key = jax.random.fold_in(key, len(known))
         rest = protocol.collect(rest_key, space, seen, count=missing).cells
-        cells = rest if found is None else found.joined(rest)
-        return protocol.Proposal(cells, {"random_fill": missing / count})
+        return protocol.Proposal(found.joined(rest), {"random_fill": missing / count})
 
     def _neighbours(
-        self, key: Key, space: SearchSpace, known: Cells, place: int, seen: set[str]
-    ) -> Cells | None:
-        """Return the new neighbours of one cell, in the order in which they were drawn."""
-        parents = known.take(np.full(protocol.ROUND, place)).archs
-        own, found, barren, turn = set(seen), None, 0, 0
-        while barren < self.rounds:
+        self, key: Key, space: SearchSpace, cell: Cells, seen: set[str], count: int
+    ) -> Cells:
+        """Return at most `count` new neighbours of one cell, in the order of their drawing."""
+        parents = cell.take(np.zeros(protocol.ROUND, int)).archs
+        found, barren, turn = cell.take([]), 0, 0
+        while barren < self.rounds and len(found) < count:
             mutants = space.mutate(jax.random.fold_in(key, turn), parents)
-            new = protocol.fresh(Cells.of(space, mutants), own)
+            new = protocol.fresh(Cells.of(space, mutants), seen.union(found.names))
             turn, barren = turn + 1, 0 if new else barren + 1
-            if new:
-                own.update(new.names)
-                found = new if found is None else found.joined(new)
-        return found
+            found = found.joined(new)
+        return found.take(range(min(count, len(found))))

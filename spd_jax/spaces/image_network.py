@@ -12,12 +12,15 @@ three times as much memory, which is what limits them (BUILD_NOTES.md, "Image ce
 
 import dataclasses
 import functools
+import itertools
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from spd_jax.axes import Arch, Array, Key, Params
 from spd_jax.errors import UserError
@@ -73,10 +76,8 @@ class Trace(NamedTuple):
 
     Attributes:
       logits: `[N, classes]`.
-      relu_inputs: what each ReLU sees, `[N, H, W, C]` each.
-      relu_used: scalars, 1 where the arch uses that ReLU and 0 where it does not.
-      blocks: outputs of the stem, of each cell and of what stands between stacks, in their order,
-        `[N, H, W, C]`.
+        relu_inputs = jax.lax.stop_gradient(found.relu_inputs)
+        return found.output, CellOutput(found.output, relu_inputs, found.relu_used)
     """
 
     logits: Array
@@ -91,7 +92,7 @@ class CellOutput(NamedTuple):
     Attributes:
       output: `[C, H, W, N]`.
       relu_inputs: what each of its ReLUs sees, `[C', H, W, N]` each.
-      relu_used: scalars, 1 where the arch uses that ReLU.
+      relu_used: as in `Trace`.
     """
 
     output: Array
@@ -272,7 +273,8 @@ def _convolve_forward(norm: bool, x: Array, kernel: Array) -> tuple[Array, Any]:
 
 
 def _convolve_backward(norm: bool, residuals: Any, bar: Array) -> tuple[Array, Array]:
-    return convolved_transpose(norm, *residuals, bar)
+    x, kernel, y, scale = residuals
+    return convolved_transpose(norm, x, kernel, y, scale, bar)
 
 
 convolve.defvjp(_convolve_forward, _convolve_backward)
@@ -325,7 +327,7 @@ def halve_by_max(x: Array) -> Array:
 
 def halve_by_average(x: Array) -> Array:
     """Return the mean of each 2x2 square: `[C, H // 2, W // 2, N]`."""
-    return sum(_quarters(x)) / 4
+    return functools.reduce(jnp.add, _quarters(x)) / 4
 
 
 def family(skeleton: Skeleton, cell: CellKind) -> MotifFamily:
@@ -380,21 +382,45 @@ def trace(skeleton: Skeleton, cell: CellKind) -> Callable[..., Trace]:
     return traced
 
 
+class _Group(NamedTuple):
+    """Cells of one stack that are of one size, so that one compiled cell can serve them all.
+
+    Attributes:
+      cells: number of cells.
+      inputs: channels that the first of them receives.
+      outputs: channels that each of them returns.
+      reduce: channels that a reduction before the first receives; 0 where there is none.
+    """
+
+    cells: int
+    inputs: int
+    outputs: int
+    reduce: int = 0
+
+
+def _groups(skeleton: Skeleton, cell: CellKind) -> list[_Group]:
+    groups = [_Group(skeleton.cells, skeleton.stem, skeleton.stem)]
+    for before, width in itertools.pairwise(skeleton.widths):
+        if not cell.widens:
+            groups.append(_Group(skeleton.cells, width, width, before))
+            continue
+        groups.append(_Group(1, before, width, before))
+        if skeleton.cells > 1:
+            groups.append(_Group(skeleton.cells - 1, width, width))
+    return groups
+
+
 def _init(skeleton: Skeleton, cell: CellKind, key: Key) -> Params:
     """Draw all weights: normal, variance 2 / fan-in, the dense layer's 1 / fan-in, its bias 0."""
     stem_key, cells_key, reductions_key, dense_key = jax.random.split(key, 4)
-    widths = skeleton.widths
-    keys = jax.random.split(cells_key, (skeleton.stacks, skeleton.cells))
-    cells, reductions, width = [], [], skeleton.stem
-    for stack, outputs in enumerate(widths):
-        if stack:
-            reduction_key = jax.random.fold_in(reductions_key, stack)
-            reductions.append(_init_reduction(skeleton, cell, reduction_key, width, outputs))
-        if not cell.widens:
-            width = outputs
-        for index in range(skeleton.cells):
-            cells.append(cell.init(keys[stack, index], width, outputs))
-            width = outputs
+    cells, reductions, width = [], [], skeleton.widths[-1]
+    for index, group in enumerate(_groups(skeleton, cell)):
+        if group.reduce:
+            reduction_key = jax.random.fold_in(reductions_key, index)
+            reductions.append(_init_reduction(skeleton, cell, reduction_key, group.reduce))
+        draw = functools.partial(cell.init, inputs=group.inputs, outputs=group.outputs)
+        keys = jax.random.split(jax.random.fold_in(cells_key, index), group.cells)
+        cells.append(jax.vmap(draw)(keys))
     weight = jax.random.normal(dense_key, (skeleton.classes, width)) / math.sqrt(width)
     return {
         "stem": draw_kernel(stem_key, skeleton.stem, 3, skeleton.image_channels),
@@ -404,9 +430,8 @@ def _init(skeleton: Skeleton, cell: CellKind, key: Key) -> Params:
     }
 
 
-def _init_reduction(
-    skeleton: Skeleton, cell: CellKind, key: Key, inputs: int, outputs: int
-) -> Params:
+def _init_reduction(skeleton: Skeleton, cell: CellKind, key: Key, inputs: int) -> Params:
+    outputs = 2 * inputs
     if skeleton.reduction == "max_pool":
         return {} if cell.widens else {"widen": draw_kernel(key, outputs, 1, inputs)}
     keys = jax.random.split(key, 3)
@@ -432,7 +457,7 @@ def _run(
     blocks: list[Array] = []
 
     def relu(x: Array) -> Array:
-        relu_inputs.append(x)
+        relu_inputs.append(jax.lax.stop_gradient(x))
         relu_used.append(jnp.ones((), x.dtype))
         return jax.nn.relu(x)
 
@@ -442,16 +467,33 @@ def _run(
             return x
         return from_nhwc(after_block(len(blocks) - 1, to_nhwc(x)))
 
+    def report(found: CellOutput) -> None:
+        relu_inputs.extend(found.relu_inputs)
+        relu_used.extend(found.relu_used)
+
+    def one_cell(x: Array, weights: Params) -> tuple[Array, CellOutput]:
+        found = cell.apply(weights, arch, x, norm)
+        relu_inputs = jax.lax.stop_gradient(found.relu_inputs)
+        return found.output, CellOutput(found.output, relu_inputs, found.relu_used)
+
     x = convolve(norm, from_nhwc(inputs), params["stem"])
     x = block(relu(x) if cell.relu_after_stem else x)
-    for index, weights in enumerate(params["cells"]):
-        if index and index % skeleton.cells == 0:
-            reduction = params["reductions"][index // skeleton.cells - 1]
-            x = block(_reduce(skeleton, reduction, x, norm, relu))
-        x, cell_inputs, cell_used = cell.apply(weights, arch, x, norm)
-        relu_inputs.extend(cell_inputs)
-        relu_used.extend(cell_used)
-        x = block(x)
+    reductions = iter(params["reductions"])
+    for group, weights in zip(_groups(skeleton, cell), params["cells"], strict=True):
+        if group.reduce:
+            x = block(_reduce(skeleton, next(reductions), x, norm, relu))
+        each = [operator.itemgetter(index) for index in range(group.cells)]
+        if group.cells > 1 and after_block is None:  # one compiled cell serves all of them
+            x, stacked = jax.lax.scan(one_cell, x, weights)
+            for at in each:
+                found = jax.tree.map(at, stacked)
+                blocks.append(found.output)
+                report(found)
+            continue
+        for at in each:
+            x, found = one_cell(x, jax.tree.map(at, weights))
+            x = block(x)
+            report(found)
     if skeleton.reduction == "residual":
         x = relu(batch_norm(x) if norm else x)
     logits = params["dense"]["weight"] @ jnp.mean(x, (1, 2)) + params["dense"]["bias"]
@@ -469,3 +511,40 @@ def _reduce(
     inner = convolve(False, relu(x), weights["first"])[:, ::2, ::2]
     inner = convolve(norm, relu(batch_norm(inner) if norm else inner), weights["second"])
     return inner + convolve(False, halve_by_average(x), weights["shortcut"])
+
+
+def costs(
+    skeleton: Skeleton, cell: CellKind, weights: Callable[[int, int], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many parameters networks have, and multiply-adds for one image, float64 `[M]`.
+
+    Counted are convolutions and the dense layer (its bias as parameters only); batch
+    normalisation has no parameters here, and its work, sums and pools are left out.
+
+    Args:
+      skeleton: sizes.
+      cell: the kind of cells.
+      weights: maps a cell's channels in and out to the weights `[M]` of its convolutions that
+        each of M archs uses.
+    """
+    stages = iter(skeleton.sizes)
+    size = next(stages)
+    layers: list[tuple[Any, int]] = [(9 * skeleton.image_channels * skeleton.stem, size**2)]
+    for group in _groups(skeleton, cell):
+        if group.reduce:
+            size = next(stages)
+            layers.append((_reduction_weights(skeleton, cell, group.reduce), size**2))
+        layers.append((weights(group.inputs, group.outputs), size**2))
+        if group.cells > 1:
+            layers.append(((group.cells - 1) * weights(group.outputs, group.outputs), size**2))
+    layers.append((skeleton.widths[-1] * skeleton.classes, 1))
+    parameters = np.sum(np.broadcast_arrays(*(w for w, _ in layers)), axis=0, dtype=float)
+    work = np.sum(np.broadcast_arrays(*(w * pixels for w, pixels in layers)), axis=0, dtype=float)
+    return parameters + skeleton.classes, work
+
+
+def _reduction_weights(skeleton: Skeleton, cell: CellKind, inputs: int) -> int:
+    shapes = jax.eval_shape(
+        lambda key: _init_reduction(skeleton, cell, key, inputs), jax.random.key(0)
+    )
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))

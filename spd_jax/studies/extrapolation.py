@@ -30,6 +30,8 @@ from spd_jax.studies.run_folder import RunFolder, open_folder
 from spd_jax.studies.settings import setting
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
 
+FAR = 1e6  # no slope is larger
+
 
 @dataclasses.dataclass(frozen=True)
 class ExtrapolationSettings:
@@ -37,8 +39,8 @@ class ExtrapolationSettings:
 
     seed: int = setting(0, "first seed: of the split, the dishes and the rivals", at_least=0)
     num_seeds: int = setting(5, "seeds to run", at_least=1, grows=True)
-    train_slope_min: float = setting(0.37, "smallest slope to train on")
-    train_slope_max: float = setting(2.01, "largest slope to train on")
+    train_slope_min: float = setting(0.37, "smallest slope to train on", at_least=-FAR, at_most=FAR)
+    train_slope_max: float = setting(2.01, "largest slope to train on", at_least=-FAR, at_most=FAR)
     num_train: int = setting(30, "known slopes of a seed", at_least=2)
     preset: str = setting("best", "settings of the dish, which flags change")
     dish: DishConfig = setting(DishConfig(), "", by_preset=True)
@@ -209,7 +211,7 @@ def compute_table(
 ) -> TruthTable:
     """Train the table of all slopes into the run folder, or go on with it, and return it."""
     task = problem.ground_truth(settings.dataset).task(
-        settings.data_dir, str(folder.path / "states")
+        settings.data_dir, str(folder.path / table_purchase.CHECKPOINTS)
     )
     path = folder.path / "ground_truth.csv"
     with Ledger(folder.path / "ledger.sqlite") as ledger:
@@ -218,6 +220,7 @@ def compute_table(
             truth, settings.slopes, range(settings.seeds), "ground truth", listen,
             budget=settings.epochs,
         )  # fmt: skip
+    table_purchase.drop_checkpoints(folder, items)
     items.sort(key=lambda item: item[0].seed)  # seed by seed, in order of the slopes
     described = settings_lib.to_json(task).items()
     described = {name: value for name, value in described if not name.endswith("_dir")}

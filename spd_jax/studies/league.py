@@ -6,7 +6,6 @@ counts as 0. Every match is kept the moment it is decided, so that a killed leag
 """
 
 import dataclasses
-import functools
 import math
 import os
 import pathlib
@@ -19,58 +18,19 @@ import numpy as np
 from spd_jax import archs as batches
 from spd_jax import files, metrics
 from spd_jax.archs import Cells
-from spd_jax.axes import Archs
-from spd_jax.dish import DishConfig
 from spd_jax.errors import UserError
 from spd_jax.ground_truth import lookup
 from spd_jax.ground_truth.lookup import TruthTable
 from spd_jax.problems import Problem
 from spd_jax.studies import events, machine, spreads
 from spd_jax.studies import settings as settings_lib
+from spd_jax.studies.line_up import TOP, Everyone, LeagueSettings, line_up
 from spd_jax.studies.run_folder import RunFolder, open_folder
-from spd_jax.studies.settings import setting
-from spd_jax.surrogates import proxies
-from spd_jax.surrogates.compose import Averaged, FrozenDish, Stacked
-from spd_jax.surrogates.dish_surrogate import DishSurrogate
-from spd_jax.surrogates.partial_training import PartialTraining
 from spd_jax.surrogates.protocol import CostlySurrogate, Surrogate
-from spd_jax.surrogates.proxies import Proxy
-from spd_jax.surrogates.regressors import GaussianProcess, RandomForest
 
-TOP = 10  # of precision@10: at least so many motifs are held out
 CEILING_SEEDS = 3
 FIGURES = ("kendall_tau", "spearman", "precision_at_10", "regret")
-NAO_EPOCHS = 300  # of 1,000 published: a quarter of the time, the same tau on the tuning cells
-EARLY_STOPPING_FROM = 8  # known motifs: half of fewer decides nothing about when to stop
-Everyone = dict[tuple[str, int], Surrogate]  # by name and number of known ground truths
 Row = Mapping[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class LeagueSettings:
-    """Settings of a league."""
-
-    known: tuple[int, ...] = setting(
-        (5, 10, 20, 40, 80), "numbers of ground truths to learn from, 3 or more each"
-    )
-    splits: int = setting(10, "splits of the table", at_least=1, grows=True)
-    held_out: int = setting(200, "most motifs that a split predicts", at_least=TOP)
-    seed: int = setting(0, "of splits and fits", at_least=0)
-    surrogates: tuple[str, ...] = setting((), "who takes part; empty: everyone", free=True)
-    dish_preset: str = setting(
-        "best", "settings of the dish, which flags change", flag="preset", free=True
-    )
-    dish: DishConfig = setting(DishConfig(), "", by_preset=True)
-    hidden_size: int = setting(3, "width of the dish's network", at_least=1, by_preset=True)
-    held_out_share: float = setting(
-        0.0,
-        f"share of the known motifs, of {EARLY_STOPPING_FROM} or more, that tells the dish when "
-        "to stop",
-        at_least=0,
-        at_most=0.9,
-    )
-    stacked_folds: int = setting(2, "dishes that a stack fits besides the last", at_least=2)
-    proxy_hidden_size: int = setting(16, "width of the network that proxies measure", at_least=1)
 
 
 class Split(NamedTuple):
@@ -199,94 +159,6 @@ def read_excluded(path: str | os.PathLike[str], problem: Problem) -> set[str]:
         return set(Cells.read(problem.space, [line.strip() for line in lines]).names)
     except (UserError, TypeError) as error:
         raise UserError(f"{path} lists something else than motifs: {error}") from error
-
-
-def line_up(problem: Problem, table: TruthTable, settings: LeagueSettings) -> Everyone:
-    """Return who takes part, by name and number of known ground truths.
-
-    Raises:
-      UserError: somebody was asked for whom nobody knows.
-    """
-    dish = DishSurrogate(
-        problem.family(settings.hidden_size), settings.dish, settings.held_out_share,
-        machine.motif_sharding(),
-    )  # fmt: skip
-    everyone: Everyone = {
-        (name, 0): surrogate
-        for name, surrogate in without_truth(problem, table, settings, dish).items()
-    }
-    for known in sorted(set(settings.known)):
-        entries = learners(problem, settings, dish, known)
-        everyone |= {(name, known): surrogate for name, surrogate in entries.items()}
-    names = list(dict.fromkeys(name for name, _ in everyone))
-    unknown = set(settings.surrogates) - set(names)
-    if unknown:
-        raise UserError(f"surrogates={','.join(sorted(unknown))}: give some of {','.join(names)}")
-    asked = settings.surrogates or names
-    return {place: surrogate for place, surrogate in everyone.items() if place[0] in asked}
-
-
-def without_truth(
-    problem: Problem, table: TruthTable, settings: LeagueSettings, dish: DishSurrogate
-) -> dict[str, Surrogate]:
-    """Return the surrogates that use no ground truth, by name."""
-    entries: dict[str, Surrogate] = {"dish_untrained": FrozenDish(dish)}
-    by_name = dict(zip(table.cells.names, table.curves, strict=True))
-    for units in (1, 2):
-        if table.budget < 2 or not _have_begun(table.curves, units):
-            continue
-        curves = functools.partial(_curves, by_name, problem)
-        entries[f"partial_{units}"] = PartialTraining(curves, units, table.budget)
-    wide = problem.family(settings.proxy_hidden_size)
-    states = None if problem.hidden_states is None else problem.hidden_states(wide)
-    for name in proxies.MEASURES:
-        scale = settings.proxy_hidden_size**-0.5
-        entries[name] = Proxy(name, wide, states, init_scale=scale)
-    return entries
-
-
-def _have_begun(curves: Sequence[Sequence[float]], units: int) -> bool:
-    """Return whether the curves are there, and some of them known, after so many units."""
-    return all(curves) and any(
-        len(own) >= units and math.isfinite(own[units - 1]) for own in curves
-    )
-
-
-def learners(
-    problem: Problem, settings: LeagueSettings, dish: DishSurrogate, known: int
-) -> dict[str, Surrogate]:
-    """Return the surrogates that learn from `known` ground truths, by name."""
-    frozen = FrozenDish(dish)
-    if known < EARLY_STOPPING_FROM:
-        dish = dataclasses.replace(dish, held_out_share=0.0)
-    features = problem.features.features
-    forest = RandomForest(problem.strongest_vectors)
-    process = GaussianProcess(problem.strongest_vectors)
-    entries: dict[str, Surrogate] = {
-        "dish": dish,
-        "random_forest": RandomForest(features),
-        "gaussian_process": GaussianProcess(features),
-        "averaged": Averaged(dish, process),
-        # Two folds of three motifs would leave a dish one to learn from.
-        "stacked": Stacked(dish, forest, max(settings.stacked_folds, 3 if known < 4 else 2)),
-        "stacked_untrained": Stacked(frozen, forest),
-    }
-    if problem.structure is not None:
-        entries |= {"random_forest_structure": forest, "gaussian_process_structure": process}
-    if problem.tokens is not None:
-        from spd_jax.surrogates.nao import NaoConfig, NaoPredictor  # brings flax
-
-        config = NaoConfig(epochs=NAO_EPOCHS, held_out_share=0.0)
-        entries["nao"] = NaoPredictor(problem.tokens, config)
-    return entries | dict(problem.rivals)
-
-
-def _curves(
-    by_name: Mapping[str, tuple[float, ...]], problem: Problem, archs: Archs, units: int
-) -> list[tuple[float, ...]]:
-    """Look the learning curves of motifs up in a table."""
-    del units
-    return [by_name[problem.space.encode(arch)] for arch in batches.unstack(archs)]
 
 
 def match(

@@ -23,17 +23,21 @@ def commit() -> str:
     """Return the commit of the clone, "-dirty" behind it when files differ, or "unknown"."""
     if not (ROOT / ".git").exists():  # installed: a repository around it would be another one
         return "unknown"
+    described = _git("describe", "--always", "--abbrev=12")
+    # `describe --dirty` writes git's index: a kill or a full disk there would lock the clone.
+    changed = _git("--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
+    return f"{described}-dirty" if described and changed else described or "unknown"
+
+
+def _git(*arguments: str) -> str:
+    """Return what git says about the clone; "" where there is no git."""
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
+        done = subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
         )
-    except OSError:  # there is no git
-        return "unknown"
-    return described.stdout.strip() or "unknown"
+    except OSError:
+        return ""
+    return done.stdout.strip()
 
 
 def versions() -> dict[str, Any]:

@@ -169,10 +169,10 @@ class RunFolder:
             return None
 
     def add_metrics(self, line: Mapping[str, Any]) -> None:
-        """Append one JSON object to metrics.jsonl."""
+        """Append one JSON object to metrics.jsonl, with a checksum."""
         try:
             with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as stream:
-                stream.write(json.dumps(line) + "\n")
+                stream.write(_sealed_line(line))
         except OSError as error:
             raise UserError(
                 f"{self.path / 'metrics.jsonl'} cannot be written ({error.strerror}): free some "
@@ -195,7 +195,7 @@ class RunFolder:
         for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 line = json.loads(text, parse_constant=_refuse_constant)
-                if keep(line):
+                if line.pop(SEAL) == _seal(line) and keep(line):
                     kept.append(line)
             except DAMAGE:
                 continue
@@ -203,8 +203,13 @@ class RunFolder:
 
     def write_metrics(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Write metrics.jsonl anew, whatever it held."""
-        text = "".join(json.dumps(line) + "\n" for line in lines)
+        text = "".join(map(_sealed_line, lines))
         files.write_text(self.path / "metrics.jsonl", text)
+
+
+def _sealed_line(line: Mapping[str, Any]) -> str:
+    plain = files.to_json(line)
+    return json.dumps({**plain, SEAL: _seal(plain)}) + "\n"
 
 
 def _seal(content: Mapping[str, Any]) -> str:

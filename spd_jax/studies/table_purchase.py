@@ -8,6 +8,7 @@ judge a surrogate.
 import dataclasses
 import os
 import pathlib
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,12 +28,13 @@ from spd_jax.problems import Problem
 from spd_jax.search.loop import warm_start
 from spd_jax.studies import events, machine
 from spd_jax.studies import settings as settings_lib
-from spd_jax.studies.run_folder import open_folder
+from spd_jax.studies.run_folder import RunFolder, open_folder
 from spd_jax.studies.settings import setting
 
 CEILING_CELLS = 20
 RUNS, WARM_START = 5, 40  # of the recorded searches: their warm starts are part of every table
 KEYS = {"reported": 1000, "tuning": 2000}
+CHECKPOINTS = "checkpoints"  # folder in which long trainings save themselves
 Items = list[tuple[EvaluationKey, Evaluation]]
 
 
@@ -51,7 +53,9 @@ class TableSettings:
     cells_with_all_seeds: int = setting(
         100, "first cells that are trained with every seed", at_least=0, grows=True
     )
-    min_ceiling: float = setting(0.6, "least noise ceiling to go on", free=True)
+    min_ceiling: float = setting(
+        0.6, "least noise ceiling to go on, a Kendall tau", at_least=-1, at_most=1, free=True
+    )
 
 
 def run(
@@ -88,7 +92,7 @@ def run(
     executors.check_time_limit(time_limit, workers)
     other = None if compare_with is None else lookup.read(compare_with, problem.space)
     preset = problem.ground_truth(settings.preset)
-    task = preset.task(data_dir, str(pathlib.Path(workdir) / "states"))
+    task = preset.task(data_dir, str(pathlib.Path(workdir) / CHECKPOINTS))
     name = preset.table or f"{problem.space.name}_{settings.preset}"
     name += "_tuning" if settings.part == "tuning" else ""
     config = {"study": "table", "problem": problem.space.name, "task": task.fingerprint}
@@ -99,11 +103,21 @@ def run(
         with Ledger(folder.path / "ledger.sqlite") as ledger:
             truth = GroundTruth(problem.space.name, task, ledger, workers, time_limit=time_limit)
             items, first = _buy_table(truth, cells, settings, listen)
+        drop_checkpoints(folder, items)
         comments = {"study": "table", "commit": machine.commit(), "settings": config}
         ledger_table.write(path, items, comments)
         summary = summarise(items, lookup.read(path, problem.space), first, other)
         folder.write_json("summary.json", summary)
     return summary, path
+
+
+def drop_checkpoints(folder: RunFolder, items: Items) -> None:
+    """Delete what trainings left that were killed between their purchase and their end.
+
+    Where one failed all of it stays: after `ledger retry` it may go on from there.
+    """
+    if all(evaluation.status == "ok" for _, evaluation in items):
+        shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)
 
 
 def cells_of(space: SearchSpace, part: str, count: int) -> list[str]:

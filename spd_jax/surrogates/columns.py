@@ -138,6 +138,72 @@ class FittedColumns:
         files.save_arrays(path, parts, kind="ColumnRegressor")
 
 
+@dataclasses.dataclass(frozen=True)
+class MeanRank:
+    """Several judges that need no score, a `protocol.ScoreFree` surrogate: their ranks' mean.
+
+    Raw scores of two untrained dishes have no common unit; ranks have one. So a prediction
+    depends on the batch: `predict` ranks the motifs that it is given among each other.
+
+    Attributes:
+      bases: at least one.
+    """
+
+    bases: tuple[protocol.ScoreFree, ...]
+
+    def fit(self, key: Key, archs: Archs, scores: ArrayLike) -> "FittedMeanRank":
+        """Return `prepare(key)`: archs and scores are not looked at."""
+        del archs, scores
+        return self.prepare(key)
+
+    def prepare(self, key: Key) -> "FittedMeanRank":
+        """Prepare every base with a key of its own; `key` is consumed."""
+        keys = jax.random.split(key, len(self.bases))
+        return FittedMeanRank(
+            tuple(base.prepare(own) for base, own in zip(self.bases, keys, strict=True))
+        )
+
+    def load(self, path: protocol.Path) -> "FittedMeanRank":
+        """Read saved bases; errors as `protocol.Surrogate.load`."""
+
+        def build(arrays: dict[str, np.ndarray]) -> FittedMeanRank:
+            return FittedMeanRank(
+                tuple(
+                    protocol.from_bytes(arrays[f"base_{place}"], base.load, f"base {place}")
+                    for place, base in enumerate(self.bases)
+                )
+            )
+
+        return protocol.restore(path, type(self).__name__, build)
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedMeanRank:
+    """Judges that are ready.
+
+    Attributes:
+      bases: one for each of the settings' bases.
+    """
+
+    bases: tuple[Fitted, ...]
+
+    def predict(self, archs: Archs) -> np.ndarray:
+        """Return mean ranks within the batch: `[M]` float64 in (0, 1], the best near 1.
+
+        A prediction that failed ranks as the worst.
+        """
+        table = np.concatenate([_columns(base, archs) for base in self.bases], axis=1)
+        ranks = stats.rankdata(np.where(np.isnan(table), -np.inf, table), axis=0)
+        return (ranks / len(table)).mean(axis=1)
+
+    def save(self, path: protocol.Path) -> None:
+        """Write the bases as one `.npz`."""
+        parts = {
+            f"base_{place}": protocol.to_bytes(base.save) for place, base in enumerate(self.bases)
+        }
+        files.save_arrays(path, parts, kind="MeanRank")
+
+
 def nothing(archs: Archs) -> np.ndarray:
     """Return vectors without features, `[M, 0]`: for a regressor that sees columns alone."""
     return np.zeros((archs_lib.count(archs), 0))

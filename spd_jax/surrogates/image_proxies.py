@@ -138,6 +138,8 @@ class ImageProxy:
       chunk: most motifs in one program, which takes them one after the other.
       at_once: motifs that are computed side by side. More than 1 suits accelerators; on a CPU it
         takes memory, and networks that choose an operation compute all of them.
+      weight: `weight(archs [M]) -> [M]` is what predictions are multiplied by, see
+        `size_weight`; None: nothing.
     """
 
     measure: str
@@ -148,6 +150,7 @@ class ImageProxy:
     batches: int = 2
     chunk: int = 64
     at_once: int = 1
+    weight: Callable[[Archs], np.ndarray] | None = None
 
     def fit(self, key: Key, archs: Archs, scores: ArrayLike) -> "FittedImageProxy":
         """Return `prepare(key)`: archs and scores are not looked at."""
@@ -206,8 +209,10 @@ class FittedImageProxy:
     key: np.ndarray
 
     def predict(self, archs: Archs) -> np.ndarray:
-        """Return `[M]` float64, the mean over draws; NaN where it is not finite."""
+        """Return `[M]` float64, the weighted mean over draws; NaN where it is not finite."""
         values = self.by_draw(archs).mean(axis=0)
+        if self.proxy.weight is not None:
+            values = values * self.proxy.weight(archs)
         return np.where(np.isfinite(values), values, np.nan)
 
     def by_draw(self, archs: Archs) -> np.ndarray:
@@ -451,6 +456,26 @@ def swap(network: ImageNetwork, params: Params, arch: Arch, batches: Minibatches
     new = jnp.any(ordered[:, 1:] != ordered[:, :-1], axis=0)
     new = jnp.concatenate([jnp.ones(1, bool), new])
     return jnp.sum(new & (ordered[0] == 0)).astype(jnp.float32)
+
+
+def size_weight(
+    parameters: Callable[[Archs], np.ndarray], mu: float, sigma: float
+) -> Callable[[Archs], np.ndarray]:
+    """Return the weight of regularised SWAP, `exp(-((parameters - mu) / sigma)^2)`.
+
+    Peng et al. (2024), to whom motifs of about `mu` parameters are the right ones. In their code
+    the square is divided by a `sigma` that is not squared, in a unit of thousands of parameters.
+
+    Args:
+      parameters: `parameters(archs [M]) -> [M]`.
+      mu: the size that is wanted, in parameters.
+      sigma: how far from it motifs may be, in parameters.
+    """
+
+    def weight(archs: Archs) -> np.ndarray:
+        return np.exp(-(((parameters(archs) - mu) / sigma) ** 2))
+
+    return weight
 
 
 def zico(network: ImageNetwork, params: Params, arch: Arch, batches: Minibatches) -> Array:

@@ -6,6 +6,7 @@ trained to the end already, so that only predictions cost anything.
 """
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -28,23 +29,23 @@ class PowerLaw:
     """The score that a power law through the beginning of a curve has at its end.
 
     `score(t) = a - b t^-c` with b >= 0 and 0 < c <= 2, "pow3" of Domhan et al. (2015), by least
-    squares to the scores after 1, ..., p units, at the end of the budget. It is
-    `protocol.ScoreFree` and a `protocol.CostlySurrogate`.
+    squares to the beginning of a curve, at the end of the budget. It is `protocol.ScoreFree` and
+    a `protocol.CostlySurrogate`.
 
     Attributes:
       lookup: `lookup(archs, units)` returns curves, see `partial_training`.
-      units: p, at least 3.
+      units: after which the curve is looked at, rising, at least 3 of them.
       budget: units of a full evaluation.
     """
 
     lookup: Lookup
-    units: int
+    units: tuple[int, ...]
     budget: int
 
     @property
     def cost_per_query(self) -> float:
-        """What one prediction costs, in full evaluations: p / budget."""
-        return self.units / self.budget
+        """What one prediction costs, in full evaluations: the last of `units` / budget."""
+        return self.units[-1] / self.budget
 
     def fit(self, key: Key, archs: Archs, scores: ArrayLike) -> "FittedPowerLaw":
         """Return `prepare(key)`: archs and scores are not looked at."""
@@ -55,13 +56,14 @@ class PowerLaw:
         """Return the predictor; `key` is not used.
 
         Raises:
-          UserError: units outside 3..budget.
+          UserError: fewer than 3 units, or others than 1..budget in rising order.
         """
         del key
-        if not FEWEST_POINTS <= self.units <= self.budget:
+        _check(self.units, self.budget)
+        if len(self.units) < FEWEST_POINTS:
             raise UserError(
-                f"a power law through {self.units} units: give {FEWEST_POINTS} to {self.budget}, "
-                "the units of a full evaluation"
+                f"a power law through {len(self.units)} points of a curve: give at least "
+                f"{FEWEST_POINTS} units"
             )
         return FittedPowerLaw(self)
 
@@ -69,7 +71,7 @@ class PowerLaw:
         """Read a saved predictor, with its own units; errors as `protocol.Surrogate.load`."""
 
         def build(arrays: dict[str, np.ndarray]) -> FittedPowerLaw:
-            return FittedPowerLaw(dataclasses.replace(self, units=int(arrays["units"])))
+            return FittedPowerLaw(dataclasses.replace(self, units=_units(arrays["units"])))
 
         return protocol.restore(path, type(self).__name__, build)
 
@@ -88,24 +90,24 @@ class FittedPowerLaw:
         """Return extrapolated scores `[M]` float64; NaN where the training failed."""
         own = self.surrogate
         curves = beginnings(own.lookup, archs, own.units)
-        return np.array([extrapolated(curve, own.budget) for curve in curves])
+        return np.array([extrapolated(own.units, curve, own.budget) for curve in curves])
 
     def save(self, path: protocol.Path) -> None:
-        """Write the number of units."""
+        """Write the units."""
         files.save_arrays(path, {"units": self.surrogate.units}, kind="PowerLaw")
 
 
-def extrapolated(curve: np.ndarray, at: int) -> float:
+def extrapolated(units: tuple[int, ...], curve: np.ndarray, at: int) -> float:
     """Return the power law of least squares through `curve [p]` at unit `at`; NaN for a NaN.
 
     For each exponent c the best a and b >= 0 are known in closed form; c itself is searched.
     """
     if not np.isfinite(curve).all():
         return np.nan
-    units = np.arange(1, len(curve) + 1)
+    times = np.asarray(units, np.float64)
 
     def line(exponent: float) -> tuple[float, float, float]:
-        x = -(units**-exponent)
+        x = -(times**-exponent)
         centred = x - x.mean()
         slope = max(float(centred @ curve / (centred @ centred)), 0.0)
         level = float(curve.mean() - slope * x.mean())
@@ -122,39 +124,35 @@ def extrapolated(curve: np.ndarray, at: int) -> float:
 class CurveRegression:
     """A regression from the beginning of curves to final scores (Baker et al., 2017).
 
-    The regressor sees its own features, the scores after 1, ..., p units, and their first and
-    second differences; the authors' regressor is a nu support-vector machine. It is a
-    `protocol.CostlySurrogate`: a motif whose training fails early is predicted as NaN, and a known
-    one is left out.
+    The regressor sees its own features, the scores after some units, and their first and second
+    differences; the authors' regressor is a nu support-vector machine. It is a
+    `protocol.CostlySurrogate`. A motif whose training fails early is predicted as NaN, and a
+    known one is left out.
 
     Attributes:
       lookup: `lookup(archs, units)` returns curves, see `partial_training`.
-      units: p, at least 1.
+      units: after which the curve is looked at, rising, at least one of them.
       budget: units of a full evaluation.
       regressor: such as `regressors.SupportVectors(space.features)`.
     """
 
     lookup: Lookup
-    units: int
+    units: tuple[int, ...]
     budget: int
     regressor: protocol.VectorRegressor
 
     @property
     def cost_per_query(self) -> float:
-        """What one prediction costs, in full evaluations: p / budget."""
-        return self.units / self.budget
+        """What one prediction costs, in full evaluations: the last of `units` / budget."""
+        return self.units[-1] / self.budget
 
     def fit(self, key: Key, archs: Archs, scores: ArrayLike) -> "FittedCurveRegression":
         """Fit the regressor; arguments and errors as `protocol.Surrogate.fit`.
 
         Raises:
-          UserError: units outside 1..budget, too.
+          UserError: units outside 1..budget, or not in rising order, too.
         """
-        if not 1 <= self.units <= self.budget:
-            raise UserError(
-                f"curves of {self.units} units: give 1 to {self.budget}, the units of a full "
-                "evaluation"
-            )
+        _check(self.units, self.budget)
         archs, truth = archs_lib.known(archs, scores)
         vectors = curve_features(self.lookup, archs, self.units)
         whole = np.isfinite(vectors).all(axis=1)
@@ -166,7 +164,7 @@ class CurveRegression:
         """Read a saved regression, with its own units; errors as `protocol.Surrogate.load`."""
 
         def build(arrays: dict[str, np.ndarray]) -> FittedCurveRegression:
-            own = dataclasses.replace(self, units=int(arrays["units"]))
+            own = dataclasses.replace(self, units=_units(arrays["units"]))
             load = own._beside().load
             fitted = protocol.from_bytes(arrays["fitted"], load, "the regressor")
             return FittedCurveRegression(own, fitted)
@@ -202,30 +200,51 @@ class FittedCurveRegression:
         return predicted
 
     def save(self, path: protocol.Path) -> None:
-        """Write the number of units and the regressor."""
+        """Write the units and the regressor."""
         fitted = protocol.to_bytes(self.fitted.save)
         parts: dict[str, Any] = {"units": self.surrogate.units, "fitted": fitted}
         files.save_arrays(path, parts, kind="CurveRegression")
 
 
-def curve_features(lookup: Lookup, archs: Archs, units: int) -> np.ndarray:
-    """Return curves after 1, ..., p units, their first and second differences: `[M, 3 p - 3]`.
+def curve_features(lookup: Lookup, archs: Archs, units: tuple[int, ...]) -> np.ndarray:
+    """Return the scores after p units, their first and their second differences: `[M, F]`.
 
-    Of one unit there is one score and no difference; NaN where a training failed.
+    NaN where a training failed.
     """
     curves = beginnings(lookup, archs, units)
     return np.column_stack([curves, np.diff(curves, 1), np.diff(curves, 2)])
 
 
-def beginnings(lookup: Lookup, archs: Archs, units: int) -> np.ndarray:
-    """Return the first `units` entries of curves, `[M, units]`; NaN for a training that failed.
+def beginnings(lookup: Lookup, archs: Archs, units: tuple[int, ...]) -> np.ndarray:
+    """Return the entries of curves after `units`, `[M, p]`; NaN for a training that failed.
 
     Raises:
       UserError: the lookup returned another number of curves.
     """
-    curves, count = lookup(archs, units), archs_lib.count(archs)
+    curves, count = lookup(archs, units[-1]), archs_lib.count(archs)
     if len(curves) != count:
         raise UserError(f"{len(curves)} learning curves for {count} motifs: return one for each")
-    short = [np.nan] * units
-    rows = [list(curve[:units]) if len(curve) >= units else short for curve in curves]
+    rows = [
+        [curve[unit - 1] if len(curve) >= unit else np.nan for unit in units] for curve in curves
+    ]
     return np.asarray(rows, np.float64)
+
+
+def _check(units: tuple[int, ...], budget: int) -> None:
+    rising = all(before < after for before, after in itertools.pairwise((0, *units)))
+    if not units or not rising or units[-1] > budget:
+        raise UserError(
+            f"a curve after units {units}: give rising numbers from 1 to {budget}, the units of a "
+            "full evaluation"
+        )
+
+
+def _units(saved: np.ndarray) -> tuple[int, ...]:
+    """Return saved units.
+
+    Raises:
+      ValueError: they are none.
+    """
+    units = tuple(int(unit) for unit in saved)
+    _check(units, max(units, default=0))
+    return units

@@ -21,7 +21,7 @@ from spd_jax.checks import is_count, is_number
 from spd_jax.errors import UserError, check_name
 from spd_jax.surrogates import protocol
 
-KERNELS = ("rbf", "matern")
+KERNELS = ("rbf", "matern", "linear_rbf", "linear_matern")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,9 @@ class GaussianProcess:
 
     Attributes:
       features: archs of M motifs -> vectors `[M, F]`.
-      kernel: "rbf", or "matern" (nu = 2.5), with one length scale for all features.
+      kernel: "rbf", or "matern" (nu = 2.5), with one length scale for all features; or the sum
+        of a linear kernel and one of these, "linear_rbf" and "linear_matern": a ridge regression
+        whose errors are a process.
     """
 
     features: protocol.ToVectors
@@ -71,11 +73,15 @@ class GaussianProcess:
 
     def _kernel(self) -> Any:
         kernels = _sklearn("gaussian_process.kernels")
-        shape = kernels.RBF if self.kernel == "rbf" else kernels.Matern
-        settings = {} if self.kernel == "rbf" else {"nu": 2.5}
-        similarity = shape(length_scale=1.0, length_scale_bounds=(1e-2, 1e3), **settings)
-        noise = kernels.WhiteKernel(noise_level=1e-2, noise_level_bounds=(1e-6, 1e1))
-        return kernels.ConstantKernel(1.0, (1e-3, 1e4)) * similarity + noise
+        if self.kernel.endswith("rbf"):
+            similarity = kernels.RBF(length_scale=1.0, length_scale_bounds=(1e-2, 1e3))
+        else:
+            similarity = kernels.Matern(length_scale=1.0, length_scale_bounds=(1e-2, 1e3), nu=2.5)
+        signal = kernels.ConstantKernel(1.0, (1e-3, 1e4)) * similarity
+        if self.kernel.startswith("linear"):
+            line = kernels.DotProduct(sigma_0=0.0, sigma_0_bounds="fixed")
+            signal += kernels.ConstantKernel(1e-2, (1e-5, 1e2)) * line
+        return signal + kernels.WhiteKernel(noise_level=1e-2, noise_level_bounds=(1e-6, 1e1))
 
     def _restore(self, data: dict[str, np.ndarray]) -> "FittedRegressor":
         """Condition on the data with the hyper-parameters `exp(theta)`, as `fit` and `load` do."""

@@ -7,6 +7,7 @@ keep, for every edge, room for what each of the five operations needs.
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,7 @@ from spd_jax.spaces.nasbench201.cells import EDGES, OPERATIONS
 
 CONV_1X1, CONV_3X3 = (OPERATIONS.index(f"nor_conv_{size}") for size in ("1x1", "3x3"))
 _SOURCES, _TARGETS = np.array(EDGES).T
-_NODES = 4
+NODES = 4
 
 
 @functools.cache
@@ -62,6 +63,27 @@ def used_edges(arch: Any) -> Any:
     return xp.stack(used, axis=-1)
 
 
+def parameters(skeleton: Skeleton, archs: Archs) -> np.ndarray:
+    """Return how many parameters the networks of archs `[M]` use, float64 `[M]`.
+
+    NAS-Bench-201's own counts have two more for each channel of a batch normalisation, and those
+    of convolutions on dead ends.
+    """
+    return _costs(skeleton, archs)[0]
+
+
+def multiply_adds(skeleton: Skeleton, archs: Archs) -> np.ndarray:
+    """Return the multiply-adds of the networks of archs `[M]` for one image, float64 `[M]`."""
+    return _costs(skeleton, archs)[1]
+
+
+def _costs(skeleton: Skeleton, archs: Archs) -> tuple[np.ndarray, np.ndarray]:
+    archs = np.asarray(archs)
+    used = used_edges(archs)
+    areas = np.sum(used * ((archs == CONV_1X1) + 9 * (archs == CONV_3X3)), axis=-1)
+    return images.costs(skeleton, _Cell(), lambda inputs, outputs: areas * inputs * outputs)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Cell:
     """A `image_network.CellKind`."""
@@ -87,60 +109,70 @@ class _Cell:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _cell(norm: bool, params: Params, arch: Arch, x: Array) -> Array:
-    """Return the four nodes of a cell, `[4, C, H, W, N]`."""
+def _cell(norm: bool, params: Params, arch: Arch, x: Array) -> tuple[Array, ...]:
+    """Return the four nodes of a cell, `[C, H, W, N]` each."""
     return _forward(norm, params, arch, x)[0]
 
 
-def _forward(norm: bool, params: Params, arch: Arch, x: Array) -> tuple[Array, Any]:
-    """Go through the edges in order: each adds its operation's result to the node it enters."""
+def _edge(norm: bool, operation: Array, kernels: Params, x: Array) -> tuple[Array, Array]:
+    """Return what an edge brings, and what `convolved_transpose` needs besides that."""
     no_scale = jnp.zeros((x.shape[0], 1, 1, 1), x.dtype)
-
-    def edge(nodes: Array, now: Any) -> tuple[Array, tuple[Array, Array]]:
-        operation, kernels, source, target = now
-        x = nodes[source]
-        operations = [
-            lambda: (jnp.zeros_like(x), no_scale),
-            lambda: (x, no_scale),
-            lambda: images.convolved(norm, jax.nn.relu(x), kernels["conv1x1"]),
-            lambda: images.convolved(norm, jax.nn.relu(x), kernels["conv3x3"]),
-            lambda: (images.average_pool(x), no_scale),
-        ]
-        y, scale = jax.lax.switch(operation, operations)
-        return nodes.at[target].add(y), (y, scale)
-
-    nodes = jnp.zeros((_NODES, *x.shape), x.dtype).at[0].set(x)
-    nodes, results = jax.lax.scan(edge, nodes, (arch, params, _SOURCES, _TARGETS))
-    return nodes, (params, arch, nodes, results)
+    operations = [
+        lambda: (jnp.zeros_like(x), no_scale),
+        lambda: (x, no_scale),
+        lambda: images.convolved(norm, jax.nn.relu(x), kernels["conv1x1"]),
+        lambda: images.convolved(norm, jax.nn.relu(x), kernels["conv3x3"]),
+        lambda: (images.average_pool(x), no_scale),
+    ]
+    return jax.lax.switch(operation, operations)
 
 
-def _backward(norm: bool, residuals: Any, nodes_bar: Array) -> tuple[Params, None, Array]:
+def _edge_transpose(
+    norm: bool, operation: Array, kernels: Params, x: Array, result: tuple[Array, Array], bar: Array
+) -> tuple[Array, Params]:
+    """Return the cotangents of `x` and `kernels`; `result` is what `_edge` returned."""
+    no_kernels = jax.tree.map(jnp.zeros_like, kernels)
+
+    def convolution(name: str) -> tuple[Array, Params]:
+        x_bar, kernel_bar = images.convolved_transpose(
+            norm, jax.nn.relu(x), kernels[name], *result, bar
+        )
+        return jnp.where(x > 0, x_bar, 0), no_kernels | {name: kernel_bar}
+
+    operations = [
+        lambda: (jnp.zeros_like(x), no_kernels),
+        lambda: (bar, no_kernels),
+        lambda: convolution("conv1x1"),
+        lambda: convolution("conv3x3"),
+        lambda: (images.average_pool_transpose(bar), no_kernels),
+    ]
+    return jax.lax.switch(operation, operations)
+
+
+def _forward(norm: bool, params: Params, arch: Arch, x: Array) -> tuple[tuple[Array, ...], Any]:
+    nodes, results = [x], []
+    for target in range(1, NODES):
+        for index in np.flatnonzero(target == _TARGETS):
+            kernels = jax.tree.map(operator.itemgetter(index), params)
+            results.append(_edge(norm, arch[index], kernels, nodes[_SOURCES[index]]))
+        entering = [y for (y, _), end in zip(results, _TARGETS, strict=False) if end == target]
+        nodes.append(functools.reduce(jnp.add, entering))
+    return tuple(nodes), (params, arch, nodes, results)
+
+
+def _backward(
+    norm: bool, residuals: Any, nodes_bar: tuple[Array, ...]
+) -> tuple[Params, None, Array]:
     params, arch, nodes, results = residuals
-
-    def edge(nodes_bar: Array, now: Any) -> tuple[Array, Params]:
-        operation, kernels, source, target, (y, scale) = now
-        x, bar = nodes[source], nodes_bar[target]
-        none = jax.tree.map(jnp.zeros_like, kernels)
-
-        def convolution(name: str) -> tuple[Array, Params]:
-            x_bar, kernel_bar = images.convolved_transpose(
-                norm, jax.nn.relu(x), kernels[name], y, scale, bar
-            )
-            return jnp.where(x > 0, x_bar, 0), none | {name: kernel_bar}
-
-        operations = [
-            lambda: (jnp.zeros_like(x), none),
-            lambda: (bar, none),
-            lambda: convolution("conv1x1"),
-            lambda: convolution("conv3x3"),
-            lambda: (images.average_pool_transpose(bar), none),
-        ]
-        x_bar, kernels_bar = jax.lax.switch(operation, operations)
-        return nodes_bar.at[source].add(x_bar), kernels_bar
-
-    edges = (arch, params, _SOURCES, _TARGETS, results)
-    nodes_bar, params_bar = jax.lax.scan(edge, nodes_bar, edges, reverse=True)
-    return params_bar, None, nodes_bar[0]
+    bars, params_bar = list(nodes_bar), []
+    for index, (source, target) in reversed(list(enumerate(EDGES))):
+        kernels = jax.tree.map(operator.itemgetter(index), params)
+        x_bar, kernels_bar = _edge_transpose(
+            norm, arch[index], kernels, nodes[source], results[index], bars[target]
+        )
+        bars[source] = bars[source] + x_bar
+        params_bar.append(kernels_bar)
+    return jax.tree.map(lambda *k: jnp.stack(k), *reversed(params_bar)), None, bars[0]
 
 
 _cell.defvjp(_forward, _backward)

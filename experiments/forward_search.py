@@ -1,0 +1,64 @@
+"""Forward architecture search (Hu et al., 2019): grow trained networks, beside controls.
+
+The authors call it Petridish; it has nothing to do with the Synthetic Petri Dish. Without flags
+it grows networks of scikit-learn's digits, which takes minutes and downloads nothing.
+"""
+
+import dataclasses
+
+from experiments import launch
+from spd_jax.report import forward_search as report
+from spd_jax.report.display import Display
+from spd_jax.studies import forward_cost, forward_search
+from spd_jax.studies.forward_controls import ALL
+from spd_jax.studies.forward_search import PRESETS, ForwardSettings
+from spd_jax.studies.settings import setting
+
+
+@dataclasses.dataclass(frozen=True)
+class ForwardSearch(ForwardSettings):
+    """Settings of the experiment, with where its data are and what stands beside it."""
+
+    data_dir: str = setting("download", 'folder of the data, or "download"', free=True)
+    controls: bool = setting(
+        False, "train all controls and ablations, and compare selectors (hours)", free=True
+    )
+    beside: tuple[str, ...] = setting(
+        ("longer",), "what stands beside the search", choices=tuple(ALL), free=True
+    )
+    one_step: bool = setting(
+        False, "only take one step of each phase at full size, and say what all would cost",
+        free=True,
+    )  # fmt: skip
+    workers: int = setting(0, "processes that train", at_least=0, free=True)
+    time_limit: float | None = setting(
+        None, "seconds that a job may take; needs workers; default: any", free=True
+    )
+
+
+launch.define(ForwardSearch, PRESETS)
+
+
+def main() -> None:
+    """Search, train the controls, and draw."""
+    settings = launch.read(ForwardSearch, PRESETS, "preset")
+    if settings.one_step:
+        print(report.phases(forward_cost.measure(settings)))
+        return
+    workdir = launch.workdir(f"runs/forward_search_{settings.preset}")
+    with Display() as display:
+        summary = forward_search.run(
+            settings,
+            workdir,
+            data_dir=launch.folder_of_data(settings.data_dir),
+            beside=tuple(ALL) if settings.controls else settings.beside,
+            workers=settings.workers,
+            time_limit=settings.time_limit,
+            listen=display,
+        )
+    print(report.results(summary))
+    print("wrote " + ", ".join(map(str, [workdir / "summary.json", *report.draw(workdir)])))
+
+
+if __name__ == "__main__":
+    launch.run_main(main)

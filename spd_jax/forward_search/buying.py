@@ -1,0 +1,129 @@
+"""Jobs are bought once: what the ledger lacks is trained, and written before anything else."""
+
+import contextlib
+import dataclasses
+import functools
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from spd_jax.errors import UserError
+from spd_jax.forward_search import jobs
+from spd_jax.forward_search.jobs import Job, Training
+from spd_jax.ground_truth import executors
+from spd_jax.ledger import Evaluation, EvaluationKey, Ledger
+
+TRIES = 2  # of a job that raises, or whose worker dies
+LONGEST_ERROR = 20_000  # characters of a traceback that are kept: its end
+SEEDS = 10**6  # a search's seed and a job's number make one seed of the ledger
+Item = tuple[Training, Job]
+
+
+def key_of(item: Item) -> EvaluationKey:
+    """Return what a job is in the ledger; its parent there is the job whose weights it got."""
+    training, job = item
+    return EvaluationKey(
+        f"forward_search/{job.kind}",
+        str(job.arch),
+        training.fingerprint,
+        training.seed * SEEDS + job.number,
+        job.epochs,
+        job.source or "",
+    )
+
+
+@dataclasses.dataclass
+class Buyer:
+    """A ledger, and how many workers train what it lacks.
+
+    Attributes:
+      ledger: of all searches of a run.
+      workers: 0 trains in this process; more are so many processes.
+      time_limit: seconds after which a job is given up; needs workers.
+      on_result: called with a job and its result once it has been written.
+      bought: jobs that this object trained.
+    """
+
+    ledger: Ledger
+    workers: int = 0
+    time_limit: float | None = None
+    on_result: Callable[[Item, Evaluation], None] = lambda item, evaluation: None
+    bought: int = 0
+
+    def buy(self, items: Sequence[Item]) -> list[Evaluation]:
+        """Return the results of jobs, in their order; equal jobs are trained once.
+
+        A job that raises or whose worker dies is tried once more, then recorded as failed. One
+        whose file of weights is missing or damaged is trained anew.
+
+        Raises:
+          UserError: data are missing, or the ledger cannot be written.
+        """
+        keys = [key_of(item) for item in items]
+        answers = {key: self._known(key, item) for key, item in zip(keys, items, strict=True)}
+        missing = {k: i for k, i in zip(keys, items, strict=True) if answers[k] is None}
+        waiting = list(missing)
+        found = executors.run_all(
+            functools.partial(_tried, TRIES),
+            [missing[key] for key in waiting],
+            workers=self.workers,
+            retries=TRIES - 1,
+            time_limit=self.time_limit,
+        )
+        with contextlib.closing(found):
+            for place, outcome in found:
+                key = waiting[place]
+                self.ledger.put(key, _evaluation(outcome))
+                # What is read back is what a resumed run will see.
+                answers[key] = evaluation = self.ledger.get(key)
+                self.bought += 1
+                assert evaluation is not None
+                self.on_result(missing[key], evaluation)
+        return [answer for key in keys if (answer := answers[key]) is not None]
+
+    def _known(self, key: EvaluationKey, item: Item) -> Evaluation | None:
+        """Return what the ledger says of a job whose weights are there, if it has them."""
+        known = self.ledger.get(key)
+        if known is None or known.status == "failed":
+            return known
+        training, job = item
+        try:
+            jobs.load(training.path(job.name))
+        except UserError:
+            return None
+        return known
+
+
+def _tried(tries: int, item: Item) -> Evaluation:
+    """Run a job; what it raises at its last try is its result, as plain data."""
+    for left in range(tries - 1, -1, -1):
+        try:
+            return jobs.run(*item)
+        except UserError as error:
+            raise UserError(str(error)) from None  # a subclass of it may not unpickle
+        except Exception as error:
+            if _is_out_of_memory(error):
+                raise UserError(
+                    f"a training of {item[1].arch} does not fit into the device's memory: use "
+                    "smaller batches, fewer filters or a smaller preset"
+                ) from None
+            if not left:
+                return Evaluation("failed", error=traceback.format_exc()[-LONGEST_ERROR:])
+    raise AssertionError(tries)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return "RESOURCE_EXHAUSTED" in str(error) or isinstance(error, MemoryError)
+
+
+def _evaluation(outcome: Any) -> Evaluation:
+    """Return what is to be written."""
+    if isinstance(outcome, executors.WorkerDied | executors.TimeLimitExceeded):
+        return Evaluation("failed", error=str(outcome))
+    if isinstance(outcome, UserError):
+        raise outcome
+    if isinstance(outcome, Exception):
+        raise UserError(
+            f"a worker could not run a job ({outcome}): see that the workers run"
+        ) from outcome
+    return outcome

@@ -1,0 +1,112 @@
+"""Which candidates stay: the paper's |alpha|, and what else one weak training tells of them.
+
+Every selector gives each candidate of a slot a number, higher is better; the best few become
+the slot's next learner.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from spd_jax.errors import UserError, check_name
+from spd_jax.forward_search.arch import Edge
+
+# By name, what a selector looks at. All but the last two are had from one weak training.
+SELECTORS = {
+    "alpha": "|alpha| after weak training (the paper)",
+    "gradient": "|mean dL/d alpha| over the weak training: equation 8 itself",
+    "certain": "the same mean over its standard error",
+    "signed": "mean of -alpha dL/d alpha: the gain to first order, with its sign",
+    "projection": "norm of dL/dA of a projection A, after weak training (ours)",
+    "proxy": "the same norm before any weak training: a zero-cost proxy",
+    "random": "a random choice after the same weak training (the paper's control)",
+    "none": "a random choice without weak training, whose cost the child's training gets",
+}
+Scores = dict[str, dict[str, list[float]]]  # by selector and slot, one number for each candidate
+
+
+def scores_of(
+    alphas: Mapping[str, ArrayLike],
+    signals: Mapping[str, ArrayLike],
+    steps: int,
+    gains: Mapping[str, Mapping[str, ArrayLike]],
+) -> Scores:
+    """Return what every measured selector says.
+
+    Args:
+      alphas: by slot `[E]`, after weak training.
+      signals: by slot `[3, E]`, see `training.TrainState`.
+      steps: of the weak training.
+      gains: by selector ("projection", "proxy") and slot `[E]`.
+    """
+    found: dict[str, dict[str, np.ndarray]] = {"alpha": {}, "gradient": {}, "certain": {}}
+    found["signed"] = {}
+    for slot, sums in signals.items():
+        total, squares, signed = np.asarray(sums, float)
+        mean = total / max(steps, 1)
+        spread = np.sqrt(np.maximum(squares / max(steps, 1) - mean**2, 0))
+        found["alpha"][slot] = np.abs(np.asarray(alphas[slot], float))
+        found["gradient"][slot] = np.abs(mean)
+        error = np.maximum(spread / np.sqrt(max(steps, 1)), np.finfo(np.float32).tiny)
+        found["certain"][slot] = np.abs(mean) / error
+        found["signed"][slot] = signed / max(steps, 1)
+    found |= {
+        name: {slot: np.asarray(x, float) for slot, x in own.items()} for name, own in gains.items()
+    }
+    return {name: {slot: x.tolist() for slot, x in own.items()} for name, own in found.items()}
+
+
+def choose(
+    edges: Sequence[Edge],
+    scores: ArrayLike,
+    count: int,
+    fits: Callable[[tuple[Edge, ...]], bool] = lambda chosen: True,
+) -> tuple[Edge, ...]:
+    """Return the best candidates; of equal ones those with the lower number.
+
+    Args:
+      edges: all candidates of a slot, in the order of their numbers `[E]`.
+      scores: `[E]`, higher is better; NaN comes last.
+      count: I_max, how many to take; fewer where there are fewer.
+      fits: says of edges whether they keep within a budget; what does not fit is passed over.
+    """
+    values = np.asarray(scores, float)
+    if values.shape != (len(edges),):
+        raise UserError(
+            f"{len(edges)} candidates have scores of shape {values.shape}: give one for each"
+        )
+    chosen: tuple[Edge, ...] = ()
+    for place in np.argsort(-np.where(np.isnan(values), -np.inf, values), kind="stable"):
+        if len(chosen) < count and fits((*chosen, edges[place])):
+            chosen = (*chosen, edges[place])
+    return chosen
+
+
+def random_scores(seed: Sequence[int], counts: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Return random scores by slot: choosing by them is choosing at random."""
+    generator = np.random.default_rng(list(seed))
+    return {slot: generator.random(count) for slot, count in counts.items()}
+
+
+def scores_by(
+    name: str, measured: Scores | None, seed: Sequence[int], counts: Mapping[str, int]
+) -> Mapping[str, Any]:
+    """Return the scores of a selector by slot.
+
+    Args:
+      name: in `SELECTORS`.
+      measured: of `scores_of`; None where no weak learner was trained.
+      seed: of random choices.
+      counts: candidates of every slot.
+
+    Raises:
+      UserError: an unknown name, or one that needs what was not measured.
+    """
+    check_name("selector", name, SELECTORS)
+    if name in ("random", "none"):
+        return random_scores(seed, counts)
+    if measured is None or name not in measured:
+        raise UserError(f"select={name} needs a weak training that measured it")
+    return measured[name]

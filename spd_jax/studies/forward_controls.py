@@ -1,0 +1,54 @@
+"""What stands beside a forward search: controls at equal compute, other selectors, ablations."""
+
+from collections.abc import Mapping
+from typing import Any
+
+GROWN, SELECTION = "grown", "selection"
+CONTROLS = {
+    "longer": "the seed, trained on",
+    "random": "grown at random, after the same weak training",
+    "none": "grown at random, without weak training",
+    "wide": "the seed, widened, from scratch",
+    "networks": "a random network of the same kind, from scratch",
+    "retrained": "the grown network, from scratch",
+}
+# Other selectors share the seed and the first weak training with the search.
+SELECTORS = {
+    f"by_{name}": f"selected by {name}"
+    for name in ("alpha", "gradient", "certain", "signed", "projection", "proxy")
+}
+ABLATIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "lambda_0": ("lambda 0", {"penalty": 0.0}),
+    "lambda_01": ("lambda 0.01", {"penalty": 0.01}),
+    "gate": ("gate 1 / number of images", {"gate": 0.0}),
+    "no_stop_gradient": ("candidates move the parent", {"coupling": "no_stop_gradient"}),
+    "soft": ("neither stop, learnt gate", {"coupling": "soft"}),
+    "scaled": ("candidates with learnt scales", {"candidate_scale": True}),
+    "edges_2": ("I_max 2", {"edges": 2}),
+    "edges_4": ("I_max 4", {"edges": 4}),
+    "plain": ("merged by a projection alone", {"merge": "plain"}),
+    "sum": ("merged by a weighted sum", {"merge": "sum"}),
+    "wide_start": ("starts twice as wide", {}),  # see `changes_of`
+}
+# Whatever is a search of its own.
+SEARCHES = ("random", "none", *SELECTORS, *ABLATIONS)
+ALL: dict[str, str] = {
+    **CONTROLS,
+    **SELECTORS,
+    **{name: words for name, (words, _) in ABLATIONS.items()},
+    SELECTION: "single edges, really trained: which selector agrees with their gains",
+}
+LONGER, SCRATCH = 100_000, 200_000  # numbers of jobs that no search reaches
+SINGLE = 300_000
+
+
+def changes_of(method: str, settings: Any) -> dict[str, Any]:
+    """Return the settings that a search differs in from the one that it stands beside."""
+    if method in ("random", "none"):
+        return {"select": method}
+    if method in SELECTORS:
+        return {"select": method.removeprefix("by_")}
+    if method == "wide_start":
+        name = "hidden" if settings.search == "rnn" else "filters"
+        return {name: 2 * getattr(settings, name)}
+    return dict(ABLATIONS[method][1]) if method in ABLATIONS else {}

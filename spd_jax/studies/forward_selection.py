@@ -1,0 +1,152 @@
+"""Does |alpha| select? Single edges are really trained, and every selector compared with them.
+
+From a trained seed, candidates are trained weakly, several times with other random numbers.
+Then each single edge grows in one slot, and its child is trained. Its gain is how much lower
+its validation cross-entropy is than that of the seed, trained on for as many epochs: a cross-
+entropy, since errors of a few hundred images tie.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from spd_jax import metrics
+from spd_jax.forward_search.arch import Arch, parse
+from spd_jax.forward_search.jobs import Job
+from spd_jax.forward_search.search import Grown
+from spd_jax.ledger import Evaluation
+from spd_jax.studies.forward_controls import SINGLE
+
+REPEATS = 2  # weak trainings, and trainings of every child
+Records = Sequence[tuple[Job, Evaluation]]
+
+
+def jobs_of(seed: Grown, settings: Any) -> list[Job]:
+    """Return the jobs of one seed: weak trainings, the seed for longer, single edges.
+
+    The first weak training is the search's own.
+    """
+    arch = seed.arch
+    weak = [
+        Job(
+            1 if repeat == 0 else SINGLE + repeat, "weak", arch, settings.weak_epochs, seed.name,
+            seed.number, 1, arch.slots,
+        )
+        for repeat in range(REPEATS)
+    ]  # fmt: skip
+    edges = [(slot, edge) for slot in arch.slots for edge in arch.candidates(slot)]
+    grown: list[Arch] = [arch, *(arch.grown({slot: [edge]}) for slot, edge in edges)]
+    children = [
+        Job(
+            SINGLE + 10 + repeat * len(grown) + place, "child", own, settings.child_epochs,
+            weak[0].name, seed.number, 1,
+        )
+        for repeat in range(REPEATS)
+        for place, own in enumerate(grown)
+    ]  # fmt: skip
+    return [*weak, *children]
+
+
+def gains_of(records: Records) -> tuple[Arch, dict[str, np.ndarray]]:
+    """Return the seed's architecture and, by slot, gains in nats `[E, REPEATS]`.
+
+    NaN where a training failed.
+    """
+    arch = next(job.arch for job, _ in records if job.kind == "weak")
+    losses: dict[str, list[float]] = {}
+    for job, result in records:
+        if job.kind == "child":
+            loss = result.info["cross_entropy"] if result.status == "ok" else np.nan
+            losses.setdefault(str(job.arch), []).append(loss)
+    base = np.array(losses[str(arch)])
+    gains = {
+        slot: np.array(
+            [
+                base.mean() - np.array(losses[str(arch.grown({slot: [edge]}))])
+                for edge in arch.candidates(slot)
+            ]
+        )
+        for slot in arch.slots
+    }
+    return parse(str(arch)), gains
+
+
+def summarise(records: Mapping[int, Records]) -> dict[str, Any]:
+    """Return how selectors agree with gains, over seeds and slots.
+
+    Args:
+      records: by seed.
+
+    Returns:
+      `selectors`: by name, tau with the mean gain: `metrics.spread_with_mean` over (seed, slot),
+      with a 95 % t interval over seeds (slots averaged); `pooled`: by name and slot, tau of
+      means over seeds; `noise_ceiling`: tau of one training of the children with the other;
+      `stability`: by name, tau of one weak training with the other; `gains`: by seed and slot.
+    """
+    gains = {seed: gains_of(own)[1] for seed, own in records.items()}
+    scores = {
+        seed: [result.info["scores"] for job, result in own if job.kind == "weak"]
+        for seed, own in records.items()
+    }
+    names = list(next(iter(scores.values()))[0])
+    slots = list(next(iter(gains.values())))
+    found = {name: _agreement(name, slots, scores, gains) for name in names}
+    pooled = {
+        name: {
+            slot: metrics.kendall_tau(
+                np.mean([_ranks(own[0][name][slot]) for own in scores.values()], axis=0),
+                np.mean([own[slot].mean(1) for own in gains.values()], axis=0),
+            )
+            for slot in slots
+        }
+        for name in names
+    }
+    stability = {
+        name: metrics.spread_with_mean(
+            [metrics.kendall_tau(own[0][name][s], own[1][name][s]) for own in scores.values()
+             for s in slots]
+        )
+        for name in names
+    }  # fmt: skip
+    ceiling = [metrics.kendall_tau(*own[slot].T[:2]) for own in gains.values() for slot in slots]
+    return {
+        "selectors": found,
+        "pooled": pooled,
+        "stability": stability,
+        "noise_ceiling": metrics.spread_with_mean(ceiling),
+        "gains": {
+            str(seed): {slot: own[slot].tolist() for slot in slots} for seed, own in gains.items()
+        },
+        "scores": {str(seed): own[0] for seed, own in scores.items()},
+    }
+
+
+def _ranks(values: Sequence[float]) -> np.ndarray:
+    return stats.rankdata(values)
+
+
+def _agreement(
+    name: str,
+    slots: Sequence[str],
+    scores: Mapping[int, Any],
+    gains: Mapping[int, Mapping[str, np.ndarray]],
+) -> dict[str, Any]:
+    """Return tau of one selector with the mean gains."""
+    taus = np.array(
+        [
+            [
+                metrics.kendall_tau(scores[s][0][name][slot], gains[s][slot].mean(1))
+                for slot in slots
+            ]
+            for s in scores
+        ]
+    )
+    found = metrics.spread_with_mean(taus.ravel())
+    by_seed = taus.mean(1)
+    found["interval"] = None
+    if len(by_seed) > 1 and np.isfinite(by_seed).all():
+        half = stats.t.ppf(0.975, len(by_seed) - 1) * by_seed.std(ddof=1) / len(by_seed) ** 0.5
+        found["interval"] = [float(by_seed.mean() - half), float(by_seed.mean() + half)]
+    return found
