@@ -40,7 +40,7 @@ class Buyer:
       ledger: of all searches of a run.
       workers: 0 trains in this process; more are so many processes.
       time_limit: seconds after which a job is given up; needs workers.
-      on_result: called with a job and its result once it has been written.
+      on_result: called with a job and its result, once that has been written or found.
       bought: jobs that this object trained.
     """
 
@@ -60,8 +60,12 @@ class Buyer:
           UserError: data are missing, or the ledger cannot be written.
         """
         keys = [key_of(item) for item in items]
-        answers = {key: self._known(key, item) for key, item in zip(keys, items, strict=True)}
-        missing = {k: i for k, i in zip(keys, items, strict=True) if answers[k] is None}
+        distinct = dict(zip(keys, items, strict=True))
+        answers = {key: self._known(key, item) for key, item in distinct.items()}
+        for key, known in answers.items():
+            if known is not None:
+                self.on_result(distinct[key], known)
+        missing = {key: item for key, item in distinct.items() if answers[key] is None}
         waiting = list(missing)
         found = executors.run_all(
             functools.partial(_tried, TRIES),

@@ -16,6 +16,7 @@ from spd_jax.forward_search.arch import Arch
 from spd_jax.forward_search.image_data import ImageParts, Images
 from spd_jax.forward_search.image_net import ImageNet
 from spd_jax.forward_search.scope import Scope, Weights
+from spd_jax.forward_search.training import COMPILER_OPTIONS
 from spd_jax.forward_search.weak import Growth
 
 EVAL_BATCH = 200
@@ -101,7 +102,7 @@ class ImageModel:
         return wrong / len(images.labels), total / len(images.labels)
 
 
-@functools.partial(jax.jit, static_argnames=("net", "arch"))
+@functools.partial(jax.jit, static_argnames=("net", "arch"), compiler_options=COMPILER_OPTIONS)
 def _measure(
     weights: Weights, averages: Weights, batch: Batch, counted: Array, *, net: ImageNet, arch: Arch
 ) -> Array:

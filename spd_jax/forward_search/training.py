@@ -145,8 +145,16 @@ def rates(schedule: str, rate: float, epochs: int, steps: int) -> np.ndarray:
     return (rate * 0.8**late).astype(np.float32)
 
 
+# On GPUs XLA stops with a failed check where it fuses the many 1 x 1 convolutions of a weak
+# training into Triton's matrix products (jax 0.11.2, H200); cuBLAS computes them as fast.
+COMPILER_OPTIONS = {"xla_gpu_enable_triton_gemm": False}
+
+
 @functools.partial(
-    jax.jit, static_argnames=("model", "arch", "slots", "optimiser"), donate_argnums=(0,)
+    jax.jit,
+    static_argnames=("model", "arch", "slots", "optimiser"),
+    donate_argnums=(0,),
+    compiler_options=COMPILER_OPTIONS,
 )
 def train_steps(
     state: TrainState,
@@ -290,7 +298,11 @@ def gains(
     return {slot: np.sqrt(own) for slot, own in found.items()}
 
 
-@functools.partial(jax.jit, static_argnames=("model", "arch", "slots", "coupling"))
+@functools.partial(
+    jax.jit,
+    static_argnames=("model", "arch", "slots", "coupling"),
+    compiler_options=COMPILER_OPTIONS,
+)
 def _probe(
     weights: Weights,
     averages: Weights,

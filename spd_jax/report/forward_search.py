@@ -22,7 +22,7 @@ from spd_jax.studies.forward_cost import Phase
 
 NAMES = {
     "grown": "grown", "longer": "seed for longer", "random": "random choice",
-    "none": "random, no weak training", "wide": "wide seed", "networks": "random network",
+    "none": "random, no weak phase", "wide": "wide seed", "networks": "random network",
     "retrained": "grown, from scratch",
 }  # fmt: skip
 
@@ -35,19 +35,40 @@ def results(summary: Mapping[str, Any]) -> str:
     """
     rows = []
     for name, figures in summary["methods"].items():
-        row = [NAMES.get(name, name), _mean(figures["test_error"]), _mean(figures["error"])]
-        costs = figures["multiply_adds"]["median"], figures["seconds"]["median"]
-        row += ["-" if costs[0] is None else f"{costs[0] / 1e6:.3g}", duration(costs[1])]
-        paired = summary["paired"].get(name)
-        rows.append([*row, "" if paired is None else _difference(paired)])
-    heads = ["", "test error", "valid", "M mult-adds", "time", "grown - it"]
+        test, valid = figures["test_error"], figures["error"]
+        cost, paired = figures["multiply_adds"]["median"], summary["paired"].get(name)
+        rows.append(
+            [
+                NAMES.get(name, name), _number(test["mean"]), _number(test["std"], 2),
+                _number(valid["mean"]), "-" if cost is None else f"{cost / 1e6:.3g}",
+                duration(figures["seconds"]["median"], 2),
+                "" if paired is None else _difference(paired),
+            ]
+        )  # fmt: skip
+    heads = ["", f"test {summary['unit']}", "sd", "valid", "M", "time", "grown - it"]
     seeds = len(summary["seeds"])
-    title = f"means (standard deviations) over {seeds} seed" + ("s" if seeds > 1 else "")
-    notes = ["time: seconds of all its trainings; below 0 in the last column grown is better"]
+    title = f"means and standard deviations over {seeds} seed" + ("s" if seeds > 1 else "")
+    notes = [
+        "M: millions of multiply-adds; time: of all its trainings; last column: below 0 the grown "
+        "network is better, with the 95 % interval over seeds"
+    ]
     if "best" in summary:
         notes.append(f"best on validation data: {summary['best']['arch']}")
     text = table(title, heads, rows) + "\n".join(wrapped(note, "  ") for note in notes)
     return text + ("\n" + selection(summary["selection"]) if "selection" in summary else "")
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return "-" if value is None else f"{value:.{digits}g}"
+
+
+def _difference(paired: Mapping[str, Any]) -> str:
+    if paired["mean"] is None:
+        return "-"
+    if paired["interval"] is None:
+        return f"{paired['mean']:+.2g}"
+    half = (paired["interval"][1] - paired["interval"][0]) / 2
+    return f"{paired['mean']:+.2g} ± {half:.1g}"
 
 
 def selection(found: Mapping[str, Any]) -> str:
@@ -73,22 +94,6 @@ def selection(found: Mapping[str, Any]) -> str:
 
 def _or_zero(spread: Mapping[str, Any]) -> float:
     return spread["mean"] or 0.0
-
-
-def _mean(spread: Mapping[str, Any]) -> str:
-    if spread["mean"] is None:
-        return "-"
-    std = "" if spread["std"] is None else f" ({spread['std']:.2g})"
-    return f"{spread['mean']:.4g}{std}"
-
-
-def _difference(paired: Mapping[str, Any]) -> str:
-    if paired["mean"] is None:
-        return "-"
-    if paired["interval"] is None:
-        return f"{paired['mean']:+.3g}"
-    half = (paired["interval"][1] - paired["interval"][0]) / 2
-    return f"{paired['mean']:+.2g} ± {half:.1g}"
 
 
 def phases(found: Sequence[Phase]) -> str:

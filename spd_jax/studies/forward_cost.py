@@ -71,7 +71,7 @@ def measure(settings: ForwardSettings) -> list[Phase]:
 def _typical(arch: Arch, slot: str) -> list[Any]:
     """Return three edges of a new learner: one separable convolution, and two others."""
     edges = arch.candidates(slot)
-    return [edges[place] for place in (0, len(edges) // 2, len(edges) - 2)]
+    return list(dict.fromkeys(edges[place] for place in (0, len(edges) // 2, len(edges) - 2)))
 
 
 def _model_and_data(settings: ForwardSettings) -> tuple[Any, Any, np.ndarray, int, int]:

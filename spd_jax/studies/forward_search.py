@@ -437,9 +437,9 @@ class Runner:
                 own.apply(batch, [next(results) for _ in batch])
 
     def _buy(self, items: Sequence[Item]) -> list[Evaluation]:
-        before = self.buyer.bought
+        before = self._done
         results = self.buyer.buy(items)
-        self._done += len(items) - (self.buyer.bought - before)
+        self._done = before + len(items)  # equal jobs are told once
         return results
 
     def _tell(self, item: Item, result: Evaluation) -> None:
