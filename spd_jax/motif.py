@@ -30,9 +30,8 @@ class MotifFamily:
       output_shape: shape of one output; its last axis holds the classes.
       labels: law of the synthetic labels: independent fair bits, or as many
         one-hot samples of each class as fit.
-      sequential: train motifs one after another, not side by side: for networks whose arch chooses
-        operations by `jax.lax.switch`. Side by side (`vmap`) all of them are computed for every
-        motif, which costs a CPU more than it gains.
+      branching: whether the arch chooses operations by `jax.lax.switch`. CPUs then train motifs
+        one after another, because side by side (`vmap`) all branches are computed for every motif.
     """
 
     init: Callable[[Key], Params]
@@ -40,7 +39,7 @@ class MotifFamily:
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     labels: Labels = "bernoulli"
-    sequential: bool = False
+    branching: bool = False
 
 
 def num_parameters(family: MotifFamily) -> int:

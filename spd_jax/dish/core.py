@@ -70,6 +70,14 @@ def _members(state: DishState, config: DishConfig) -> _Member:
     return _Member(state.params, state.data, _member_rates(config), _member_keys(state))
 
 
+def _is_sequential(family: MotifFamily) -> bool:
+    """Return whether motifs are trained one after another, not side by side.
+
+    Accelerators need many motifs at once to be busy, and compute all branches.
+    """
+    return family.branching and jax.default_backend() == "cpu"
+
+
 def _each(
     function: Callable[[_Member, Any], Any],
     members: _Member,
@@ -79,10 +87,10 @@ def _each(
 ) -> Any:
     """Return `function(member, arch)` for all members and motifs, axes `[E, M]` in front.
 
-    A sequential family's loop has to be told about several devices; what is mapped side by side
-    is divided by XLA, which sees where the archs lie.
+    A loop over motifs has to be told about several devices; what is mapped side by side is
+    divided by XLA, which sees where the archs lie.
     """
-    if not family.sequential:
+    if not _is_sequential(family):
         return jax.vmap(lambda member: jax.vmap(lambda arch: function(member, arch))(archs))(
             members
         )
@@ -364,7 +372,7 @@ def _by_chunk(
     if count == 0 or chunk < 1:
         raise UserError(f"{count} motifs in chunks of {chunk}: give at least one of each")
     devices = 1 if sharding is None else len(sharding.device_set)
-    if family.sequential:
+    if _is_sequential(family):
         chunk = min(chunk, SEQUENTIAL_CHUNK * devices)
     else:
         chunk = min(chunk, 1 << (count - 1).bit_length())

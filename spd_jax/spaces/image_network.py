@@ -348,6 +348,7 @@ def family(skeleton: Skeleton, cell: CellKind) -> MotifFamily:
         (size, size, channels),
         (skeleton.classes,),
         "balanced_classes",
+        branching=True,
     )
 
 
