@@ -36,7 +36,8 @@ DEVICES = flags.DEFINE_integer(
 )
 T = TypeVar("T")
 Presets = Mapping[str, Mapping[str, Any]]  # by name: values of the fields that a preset decides
-RENAMED = {"ensemble_size": "num_dishes"}  # fields of DishConfig whose flag has another name
+# Fields of DishConfig whose flag has another name.
+RENAMED = {"ensemble_size": "num_dishes", "gradient": "outer_gradient"}
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, a quota, a limit of file sizes
 
 

@@ -34,7 +34,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import numpy as np  # noqa: E402
 import rnn_cell_driver as driver  # noqa: E402
 
-LONGEST = 300  # seconds that one process may take, on a busy machine
+LONGEST = 900  # seconds that one process may take, on a busy machine
 DROP_CAPABILITY, DAC_OVERRIDE = 24, 1  # of Linux: numbers of prctl and of the capability
 DISH = ["--inner_steps=2", "--train_samples=2", "--valid_samples=2", "--num_dishes=2"]
 COMMANDS = {

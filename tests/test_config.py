@@ -149,6 +149,7 @@ def test_staircase_without_steps_is_constant():
 @pytest.mark.parametrize(
     ("field", "bad", "message"),
     [
+        ("apply", None, "apply=None must be a function"),
         ("labels", "onehot", "labels='onehot' are unknown: use one of bernoulli, balanced_classes"),
         ("labels", None, "labels=None are unknown"),
         ("input_shape", [3], r"input_shape=\[3\] must be a tuple of whole numbers of at least 1"),

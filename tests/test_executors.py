@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import multiprocessing
 import os
 import pathlib
@@ -127,7 +128,10 @@ def test_an_item_over_its_time_is_given_up_and_its_worker_replaced(tmp_path):
     assert dict(run_all(run_one, items[:2], workers=1, time_limit=5))[1] == "a"
 
 
-@pytest.mark.parametrize("limits", [{"time_limit": 1}, {"time_limit": 0, "workers": 1}])
+@pytest.mark.parametrize(
+    "limits",
+    [{"time_limit": 1}, *({"time_limit": limit, "workers": 1} for limit in (0, "5", math.nan))],
+)
 def test_a_time_limit_that_cannot_be_kept_is_refused(limits):
     with pytest.raises(UserError, match="give a positive number of seconds and at least one"):
         list(run_all(square, [1], **limits))
@@ -200,9 +204,9 @@ def test_ctrl_c_while_workers_start_is_heeded_when_they_can_be_closed(monkeypatc
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-@pytest.mark.parametrize("counts", [{"workers": -1}, {"retries": -1}])
-def test_negative_counts_are_refused(counts):
-    with pytest.raises(UserError, match="must be at least 0"):
+@pytest.mark.parametrize("counts", [{"workers": -1}, {"retries": -1}, {"workers": "2"}])
+def test_counts_that_are_none_are_refused(counts):
+    with pytest.raises(UserError, match="must be whole numbers of at least 0"):
         list(run_all(square, [1], **counts))
 
 

@@ -19,7 +19,8 @@ from spd_jax.ledger import Ledger
 from spd_jax.trainers import image_classifier
 from spd_jax.trainers.image_classifier import ImageClassifierTask
 
-SPACE = image_classifier.SPACES["nasbench201"][0]
+SPACES = image_classifier.SPACES
+SPACE = SPACES["nasbench201"][0]
 
 
 def bought(task, seeds, budget=3, cells=CELLS, on_progress=no_progress):
@@ -80,7 +81,7 @@ def loop(config, cell, seed, optimiser):
     formulas; the network and its derivative are JAX's.
     """
     task = dataclasses.replace(TASK, config=config)
-    family, data, arch = task.family, task._data, SPACE.decode(cell)
+    family, data, arch = task.family, task._data, SPACE.canonical(SPACE.decode(cell))
 
     def cross_entropy(params, inputs, labels):
         logits = family.apply(params, arch, inputs)
@@ -374,3 +375,14 @@ def test_an_unknown_space_or_data_set_is_refused():
         dataclasses.replace(TASK, space="cells").evaluate(CELLS[0], 0, 3)
     with pytest.raises(UserError, match="unknown data set 'svhn': use one of mnist, fashion"):
         ImageClassifierTask("nasbench201", CONFIG, "svhn").evaluate(CELLS[0], 0, 3)
+
+
+def test_a_cell_of_nasbench101_is_trained_too():
+    config = dataclasses.replace(CONFIG, reduction="max_pool")
+    task = dataclasses.replace(TASK, space="nasbench101", config=config)
+    cell = "0110001000010000|input,conv1x1-bn-relu,maxpool3x3,output"
+    found = task.evaluate(cell, 0, 3)
+    assert (found.status, len(found.curve)) == ("ok", 3)
+    assert found.info["train_losses"][-1] < found.info["train_losses"][0]
+    name = SPACES["nasbench101"][0].encode(SPACES["nasbench101"][0].decode(cell))
+    assert plain([task.evaluate(name, 0, 3)]) == plain([found])

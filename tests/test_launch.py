@@ -118,7 +118,7 @@ def dish_of(*argv, preset=None):
 
 def as_flag(name, value):
     """Return the command-line word that gives a field of the dish this value."""
-    flag = "num_dishes" if name == "ensemble_size" else name
+    flag = launch.RENAMED.get(name, name)
     if isinstance(value, bool):
         return f"--{flag}" if value else f"--no{flag}"
     text = ",".join(map(str, value)) if isinstance(value, tuple) else value
@@ -133,7 +133,7 @@ def test_every_field_has_one_flag():
     launch.define(Example, PRESETS, values)
     own = {"seed", "warm_start", "width", "rates", "names", "share", "low", "order", "exact"}
     own |= {"table", "limit", "preset"}
-    assert set(values) == own | {"num_dishes", *FIELDS} - {"ensemble_size"}
+    assert set(values) == own | {launch.RENAMED.get(name, name) for name in FIELDS}
     decided = {"rates", "share"} | set(values) - own
     assert {name: values[name].default for name in decided} == dict.fromkeys(decided)
 
@@ -176,7 +176,7 @@ def test_help_says_what_a_setting_means_and_the_presets_values():
     assert values["rates"].help == "to choose from (best: (0.1, 0.2))"
     words = settings_lib.attribute_help(DishConfig)
     for name in FIELDS:
-        text = values["num_dishes" if name == "ensemble_size" else name].help
+        text = values[launch.RENAMED.get(name, name)].help
         assert f"of the dish: {words[name]} (" in text
         best, paper = (
             settings_lib.to_json(getattr(PRESETS[preset]["dish"], name)) for preset in PRESETS
@@ -311,8 +311,9 @@ def test_decay_steps_are_always_a_tuple(text, steps):
         (["--num_dishes=0"], "--num_dishes=0 must be at least 1"),
         (["--outer_steps=-1"], "--outer_steps=-1 must be at least 0"),
         (
-            ["--gradient=truncated"],
-            "--truncation=0 must lie between 1 and --inner_steps=250 when --gradient=truncated",
+            ["--outer_gradient=truncated"],
+            "--truncation=0 must lie between 1 and --inner_steps=250 when "
+            "--outer_gradient=truncated",
         ),
         (
             ["--inner_batch_size=11"],

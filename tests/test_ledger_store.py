@@ -178,6 +178,8 @@ def test_each_part_of_the_key_counts(field, tmp_path):
         (KEY, {"score": math.nan}, "score is nan, but the status is ok: give a finite number"),
         (KEY, {"score": math.inf}, "score is inf, but the status is ok"),
         (KEY._replace(budget=2), {}, "the curve has 3 values for a budget of 2: give at most one"),
+        (KEY._replace(cell=3), {}, "cell is '3': give text"),
+        (KEY._replace(cell="\ud800"), {}, "cell is .* give text in UTF-8"),
         (KEY._replace(budget=-1), {}, "budget is -1: give a whole number from 0 on"),
         (KEY._replace(budget=2**63), {}, "budget is 9223372036854775808"),
         (KEY._replace(seed=-(2**63) - 1), {}, "seed is -9223372036854775809: give .* 64 bits"),

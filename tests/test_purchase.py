@@ -361,6 +361,13 @@ def test_a_task_that_lacks_something_is_refused_at_once(name, ledger):
         GroundTruth("pyramids", type("Some", (), some)(), ledger)
 
 
+@pytest.mark.parametrize("cell", [3, None, b"a", ("a",)])
+def test_a_cell_that_is_no_text_is_refused_before_anything_is_bought(cell, truth):
+    with pytest.raises(UserError, match=r"the cell .* is no text: give what encode returns"):
+        truth.evaluate(["a", cell])
+    assert truth.bought == 0
+
+
 @pytest.mark.parametrize("budget", [0, 2.5, "4"])
 def test_a_budget_that_is_no_number_of_units_is_refused(budget, truth):
     with pytest.raises(UserError, match="give a whole number of units"):

@@ -396,10 +396,32 @@ class Restless(Digits):
         return self.canonical(super().decode(text))
 
 
-@pytest.mark.parametrize("space", [Sloppy(), Longer(), Restless()])
-def test_a_space_whose_names_lead_to_other_cells_is_refused_before_anything_is_bought(space):
+class Drifting(Digits):
+    """Its canonical form is another form each time, and its names are read as they are."""
+
+    def canonical(self, arch):
+        return {"x": (arch["x"] + 1) % 24}
+
+
+class Nameless(Digits):
+    """Its names are numbers."""
+
+    def encode(self, arch):
+        return int(arch["x"])
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        *((space(), r"decode\('\d+'\) is another cell .* undo its encode")
+          for space in (Sloppy, Longer, Restless)),
+        (Drifting(), r"the canonical form of the cell '\d+' is '\d+': let the space's canonical"),
+        (Nameless(), r"the space's encode returned \d+: return a text"),
+    ],
+)  # fmt: skip
+def test_a_space_whose_names_lead_to_other_cells_is_refused_before_anything_is_bought(space, words):
     truth = FreeTruth(float)
-    with pytest.raises(UserError, match=r"decode\('\d+'\) is another cell .* undo its encode"):
+    with pytest.raises(UserError, match=words):
         search(KEY, space, truth, RandomSearch(), config=SearchConfig(4, 1, 4, 2))
     assert truth.sold == []
 

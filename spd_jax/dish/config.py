@@ -208,6 +208,9 @@ def check_family(family: MotifFamily) -> None:
             raise UserError(
                 f"the family's {name}={shape!r} must be a tuple of whole numbers of at least 1"
             )
+    for name in ("init", "apply"):
+        if not callable(getattr(family, name)):
+            raise UserError(f"the family's {name}={getattr(family, name)!r} must be a function")
     if family.labels == "balanced_classes" and not family.output_shape:
         raise UserError(
             "the family's output_shape=() has no axis for the classes: give balanced_classes one"

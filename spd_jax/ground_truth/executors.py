@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from spd_jax.checks import is_count, is_number
 from spd_jax.errors import UserError
 
 Item = TypeVar("Item")
@@ -84,8 +85,10 @@ def run_all(
     Raises:
       UserError: negative counts, Dask is not installed, or workers that cannot start.
     """
-    if workers < 0 or retries < 0:
-        raise UserError(f"workers={workers} and retries={retries} must be at least 0")
+    if not (is_count(workers, 0) and is_count(retries, 0)):
+        raise UserError(
+            f"workers={workers} and retries={retries} must be whole numbers of at least 0"
+        )
     check_time_limit(time_limit, workers)
     if workers and items:
         with _local_client(min(workers, len(items))) as client:
@@ -101,7 +104,8 @@ def run_all(
 
 def check_time_limit(time_limit: float | None, workers: int) -> None:
     """Refuse a time limit that cannot be kept: see `run_all`; raises UserError."""
-    if time_limit is not None and not (workers and time_limit > 0):
+    kept = time_limit is None or (workers and is_number(time_limit) and time_limit > 0)
+    if not kept:
         raise UserError(
             f"time_limit={time_limit} with workers={workers}: give a positive number of seconds "
             "and at least one worker, which can be killed"

@@ -77,8 +77,11 @@ class GroundTruth:
           Evaluations, by cell and then by seed.
 
         Raises:
-          UserError: the task itself cannot run, or the ledger cannot be written.
+          UserError: a cell is no text, the task itself cannot run, or the ledger cannot be written.
         """
+        for cell in cells:
+            if not isinstance(cell, str):
+                raise UserError(f"the cell {cell!r:.60} is no text: give what encode returns")
         units = _whole_budget(self.task.budget if budget is None else budget)
         fingerprint = self.task.fingerprint
         rows = [

@@ -45,6 +45,8 @@ def encode(purchase: Purchase) -> tuple[str | int | float | bytes, ...]:
         evaluation.error.encode("utf-8", "backslashreplace").decode(),
         bought_at,
     )
+    for name, value in zip(VALUES, values, strict=True):
+        _check_type(name, value)
     return *values, checksum(values)
 
 

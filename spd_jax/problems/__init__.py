@@ -4,7 +4,7 @@ A new space is registered here (or by `register`, from anywhere), and all studie
 """
 
 from spd_jax.errors import check_name
-from spd_jax.problems import nasbench201, rnn_cell, sigmoid_slope
+from spd_jax.problems import nasbench101, nasbench201, rnn_cell, sigmoid_slope
 from spd_jax.problems.problem import GroundTruthPreset, Problem
 from spd_jax.spaces.rnn_cell import VARIANTS
 
@@ -53,3 +53,4 @@ for _variant in VARIANTS:
     if _variant != rnn_cell.VARIANT:
         register(rnn_cell.problem(_variant))
 register(nasbench201.problem())
+register(nasbench101.problem())

@@ -75,17 +75,18 @@ def skeleton(motif_network: str, stem: int, image_size: int) -> Skeleton:
     return dataclasses.replace(MOTIF_NETWORKS[motif_network], stem=stem, image_size=image_size)
 
 
-def trained(space: str, table: str = "") -> GroundTruthPreset:
-    """Return the training of cells on Fashion-MNIST at the default sizes of the trainer.
+def trained(space: str, config: ImageClassifierConfig, table: str = "") -> GroundTruthPreset:
+    """Return the training of cells on Fashion-MNIST.
 
     Args:
       space: name of the space, one of `image_classifier.SPACES`.
+      config: of the training.
       table: name of the shipped table of such evaluations.
     """
-    task = functools.partial(_classifier, space)
+    task = functools.partial(_classifier, space, config)
     return GroundTruthPreset(
         task,
-        ImageClassifierConfig().epochs,
+        config.epochs,
         "accuracy",
         table,
         describe=lambda data_dir: task(data_dir, None).describe(),
@@ -93,9 +94,8 @@ def trained(space: str, table: str = "") -> GroundTruthPreset:
 
 
 def _classifier(
-    space: str, data_dir: str | None, checkpoint_dir: str | None
+    space: str, config: ImageClassifierConfig, data_dir: str | None, checkpoint_dir: str | None
 ) -> ImageClassifierTask:
-    config = ImageClassifierConfig()
     return ImageClassifierTask(space, config, "fashion_mnist", data_dir, checkpoint_dir)
 
 

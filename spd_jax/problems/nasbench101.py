@@ -22,8 +22,10 @@ from spd_jax.spaces.nasbench101 import NasBench101Space, network
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
 from spd_jax.surrogates.image_proxies import ImageNetwork, Images
 from spd_jax.surrogates.protocol import Surrogate
+from spd_jax.trainers.image_classifier import ImageClassifierConfig
 
 FULL = Skeleton(stacks=3, cells=3, stem=128, image_size=32)  # the benchmark's own network
+OWN = ImageClassifierConfig(reduction="max_pool")  # as the benchmark's network
 EPOCHS = {"ecnas_4": 4, "nasbench101": 108}  # of the ground truths that are looked up
 MOST_CELLS = 20_000  # of the benchmark's 423,624 that are kept in memory
 
@@ -54,7 +56,7 @@ def problem(
         hidden_size=stem,
         second_dish=DishSurrogate(network.family(image_cells.SECOND), image_cells.SECOND_CONFIG),
         dish_presets=image_cells.DISH_PRESETS,
-        ground_truths={"own": image_cells.trained(space.name)} | LOOKED_UP,
+        ground_truths={"own": image_cells.trained(space.name, OWN)} | LOOKED_UP,
         features=space,
         structure=space,
         paths=space,

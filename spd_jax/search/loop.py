@@ -171,11 +171,19 @@ def check_names(space: SearchSpace, cells: Cells) -> None:
       UserError: `decode` of a name is another cell.
     """
     for name, cell in zip(cells.names, batches.unstack(cells.archs), strict=True):
+        if not isinstance(name, str):
+            raise UserError(f"the space's encode returned {name!r:.60}: return a text")
         back, leaves = jax.tree.leaves(space.decode(name)), jax.tree.leaves(cell)
         if len(back) != len(leaves) or not all(map(np.array_equal, back, leaves)):
             raise UserError(
                 f"decode({name!r}) is another cell than the one that encode named so: "
                 "let the space's decode undo its encode, and its canonical give one form"
+            )
+        again = space.encode(space.canonical(space.decode(name)))
+        if again != name:
+            raise UserError(
+                f"the canonical form of the cell {name!r} is {again!r}: let the space's canonical "
+                "leave alone what is in canonical form"
             )
 
 

@@ -91,9 +91,10 @@ class OuterLoop:
         """
         number = int(state.step)
         chosen, sharding = self.chosen(number), machine.motif_sharding()
-        known = KnownMotifs(
-            batches.take(self.archs, chosen), np.asarray(self.targets[chosen], np.float32)
-        )
+        # Ranks, where the settings ask for them, are those among all known cells.
+        everything = KnownMotifs(self.archs, np.asarray(self.targets, np.float32))
+        everything = everything.targets(self.config)
+        known = KnownMotifs(batches.take(self.archs, chosen), everything.truth[chosen])
         archs, targets, weights = known.batches(self.config, sharding)(state)
         seconds = {"compile": 0.0}
         with machine.timed(seconds, "step"):
@@ -104,9 +105,10 @@ class OuterLoop:
         if np.any(np.asarray(info.masked) >= len(chosen)):
             raise UserError(NOT_FINITE)
         found = dish.inner_curves(
-            state, self.family, self.config, archs, every=self.steps_per_epoch
-        )
-        accuracy = np.asarray(found.accuracy)[:, : len(chosen)]  # [E, M, T']
+            state, self.family, self.config, known.archs,
+            every=min(self.steps_per_epoch, self.config.inner_steps), sharding=sharding,
+        )  # fmt: skip
+        accuracy = np.asarray(found.accuracy)  # [E, M, T']
         truth, last = self.truth[chosen], accuracy[..., -1]
         record = {
             "step": number,
@@ -120,7 +122,7 @@ class OuterLoop:
         if number in (0, self.config.outer_steps // 2, self.config.outer_steps - 1):
             record["curves"] = {
                 "epochs": np.asarray(found.steps) / self.steps_per_epoch,
-                "loss": np.asarray(found.train_loss)[:, : len(chosen)].mean(axis=0),
+                "loss": np.asarray(found.train_loss).mean(axis=0),
                 "accuracy": accuracy.mean(axis=0),
             }
         return after, files.to_json(record)

@@ -27,19 +27,25 @@ import optax
 
 from spd_jax import archs as batches
 from spd_jax import files
+from spd_jax.archs import Cells
 from spd_jax.axes import Archs, Params
 from spd_jax.data import images
 from spd_jax.data.images import Images
 from spd_jax.errors import UserError, check_name
 from spd_jax.ground_truth.task import Progress, no_progress
 from spd_jax.ledger import Evaluation
-from spd_jax.motif import MotifFamily
+from spd_jax.motif import MotifFamily, SearchSpace
 from spd_jax.spaces.image_network import Reduction, Skeleton
+from spd_jax.spaces.nasbench101 import NasBench101Space
+from spd_jax.spaces.nasbench101 import network as network101
 from spd_jax.spaces.nasbench201 import NasBench201Space
 from spd_jax.spaces.nasbench201 import network as network201
 
-SPACES = {  # by name: the space, and its networks
+SPACES: dict[
+    str, tuple[SearchSpace, Callable[[Skeleton], MotifFamily]]
+] = {  # by name: the space, and its networks
     "nasbench201": (NasBench201Space(), network201.family),
+    "nasbench101": (NasBench101Space(), network101.family),
 }
 OPTIMISERS = ("sgd", "adam")
 CELLS_ON_CPU, CELLS_ON_ACCELERATOR = 1, 20  # in one program, where the settings do not say
@@ -190,7 +196,7 @@ class ImageClassifierTask:
         """
         check(self.config, budget, self._data)
         check_name("space", self.space, SPACES)
-        archs = batches.stack([SPACES[self.space][0].decode(cell) for cell in cells])
+        archs = Cells.read(SPACES[self.space][0], cells).archs
         chunks = _chunks(seeds, chunk_size(self.config))
         best = 0.0
         for number, (seed, places) in enumerate(chunks):
