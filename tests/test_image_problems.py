@@ -218,7 +218,7 @@ def random_table(tmp_path_factory):
     return written.write_nasbench201(path, rows, COLUMNS)
 
 
-@pytest.mark.parametrize("method", ["dish_ga", "nao"])
+@pytest.mark.parametrize("method", ["dish_ga", "nao", "bananas", "local"])
 def test_searches_by_look_up_stay_within_the_table(method, random_table, tmp_path):
     problem = nasbench201.problem("C", stem=1, image_size=4)
     settings = SearchSettings(
@@ -242,7 +242,7 @@ def test_a_search_by_look_up_has_no_partial_training():
     problem = problems.get("nasbench201")
     methods = searches.methods_of(problem, SearchSettings(preset="cifar10_12"))
     assert [own.name for own in methods] == [
-        "dish_nao", "dish_ga", "dish_random", "nao", "ga", "random",
+        "dish_nao", "dish_ga", "dish_random", "nao", "ga", "random", "bananas", "local",
     ]  # fmt: skip
     trained = searches.methods_of(problem, SearchSettings(preset="own"))
     assert {own.name for own in trained} - {own.name for own in methods} == {"partial"}

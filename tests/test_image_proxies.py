@@ -1,19 +1,32 @@
 """surrogates/image_proxies: every measure against plain NumPy, with derivatives by differences."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from image_networks import ARCHS, NETWORK, numpy_trace
 
+from spd_jax.errors import UserError
+from spd_jax.motif import num_parameters
+from spd_jax.spaces.image_network import Skeleton
+from spd_jax.spaces.nasbench201 import network
 from spd_jax.surrogates import image_proxies
-from spd_jax.surrogates.image_proxies import MEASURES, ImageProxy
+from spd_jax.surrogates.image_proxies import (
+    MEASURES,
+    ImageNetwork,
+    ImageProxy,
+    Images,
+    size_weight,
+)
 
 KEY = jax.random.key(3)
 SETTINGS = {"samples": 6, "batches": 3, "draws": 2}
 
 
-def proxy(measure, **settings):
-    return ImageProxy(measure, NETWORK, **{**SETTINGS, **settings})
+def proxy(measure, network=NETWORK, **settings):
+    return ImageProxy(measure, network, **{**SETTINGS, **settings})
 
 
 @pytest.fixture(scope="module")
@@ -104,11 +117,13 @@ def expected_synflow(params, arch, inputs, labels):
 
 
 def expected_jacobian_covariance(params, arch, inputs, labels):
+    _, batches = image_proxies.drawn(jax.random.fold_in(KEY, 0), proxy("snip"))
+    signs = np.asarray(jax.random.rademacher(batches.key, (len(inputs[0]), 1)), float)
     flat = differences(
-        lambda x: numpy_trace(params, arch, x.reshape(inputs[0].shape)).logits.sum(),
+        lambda x: (signs * numpy_trace(params, arch, x.reshape(inputs[0].shape)).logits).sum(),
         inputs[0].ravel(),
     )
-    values = np.linalg.eigvalsh(np.corrcoef(flat.reshape(len(inputs[0]), -1)))
+    values = np.linalg.eigvalsh(np.corrcoef(signs * flat.reshape(len(inputs[0]), -1)))
     values = np.maximum(values, 0) + 1e-5
     return -np.sum(np.log(values) + 1 / values)
 
@@ -153,3 +168,123 @@ def test_a_measure_is_that_of_plain_numpy(measure, drawn):
     expected = [globals()[f"expected_{measure}"](drawn[0], arch, *drawn[1:]) for arch in ARCHS]
     np.testing.assert_allclose(found[0], expected, rtol=2e-3, atol=1e-3)
     assert np.all(found[1] != found[0]) or measure in ("nwot",)
+
+
+# Settings
+
+
+def test_the_prediction_is_the_mean_over_draws_times_the_weight():
+    fitted = proxy("snip").prepare(KEY)
+    mean = fitted.by_draw(ARCHS).mean(axis=0)
+    np.testing.assert_allclose(fitted.predict(ARCHS), mean)
+    weight = size_weight(lambda archs: 10 * np.abs(archs).sum(axis=1), 20.0, 10.0)
+    np.testing.assert_allclose(weight(ARCHS), np.exp([-0.0, -1.0, -0.25, -4.0]))
+    weighted = proxy("snip", weight=weight).prepare(KEY)
+    np.testing.assert_allclose(weighted.predict(ARCHS), mean * weight(ARCHS))
+
+
+@pytest.mark.parametrize("other", [{"chunk": 2}, {"at_once": 2}])
+def test_how_many_are_computed_at_a_time_changes_nothing(other):
+    whole = proxy("nwot").prepare(KEY).by_draw(ARCHS)
+    np.testing.assert_allclose(proxy("nwot", **other).prepare(KEY).by_draw(ARCHS), whole, rtol=1e-5)
+
+
+def test_minibatches_come_from_images_where_there_are_any():
+    images = Images(np.arange(20 * 27.0).reshape(20, 3, 3, 3), np.arange(20) % 3)
+    _, batches = image_proxies.drawn(KEY, proxy("snip", images=images))
+    assert batches.inputs.shape == (3, 6, 3, 3, 3)
+    chosen = (batches.inputs[..., 0, 0, 0] / 27).astype(int).ravel().tolist()
+    assert len(set(chosen)) == 18  # none is shown twice
+    np.testing.assert_array_equal(batches.labels.reshape(-1, 3), np.eye(3)[np.array(chosen) % 3])
+    _, other = image_proxies.drawn(jax.random.key(9), proxy("snip", images=images))
+    assert np.any(other.inputs != batches.inputs)
+
+
+def test_noise_has_labels_of_each_class_alike():
+    _, batches = image_proxies.drawn(KEY, proxy("snip"))
+    np.testing.assert_array_equal(batches.labels.sum(axis=1), np.full((3, 3), 2))
+    assert abs(float(batches.inputs.std()) - 1) < 0.1
+
+
+def test_a_dead_network_fails():
+    dead = ImageNetwork(dataclasses.replace(NETWORK.family, apply=_no_logits), NETWORK.trace)
+    fitted = proxy("snip", network=dead).prepare(KEY)
+    assert np.isneginf(fitted.by_draw(ARCHS)).all()
+    assert np.isnan(fitted.predict(ARCHS)).all()
+
+
+def _no_logits(params, arch, inputs):
+    return jnp.zeros((len(inputs), 3)) + 0 * jnp.sum(params["stem"])
+
+
+def test_save_and_load_give_identical_predictions(tmp_path):
+    fitted = proxy("nwot").fit(KEY, ARCHS, np.zeros(4))
+    fitted.save(tmp_path / "proxy.npz")
+    loaded = proxy("nwot").load(tmp_path / "proxy.npz")
+    np.testing.assert_array_equal(loaded.predict(ARCHS), fitted.predict(ARCHS))
+    with pytest.raises(UserError, match="is of 'nwot', not of 'snip'"):
+        proxy("snip").load(tmp_path / "proxy.npz")
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: proxy("naswot").prepare(KEY), "unknown proxy 'naswot': use one of grad_norm"),
+        (lambda: proxy("snip", chunk=0).prepare(KEY), "chunk=0"),
+        (lambda: proxy("snip", samples=1).prepare(KEY), "samples=1 must be at least 2"),
+        (lambda: proxy("zico", batches=1).prepare(KEY), "batches=1 must be at least 2"),
+        (lambda: proxy("snip").prepare(KEY).predict(ARCHS[:0]), "no motifs to measure"),
+        (
+            lambda: proxy("snip", images=Images(np.ones((5, 3, 3, 3)), np.ones(5))).prepare(KEY),
+            "5 images are too few for 3 minibatches of 6",
+        ),
+    ],
+)
+def test_mistakes_are_sentences(call, sentence):
+    with pytest.raises(UserError, match=sentence):
+        call()
+
+
+# The networks of image cells
+
+SMALL = Skeleton(stacks=2, cells=2, stem=2, image_size=4)
+CELL_NETWORK = ImageNetwork(network.family(SMALL), network.trace(SMALL))
+CELL = np.array([3, 1, 2, 4, 0, 3], np.int32)
+
+
+def test_every_kernel_of_a_network_of_cells_is_a_layer():
+    params = jax.eval_shape(CELL_NETWORK.family.init, KEY)
+    found = [(len(own), own.shape[1:]) for own in image_proxies.layers(jax.tree.map(_ones, params))]
+    # In each of two stacks two cells with six edges of two kernels; stem, reduction, dense layer.
+    assert sum(count for count, _ in found) == 2 * 2 * 6 * 2 + 3
+    total = sum(count * np.prod(shape) for count, shape in found)
+    assert total == num_parameters(CELL_NETWORK.family) - SMALL.classes
+
+
+def _ones(leaf):
+    return jnp.ones(leaf.shape)
+
+
+def test_dividing_blocks_by_their_size_does_not_move_synflow():
+    settings = ImageProxy("synflow", CELL_NETWORK, samples=2)
+    params, batches = image_proxies.drawn(KEY, settings)
+    found = image_proxies.synflow(CELL_NETWORK, params, CELL, batches)
+    positive = jax.tree_util.tree_map_with_path(
+        lambda path, w: 0 * w if path[-1].key == "bias" else jnp.abs(w), params
+    )
+
+    def flow(params):
+        shown = jnp.ones((1, 4, 4, 3))
+        return CELL_NETWORK.trace(params, CELL, shown, batch_norm=False).logits.sum()
+
+    products = jax.tree.map(
+        lambda w, g: jnp.sum(jnp.abs(w * g)), positive, jax.grad(flow)(positive)
+    )
+    np.testing.assert_allclose(found, np.log(sum(jax.tree.leaves(products))), rtol=1e-4)
+
+
+def test_a_relu_counts_once_for_each_convolution_that_it_feeds():
+    shown = jax.random.normal(KEY, (3, 4, 4, 3))
+    trace = CELL_NETWORK.trace(CELL_NETWORK.family.init(KEY), CELL, shown)
+    # Edges 0, 2 and 5 of each of four cells are convolutions, and no way through them is dead.
+    assert sum(map(float, trace.relu_used)) == 4 * 3

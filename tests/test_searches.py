@@ -52,6 +52,15 @@ def of(records, method):
     return {place: record for place, record in records.items() if place[0] == method}
 
 
+def test_rivals_of_image_cells_search_other_spaces_only_when_they_are_asked_for():
+    names = [own.name for own in searches.methods_of(TOY, SEARCH)]
+    assert not {"bananas", "local"} & set(names)
+    asked = dataclasses.replace(SEARCH, method="local")
+    assert [own.name for own in searches.methods_of(TOY, asked)] == ["local"]
+    with pytest.raises(UserError, match="method=bananas cannot search toy_widths"):
+        searches.methods_of(TOY, dataclasses.replace(SEARCH, method="bananas"))
+
+
 # What is found
 
 

@@ -55,8 +55,9 @@ class BananasProposer:
             who = np.asarray(jax.random.randint(who_key, (number,), 0, size))
             return space.mutate(mutation_key, jax.tree.map(lambda leaf: leaf[who], best))
 
+        candidates = max(self.candidates, count)
         drawn = protocol.collect(
-            draw_key, space, known.names, count=max(self.candidates, count), draw=mutants
+            draw_key, space, known.names, count=candidates, draw=mutants, least=count
         )
         members = self.ensemble.fit(fit_key, known.archs, scores).by_member(drawn.cells.archs)
         noise = np.asarray(jax.random.normal(sample_key, members.shape[1:]))

@@ -67,7 +67,7 @@ class LocalSearch:
         found, barren, turn = cell.take([]), 0, 0
         while barren < self.rounds and len(found) < count:
             mutants = space.mutate(jax.random.fold_in(key, turn), parents)
-            new = protocol.fresh(Cells.of(space, mutants), seen.union(found.names))
+            new = protocol.fresh(protocol.born(space, mutants), seen.union(found.names))
             turn, barren = turn + 1, 0 if new else barren + 1
             found = found.joined(new)
         return found.take(range(min(count, len(found))))

@@ -93,6 +93,7 @@ def collect(
     *,
     count: int,
     draw: Draw | None = None,
+    least: int | None = None,
 ) -> Proposal:
     """Draw until there are `count` cells that are distinct and not among `known`.
 
@@ -106,6 +107,7 @@ def collect(
       known: names that are not wanted.
       count: how many to return, at least 1.
       draw: source of candidates; None draws random cells from the start.
+      least: how many will do where the space is exhausted; None: `count`.
 
     Returns:
       The cells in the order in which they were drawn; noted is `random_fill`, the share of
@@ -128,12 +130,13 @@ def collect(
                 found = new if found is None else found.joined(new)
         if source is draw:
             drawn = 0 if found is None else min(len(found), count)
-    if found is None or len(found) < count:
+    if found is None or len(found) < (count if least is None else least):
         raise UserError(
             f"only {0 if found is None else len(found)} of {count} new cells were found, the space "
             "is all but exhausted: ask for fewer iterations, proposals, evaluations or cells to "
             "start with"
         )
+    count = min(count, len(found))
     notes = {} if draw is None else {"random_fill": 1 - drawn / count}
     return Proposal(found.take(range(count)), notes)
 

@@ -15,7 +15,9 @@ from spd_jax.ground_truth.purchase import GroundTruth
 from spd_jax.ledger import Evaluation
 from spd_jax.problems import Problem
 from spd_jax.search import loop
+from spd_jax.search.bananas import BananasProposer
 from spd_jax.search.genetic import Genetic
+from spd_jax.search.local_search import LocalSearch
 from spd_jax.search.loop import SearchConfig
 from spd_jax.search.protocol import Proposer
 from spd_jax.search.random_search import RandomSearch
@@ -23,6 +25,7 @@ from spd_jax.search.record import Choice, Iteration, Record, Records, fingerprin
 from spd_jax.studies import events, machine, saved_fits
 from spd_jax.studies.run_folder import RunFolder
 from spd_jax.studies.settings import setting
+from spd_jax.surrogates.bananas import Bananas
 from spd_jax.surrogates.compose import Averaged
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
 from spd_jax.surrogates.partial_training import PartialTraining, of_ground_truth
@@ -36,7 +39,7 @@ class Method(NamedTuple):
     Attributes:
       name: in records and on the command line.
       label: for people.
-      proposer: "nao", "genetic" or "random".
+      proposer: "nao", "genetic", "random", "bananas" or "local".
       ranker: "dish", "partial" (training for a few units), or empty: every proposal is bought.
     """
 
@@ -61,8 +64,12 @@ METHODS = {
         Method("ga", "GA", "genetic"),
         Method("random", "random", "random"),
         Method("partial", "partial training", "random", "partial"),
+        Method("bananas", "BANANAS", "bananas"),
+        Method("local", "local search", "local"),
     )
 }
+# What is compared on spaces of graphs today; on the paper's own only where it is asked for by name.
+ON_GRAPHS = ("bananas", "local")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,8 +119,11 @@ def methods_of(problem: Problem, settings: SearchSettings) -> list[Method]:
         for method in METHODS.values()
         if not (method.proposer == "nao" and problem.tokens is None)
         and not (method.ranker == "partial" and not trains)
+        and not (method.proposer == "bananas" and problem.paths is None)
     ]
-    asked = [method for method in allowed if settings.method in ("all", method.name)]
+    everyone = [m for m in allowed if m.proposer not in ON_GRAPHS or problem.paths is not None]
+    named = [method for method in allowed if method.name == settings.method]
+    asked = everyone if settings.method == "all" else named
     if not asked:
         raise UserError(
             f"method={settings.method} cannot search {problem.name}: use one of "
@@ -220,6 +230,10 @@ class Searches:
         """Return who proposes cells."""
         if method.proposer == "genetic":
             return Genetic(parents=20, crossover_rate=self.settings.crossover_rate)
+        if method.proposer == "local":
+            return LocalSearch()
+        if method.proposer == "bananas" and self.problem.paths is not None:
+            return BananasProposer(Bananas(self.problem.paths.paths))
         if method.proposer == "random" or self.problem.tokens is None:
             return RandomSearch()
         from spd_jax.search.nao import NaoProposer  # brings flax

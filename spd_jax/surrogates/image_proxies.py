@@ -400,15 +400,22 @@ def synflow(network: ImageNetwork, params: Params, arch: Arch, batches: Minibatc
 def jacobian_covariance(
     network: ImageNetwork, params: Params, arch: Arch, batches: Minibatches
 ) -> Array:
-    """Return `covariance_score` of `d(sum of logits)/d(inputs)`.
+    """Return `covariance_score` of every sample's `d(sum of its logits) / d(its inputs)`.
 
-    Mellor et al. (2020, first version of their paper).
+    Mellor et al. (2020, first version of their paper). Their code differentiates the sum over all
+    samples. Through batch normalisation each sample moves all others, and where no ReLU follows
+    the last one, as in motif-networks, that sum hardly depends on the inputs: what is left is
+    rounding. So samples get random signs here, in the sum and again in its derivative, and what
+    samples do to each other has no sum any more. That is ours, and ranked cells better.
     """
+    inputs = batches.inputs[0]
+    signs = jax.random.rademacher(batches.key, (len(inputs), 1), inputs.dtype)
 
     def summed(inputs: Array) -> Array:
-        return jnp.sum(network.family.apply(params, arch, inputs))
+        return jnp.sum(signs * network.family.apply(params, arch, inputs))
 
-    return covariance_score(jax.grad(summed)(batches.inputs[0]))
+    rows = jax.grad(summed)(inputs).reshape(len(inputs), -1)
+    return covariance_score(signs * rows)
 
 
 def _codes(
