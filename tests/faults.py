@@ -10,7 +10,6 @@ tmpfs) or Linux; they are left out elsewhere, which the table says.
 import argparse
 import contextlib
 import csv
-import ctypes
 import dataclasses
 import importlib
 import json
@@ -35,7 +34,6 @@ import numpy as np  # noqa: E402
 import rnn_cell_driver as driver  # noqa: E402
 
 LONGEST = 900  # seconds that one process may take, on a busy machine
-DROP_CAPABILITY, DAC_OVERRIDE = 24, 1  # of Linux: numbers of prctl and of the capability
 DISH = ["--inner_steps=2", "--train_samples=2", "--valid_samples=2", "--num_dishes=2"]
 COMMANDS = {
     "sigmoid_slope": [
@@ -163,7 +161,7 @@ class Bench:
     def start(
         self, folder: pathlib.Path, log: pathlib.Path, *flags: str, **options: Any
     ) -> subprocess.Popen[str]:
-        """Start the command; `options` are those of Popen, `environment` adds variables."""
+        """Start the command; `options` are Popen's, `environment` adds variables."""
         own = [flag.format(place=self.place) for flag in COMMANDS[self.name]]
         given = options.pop("environment", {})
         known = driver.environment() | {"FAULTS_LOG": str(log)} | given
@@ -171,8 +169,9 @@ class Bench:
         program = ["-c", "import faults; faults.child()", self.name]
         if options.pop("plain", False):
             program = ["-m", f"experiments.{self.name}"]
+        command = [*options.pop("prefix", ()), sys.executable, *program, *own]
         return subprocess.Popen(
-            [sys.executable, *program, *own, f"--workdir={folder}", *flags],
+            [*command, f"--workdir={folder}", *flags],
             cwd=ROOT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
             env={name: value for name, value in known.items() if value is not None}, **options,
         )  # fmt: skip
@@ -395,11 +394,6 @@ def half_done(bench: Bench, folder: pathlib.Path, log: pathlib.Path) -> None:
         end(process)
 
 
-def obey_permissions() -> None:
-    """Take from root, in the process to be started, the right to write everywhere."""
-    ctypes.CDLL(None).prctl(DROP_CAPABILITY, DAC_OVERRIDE, 0, 0, 0)
-
-
 def read_only(bench: Bench) -> str:
     """read-only folder, half-way"""
     folder, log = bench.fresh("read_only")
@@ -408,7 +402,9 @@ def read_only(bench: Bench) -> str:
     before = {path: path.stat().st_mode for path in paths}
     for path, mode in before.items():
         path.chmod((mode | 0o444) & 0o777555)
-    done = bench.run(folder, log, preexec_fn=obey_permissions)
+    # Root may write everywhere, unless that is taken from it.
+    prefix = [] if os.geteuid() else ["setpriv", "--bounding-set=-dac_override"]
+    done = bench.run(folder, log, prefix=prefix)
     assert done.code == 1, done
     assert done.last.startswith("error: "), done.stderr
     for path, mode in before.items():

@@ -157,7 +157,14 @@ def test_an_unknown_part_is_refused(tmp_path):
     assert done.stderr.strip() == "error: --parts=speed: give some of peers,growth,limit"
 
 
-def test_a_wrong_peer_is_refused(monkeypatch):
+@pytest.fixture
+def alone(monkeypatch):
+    """Let one peer be the only contestant, so that the others need not be compiled."""
+    row = benchmark_peers.contestants(4)["naive_vmap"]
+    monkeypatch.setattr(benchmark_peers, "contestants", lambda motifs: {"naive_vmap": row})
+
+
+def test_a_wrong_peer_is_refused(alone, monkeypatch):
     right = naive_vmap.inner_losses
     monkeypatch.setattr(naive_vmap, "inner_losses", lambda problem: right(problem) + 2e-4)
     with pytest.raises(UserError, match="naive_vmap trains another dish"):
@@ -169,7 +176,7 @@ def test_a_peer_with_nan_is_refused():
         benchmark_peers.check_inner_losses("peer", np.array([np.nan, 1]), np.ones(2))
 
 
-def test_a_wrong_outer_loss_is_refused(monkeypatch):
+def test_a_wrong_outer_loss_is_refused(alone, monkeypatch):
     monkeypatch.setattr(naive_vmap, "make_outer_step", lambda problem: lambda: 17.0)
     with pytest.raises(UserError, match="first outer loss"):
         benchmark_peers.measure(benchmark_peers.QUICK)
