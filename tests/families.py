@@ -18,6 +18,19 @@ def linear(size=3):
     return MotifFamily(init, apply, (size,), (1,))
 
 
+def branching(classes=3):
+    """Return a softmax regression whose arch chooses by `lax.switch` what inputs become."""
+
+    def init(key):
+        return {"weight": jax.random.normal(key, (2, classes))}
+
+    def apply(params, arch, inputs):
+        branches = [jnp.tanh, jnp.sin, lambda x: 0.1 * x**2]
+        return jax.lax.switch(arch, branches, inputs) @ params["weight"]
+
+    return MotifFamily(init, apply, (2,), (classes,), "balanced_classes", branching=True)
+
+
 class Counted:
     """A family of sigmoid motifs that counts how often JAX traces it."""
 

@@ -76,8 +76,10 @@ class Trace(NamedTuple):
 
     Attributes:
       logits: `[N, classes]`.
-        relu_inputs = jax.lax.stop_gradient(found.relu_inputs)
-        return found.output, CellOutput(found.output, relu_inputs, found.relu_used)
+      relu_inputs: what each ReLU sees, `[N, H, W, C]` each; constant to derivatives.
+      relu_used: 1 where the arch uses that ReLU and 0 where it does not: scalars, or `[C]` where
+        an arch uses some of the channels only.
+      blocks: what the stem, each cell and each reduction hand on, in order, `[N, H, W, C]` each.
     """
 
     logits: Array
