@@ -37,6 +37,7 @@ OTHER: dict[str, typing.Any] = {
     "inner_loss": "softmax_cross_entropy",
     "inner_metric": "true_class_probability",
     "outer_loss": "absolute_pearson",
+    "targets": "ranks",
     "gradient": "truncated",
     "truncation": 3,
     "shared_data": True,

@@ -198,14 +198,15 @@ def test_settings_that_are_not_allowed_are_refused(rival, message):
 def test_the_gaussian_process_predicts_the_posterior_mean(kernel):
     scores = np.sin(4 * SLOPES) + 0.1 * np.cos(50 * SLOPES)
     fitted = GaussianProcess(columns, kernel).fit(KEY, SLOPES, scores)
-    constant, length, noise = np.exp(fitted.data["theta"])
+    constant, length, *line, noise = np.exp(fitted.data["theta"])
 
     def similarity(left, right):
         distance = np.abs(left[:, None] - right[None, :]) / length
-        if kernel == "rbf":
-            return constant * np.exp(-(distance**2) / 2)
+        linear = sum(line) * left[:, None] * right[None, :]
+        if kernel.endswith("rbf"):
+            return constant * np.exp(-(distance**2) / 2) + linear
         scaled = np.sqrt(5) * distance
-        return constant * (1 + scaled + scaled**2 / 3) * np.exp(-scaled)
+        return constant * (1 + scaled + scaled**2 / 3) * np.exp(-scaled) + linear
 
     known, new = ((slopes - SLOPES.mean()) / SLOPES.std() for slopes in (SLOPES, NEW))
     targets = (scores - scores.mean()) / scores.std()

@@ -32,7 +32,10 @@ REFUSED = {  # flags, and what the sentence says; in the folder of a finished ru
     "few known": (["--num_train=1"], "--num_train=1"),
     "large share": (["--held_out_share=0.95"], "--held_out_share=0.95"),
     "share that is no number": (["--held_out_share=nan"], "--held_out_share=nan must be finite"),
-    "infinite interval": (["--train_slope_max=inf"], "--train_slope_max=inf must be finite"),
+    "infinite interval": (
+        ["--train_slope_max=inf"],
+        "max=inf: inf is not a number in the range",
+    ),
     "negative seed": (["--seed=-1"], "--seed=-1"),
 }
 REFUSED_BY_THE_RUN = {  # in a new folder, which the run has begun

@@ -61,7 +61,7 @@ def test_its_league_has_every_surrogate_that_needs_no_tokens(table, tmp_path):
     )
     found = league.run(TOY, table, settings, tmp_path)
     learners = {"dish", "averaged", "stacked", "stacked_untrained", "random_forest"}
-    learners |= {"gaussian_process"}
+    learners |= {"gaussian_process", "gaussian_process_ranks", "mlp", "curve_regression_2"}
     free = {"dish_untrained", "partial_1", "partial_2", *MEASURES}
     assert {(row["surrogate"], row["known"]) for row in found.rows} == {
         *((name, 5) for name in learners),
