@@ -5,6 +5,7 @@ off here and in all processes that tests start; `JAX_DISABLE_MOST_OPTIMIZATIONS=
 runs the suite with the programs that users run.
 """
 
+import gc
 import os
 import pathlib
 import signal
@@ -12,6 +13,7 @@ import signal
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # before jax reads it
 
 import jax
+import pytest
 from sigmoid_slope_runs import slope_run  # noqa: F401
 
 # A shell starts what it puts in the background with Ctrl-C ignored, and children inherit that.
@@ -36,3 +38,17 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     place = {name: number for number, name in enumerate(SLOW)}
     items.sort(key=lambda item: place.get(item.path.stem, len(SLOW)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_programs():
+    """Forget compiled programs before the system's limit on memory maps (65,530 on Linux).
+
+    Every program takes some maps, and a worker that compiles for many files would be ended by a
+    segmentation fault. What is forgotten is read from the cache on disk again.
+    """
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 15_000:
+        jax.clear_caches()
+        gc.collect()
