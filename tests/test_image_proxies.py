@@ -10,6 +10,7 @@ from image_networks import ARCHS, NETWORK, numpy_trace
 
 from spd_jax.errors import UserError
 from spd_jax.motif import num_parameters
+from spd_jax.problems import nasbench101, nasbench201
 from spd_jax.spaces.image_network import Skeleton
 from spd_jax.spaces.nasbench201 import network
 from spd_jax.surrogates import image_proxies
@@ -130,10 +131,10 @@ def expected_jacobian_covariance(params, arch, inputs, labels):
 
 def codes(params, arch, inputs):
     trace = numpy_trace(params, arch, inputs[0])
+    # Some ReLUs are used as a whole or not at all, one but for a channel.
     own = [
-        x.reshape(len(x), -1) > 0
+        x[..., np.broadcast_to(used, x.shape[-1:]) > 0].reshape(len(x), -1) > 0
         for x, used in zip(trace.relu_inputs, trace.relu_used, strict=True)
-        if used
     ]
     return np.concatenate([np.zeros((len(inputs[0]), 0), bool), *own], axis=1)
 
@@ -288,3 +289,15 @@ def test_a_relu_counts_once_for_each_convolution_that_it_feeds():
     trace = CELL_NETWORK.trace(CELL_NETWORK.family.init(KEY), CELL, shown)
     # Edges 0, 2 and 5 of each of four cells are convolutions, and no way through them is dead.
     assert sum(map(float, trace.relu_used)) == 4 * 3
+
+
+@pytest.mark.parametrize("module", [nasbench101, nasbench201])
+def test_both_problems_of_image_cells_offer_every_proxy(module):
+    found = module.proxies(SMALL, "small_", draws=1)
+    scores = {"swap_regularised", "az_nas", "expressivity", "progressivity", "trainability"}
+    assert set(found) == {f"small_{name}" for name in {*MEASURES, *scores}}
+    cells = module.problem().space.sample(KEY, 3)
+    plain = found["small_swap"].prepare(KEY).predict(cells)
+    weighted = found["small_swap_regularised"].prepare(KEY).predict(cells)
+    # The weight is between exp(-1), for a cell without weights, and 1.
+    assert np.all((weighted > 0.3 * plain) & (weighted <= plain))

@@ -43,7 +43,7 @@ class Trace(Protocol):
 
     @property
     def relu_used(self) -> tuple[Array, ...]:
-        """Scalars, 1 for each ReLU that the motif uses and 0 for the others."""
+        """1 for each ReLU that the motif uses and 0 for the others, scalars or `[channels]`."""
         ...
 
     @property
@@ -421,12 +421,13 @@ def jacobian_covariance(
 def _codes(
     network: ImageNetwork, params: Params, arch: Arch, inputs: Array
 ) -> list[tuple[Array, Array]]:
-    """Return pairs of every ReLU's binary codes `[N, units]` bool and whether it is used."""
+    """Return every ReLU's binary codes `[N, units]` bool, and which units are used `[units]`."""
     trace = network.trace(params, arch, inputs)
-    return [
-        (values.reshape(len(inputs), -1) > 0, used)
-        for values, used in zip(trace.relu_inputs, trace.relu_used, strict=True)
-    ]
+    found = []
+    for values, used in zip(trace.relu_inputs, trace.relu_used, strict=True):
+        units = jnp.broadcast_to(used, values.shape[1:]).ravel()
+        found.append((values.reshape(len(inputs), -1) > 0, units))
+    return found
 
 
 def nwot(network: ImageNetwork, params: Params, arch: Arch, batches: Minibatches) -> Array:
@@ -439,7 +440,7 @@ def nwot(network: ImageNetwork, params: Params, arch: Arch, batches: Minibatches
     for on, used in _codes(network, params, arch, batches.inputs[0]):
         values = jnp.where(on, 1.0, -1.0)
         # (+-1) products count agreements minus disagreements: of them and all units the mean.
-        kernel += used * (values @ values.T + values.shape[1]) / 2
+        kernel += ((used * values) @ values.T + jnp.sum(used)) / 2
     return jnp.linalg.slogdet(kernel)[1]
 
 
@@ -456,7 +457,7 @@ def swap(network: ImageNetwork, params: Params, arch: Arch, batches: Minibatches
         bits = jnp.pad(on, ((0, -samples % 32), (0, 0))).astype(jnp.uint32)
         bits = bits.reshape(-1, 32, bits.shape[1])
         words.append(jnp.sum(bits * weights[:, None], axis=1, dtype=jnp.uint32))
-        idle.append(jnp.full(bits.shape[2], used == 0))
+        idle.append(used == 0)
     keys = [jnp.concatenate(idle).astype(jnp.uint32), *jnp.concatenate(words, axis=1)]
     ordered = jnp.stack(jax.lax.sort(keys, num_keys=len(keys)))
     # Units that are not used come last; a pattern is counted where its first unit stands.
