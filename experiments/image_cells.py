@@ -43,7 +43,7 @@ class ImageCells(AblationSettings):
 
 PAPER = {"dish": DISH_PRESETS["paper"], "stem": 0, "image_size": 16, "num_train": 1020}
 PRESETS = {
-    "best": {"dish": DISH_PRESETS["best"], "stem": 4, "image_size": 8, "num_train": 40},
+    "best": {"dish": DISH_PRESETS["best"], "stem": 8, "image_size": 4, "num_train": 40},
     "paper": PAPER,
     # The paper's in a form that two cores run within the hour.
     "reduced": PAPER

@@ -23,7 +23,7 @@ from spd_jax.trainers.image_classifier import ImageClassifierConfig
 
 FULL = Skeleton(stacks=3, cells=5, stem=16, image_size=32, reduction="residual")  # the benchmark's
 
-OWN = ImageClassifierConfig()  # what the shipped table was trained with
+OWN = ImageClassifierConfig()
 
 
 class Column(NamedTuple):
