@@ -40,16 +40,7 @@ class CompareSurrogates(LeagueSettings):
     )
 
 
-# Of problems that share their presets, as the variants of a cell do, the first stands for all.
-OWN_PRESETS = {
-    id(problem.dish_presets): problem for problem in map(problems.get, problems.names()[::-1])
-}
-EVERY_PRESET = {  # for the help: what the presets of each problem decide
-    f"{problem.name} {preset}": {"dish": dish, "hidden_size": problem.hidden_size}
-    for problem in OWN_PRESETS.values()
-    for preset, dish in problem.dish_presets.items()
-}
-launch.define(CompareSurrogates, EVERY_PRESET)
+launch.define(CompareSurrogates, launch.every_dish_preset())
 
 
 def problem_and_table(
@@ -76,11 +67,7 @@ def main() -> None:
     """Run the comparison."""
     given = flags.FLAGS
     problem, table = problem_and_table(given.space, given.table, given.exclude, given.ground_truth)
-    presets = {
-        name: {"dish": dish, "hidden_size": problem.hidden_size}
-        for name, dish in problem.dish_presets.items()
-    }
-    settings = launch.read(CompareSurrogates, presets, "dish_preset")
+    settings = launch.read(CompareSurrogates, launch.dish_presets(problem), "dish_preset")
     workdir = launch.workdir(f"runs/compare_surrogates_{settings.space}")
     with Display() as display:
         found = league.run(problem, table, settings, workdir, listen=display)

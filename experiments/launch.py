@@ -18,9 +18,11 @@ import jax
 from absl import app, flags, logging
 
 import experiments
+from spd_jax import problems
 from spd_jax.dish import DishConfig
 from spd_jax.dish.config import CHOICES, RATES
 from spd_jax.errors import UserError
+from spd_jax.problems import Problem
 from spd_jax.studies import machine
 from spd_jax.studies import settings as settings_lib
 from spd_jax.studies.settings import Setting
@@ -116,6 +118,28 @@ def folder_of_data(given: str) -> str | None:
     if not given:
         raise UserError("--data_dir is empty: give the folder of the data, or download")
     return None if given == "download" else given
+
+
+def dish_presets(problem: Problem) -> dict[str, dict[str, Any]]:
+    """Return what the presets of a problem's dish decide."""
+    return {
+        name: {"dish": dish, "hidden_size": problem.hidden_size}
+        for name, dish in problem.dish_presets.items()
+    }
+
+
+def every_dish_preset() -> dict[str, dict[str, Any]]:
+    """Return what the presets of all problems decide, for the help of an experiment on any.
+
+    Of problems that share their presets, as the variants of a cell do, the first stands for all.
+    """
+    every = [problems.get(name) for name in problems.names()]
+    own = {id(problem.dish_presets): problem for problem in every[::-1]}
+    return {
+        f"{problem.name} {preset}": decided
+        for problem in own.values()
+        for preset, decided in dish_presets(problem).items()
+    }
 
 
 def define(

@@ -8,7 +8,14 @@ import pytest
 from scipy import stats
 
 from spd_jax.errors import UserError
-from spd_jax.surrogates.columns import ColumnRegressor, RankTargets, curve_through, nothing
+from spd_jax.surrogates.columns import (
+    Calibrated,
+    ColumnRegressor,
+    MeanRank,
+    RankTargets,
+    curve_through,
+    nothing,
+)
 from spd_jax.surrogates.costs import Cost
 from spd_jax.surrogates.regressors import GaussianProcess, SupportVectors
 from spd_jax.surrogates.tuned import FEWEST, Tuned, out_of_fold
@@ -166,6 +173,21 @@ def test_an_outlier_does_not_decide_the_fit_on_ranks():
     regressor = SupportVectors(same)
     one, other = (RankTargets(regressor).fit(KEY, X, own).predict(NEW) for own in (SCORES, scores))
     np.testing.assert_array_equal(np.argsort(one), np.argsort(other))
+
+
+def test_judges_agree_by_normal_scores():
+    first, second = Cost("first", lambda x: x[:, 0]), Cost("second", lambda x: -(x[:, 1] ** 2))
+    found = MeanRank((first, second)).prepare(KEY).predict(NEW)
+    shares = [stats.rankdata(own) / 7 for own in (NEW[:, 0], -(NEW[:, 1] ** 2))]
+    np.testing.assert_allclose(found, stats.norm.ppf(shares).mean(axis=0))
+
+
+def test_a_judge_is_calibrated_on_the_scores_and_keeps_its_order():
+    judge = Cost("first", lambda x: x[:, 0])
+    found = Calibrated((judge,)).fit(KEY, X, SCORES).predict(X)
+    # As many are predicted as are known: the best judged gets the best score, and so on.
+    expected = np.sort(SCORES)[stats.rankdata(X[:, 0]).astype(int) - 1]
+    np.testing.assert_allclose(found, expected)
 
 
 # Choices

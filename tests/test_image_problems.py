@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 
+import commands
 import nas_bench_files as written
 import numpy as np
 import pytest
@@ -236,6 +237,36 @@ def test_searches_by_look_up_stay_within_the_table(method, random_table, tmp_pat
     tests = np.concatenate([iteration.test_scores for iteration in record])
     np.testing.assert_array_equal(scores, [own.score for own in expected])
     np.testing.assert_array_equal(tests, [own.test_score for own in expected])
+
+
+def test_the_search_of_any_problem_says_how_far_it_is_from_the_best(random_table, tmp_path):
+    flags = [
+        "--space=nasbench201", "--preset=cifar10_12", f"--data_dir={random_table}", "--seeds=1",
+        "--method=dish_ga", "--iterations=1", "--warm_start=8",
+        "--proposals=10", "--evaluations=4", "--hidden_size=1", "--train_samples=4",
+        "--valid_samples=4", "--inner_steps=2", "--num_dishes=1", f"--workdir={tmp_path}",
+    ]  # fmt: skip
+    done = commands.run("search", *flags)
+    assert done.code == 0, done.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    task = nasbench201.problem().ground_truth("cifar10_12").task(str(random_table), None)
+    best = max(task.evaluate(cell, 0, 12).test_score for cell in task.cells)
+    assert summary["best_possible"] == best >= summary["best_cell"]["test"]
+    assert f"of all cells that can be found: {best:.4f}" in done.stdout
+    assert summary["ground_truths"] == 12
+    assert (tmp_path / "figure3.png").exists()
+    again = commands.run("search", *flags)
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary, again.stderr
+
+
+def test_a_search_of_a_problem_that_is_not_there_is_one_sentence(tmp_path):
+    done = commands.run("search", "--space=widths", f"--workdir={tmp_path}")
+    assert done.code == 1
+    assert done.stderr.startswith("error: unknown problem 'widths'")
+    done = commands.run("search", "--preset=cifar10_12", f"--workdir={tmp_path}")
+    assert done.code == 1
+    assert "the ground truth cifar10_12 is looked up" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_search_by_look_up_has_no_partial_training():

@@ -132,6 +132,14 @@ def test_the_history_and_the_folder_hold_what_was_found(comparison):
     assert not [path for path in contents(comparison.path) if "unfinished" in path.name]
 
 
+def test_dish_methods_rank_by_untrained_dishes_and_a_process_when_asked(comparison, tmp_path):
+    settings = dataclasses.replace(DISH_GA, rank_with="untrained", iterations=1)
+    start, first = search_comparison.run(TOY, settings, tmp_path).records["dish_ga", 0]
+    assert start.cells == comparison.records["dish_ga", 0][0].cells
+    assert np.all(np.abs(first.predicted - start.scores.mean()) < 2 * np.ptp(start.scores))
+    assert first.predicted.tolist() != comparison.records["dish_ga", 0][1].predicted.tolist()
+
+
 def test_dish_methods_rank_by_the_mean_with_a_process_when_asked(comparison, tmp_path):
     settings = dataclasses.replace(DISH_GA, rank_with="averaged", iterations=1)
     found = search_comparison.run(TOY, settings, tmp_path / "averaged")

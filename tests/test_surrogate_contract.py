@@ -25,7 +25,7 @@ from spd_jax.spaces.nasbench201 import network as nasbench201_network
 from spd_jax.spaces.rnn_cell import network as rnn_cell_network
 from spd_jax.surrogates import protocol
 from spd_jax.surrogates.bananas import Bananas
-from spd_jax.surrogates.columns import ColumnRegressor, MeanRank, RankTargets
+from spd_jax.surrogates.columns import Calibrated, ColumnRegressor, MeanRank, RankTargets
 from spd_jax.surrogates.compose import Averaged, FrozenDish, Stacked
 from spd_jax.surrogates.costs import Cost
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
@@ -168,6 +168,7 @@ def surrogates(problem: Problem, marked: Any) -> Iterator[tuple[str, Surrogate, 
     yield "columns", ColumnRegressor(columns, vectors, 2), False
     judges = (FrozenDish(dish), Cost("length", cost))
     yield "mean_rank", MeanRank(judges), False
+    yield "calibrated", Calibrated(judges), False
     yield "mlp", Mlp(features, steps=20), False
     yield "support_vectors", vectors, False
     yield "ranked", RankTargets(vectors), False

@@ -1,6 +1,7 @@
 """Speed and memory of the dish: against peers, as it grows, and against the machine's limit.
 
-`--suite=rnn_cell` times the dish of recurrent cells: against peers, and ranking new cells.
+`--suite=rnn_cell` times the dish of recurrent cells: against peers, and ranking new cells;
+`--suite=image_cells` those of image cells: queries, and a fit.
 
 Everything is measured in turn, in one run: times of one machine on one day compare, others do
 not. Leave the machine alone meanwhile.
@@ -17,8 +18,10 @@ from absl import flags
 from experiments import launch
 from experiments.benchmark import against_peers as benchmark_peers
 from experiments.benchmark import growth as benchmark_growth
+from experiments.benchmark import image_cells as benchmark_image_cells
 from experiments.benchmark import limit as benchmark_limit
 from experiments.benchmark import report
+from experiments.benchmark import report_image_cells as image_cells_report
 from experiments.benchmark import report_rnn_cell as rnn_cell_report
 from experiments.benchmark import rnn_cell as benchmark_rnn_cell
 from spd_jax.errors import UserError
@@ -31,6 +34,11 @@ from spd_jax.studies.run_folder import RunFolder, open_folder
 def growth_plan(quick: bool) -> benchmark_growth.Plan:
     """Return how far the growth part goes, in this process and in its children."""
     return benchmark_growth.QUICK if quick else benchmark_growth.Plan()
+
+
+def image_plan(quick: bool) -> benchmark_image_cells.Plan:
+    """Return how much is measured of image cells."""
+    return benchmark_image_cells.QUICK if quick else benchmark_image_cells.Plan()
 
 
 class Suite(NamedTuple):
@@ -77,6 +85,15 @@ SUITES = {
         rnn_cell_report.tables,
         "runs/benchmark_rnn_cell",
     ),
+    "image_cells": Suite(
+        {
+            "query": lambda quick: benchmark_image_cells.measure_query(image_plan(quick)),
+            "fit": lambda quick: benchmark_image_cells.measure_fit(image_plan(quick)),
+        },
+        lambda quick: dataclasses.asdict(image_plan(quick)),
+        image_cells_report.tables,
+        "runs/benchmark_image_cells",
+    ),
 }
 _SUITE = flags.DEFINE_enum("suite", "sigmoid", list(SUITES), "which motif-networks to time")
 _PARTS = flags.DEFINE_list("parts", None, "what to measure; default all parts of the suite")
@@ -122,7 +139,7 @@ def main() -> None:
         summary = settings | {"versions": machine.versions()}
         summary |= measure(folder, suite, parts, quick)
         folder.write_json("summary.json", summary)
-    if parts != ["ranking"]:  # a table alone
+    if set(parts) - {"ranking", "query", "fit"}:  # those are tables alone
         report.draw(folder.path)
     print(suite.tables(summary))
     print(json.dumps(summary, allow_nan=False))

@@ -60,7 +60,7 @@ def results(summary: Mapping[str, Any]) -> str:
       summary: of a comparison of searches, as its summary.json holds it: `unit`,
         `ground_truths`, `methods`, `noise_ceiling`, `failed`, `best_cell`, and where a method
         uses a dish `motif_network` with its `parameters` and, where the paper has one,
-        `parameters_in_the_paper`.
+        `parameters_in_the_paper`. `best_possible` is shown where it is known.
     """
     equal, unit = summary["ground_truths"], summary["unit"]
     first = max(14, 2 + max(map(len, summary["methods"])))
@@ -77,6 +77,10 @@ def results(summary: Mapping[str, Any]) -> str:
         lines.append(
             "(A method's tau is over the cells that it chose itself: they are much alike, and\n"
             "harder to rank than the random cells of the ceiling.)"
+        )
+    if summary.get("best_possible") is not None:
+        lines.append(
+            f"best test {unit} of all cells that can be found: {summary['best_possible']:.4f}"
         )
     if summary["failed"]:
         cells = "1 cell" if summary["failed"] == 1 else f"{summary['failed']} cells"

@@ -18,7 +18,7 @@ from spd_jax.studies import machine
 from spd_jax.studies.settings import setting
 from spd_jax.surrogates import proxies
 from spd_jax.surrogates.bananas import Bananas
-from spd_jax.surrogates.columns import ColumnRegressor, MeanRank, RankTargets
+from spd_jax.surrogates.columns import Calibrated, ColumnRegressor, MeanRank, RankTargets
 from spd_jax.surrogates.compose import Averaged, FrozenDish, Stacked
 from spd_jax.surrogates.costs import Cost
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
@@ -157,21 +157,19 @@ def learners(
     frozen = FrozenDish(dish)
     forest = RandomForest(problem.strongest_vectors)
     process = GaussianProcess(problem.strongest_vectors)
-    ranked = RankTargets(process)
     # Two folds of three motifs would leave a dish one to learn from.
     folds = max(settings.stacked_folds, 3 if known < 4 else 2)
     entries: dict[str, Surrogate] = {
         "dish": dish,
-        "gaussian_process_ranks": ranked,
+        "gaussian_process_ranks": RankTargets(process),
         "averaged": Averaged(dish, process),
         "stacked": Stacked(dish, forest, folds),
         "stacked_untrained": Stacked(frozen, forest),
     }
     if problem.second_dish is not None:
-        second = FrozenDish(problem.second_dish)
-        costs = tuple(Cost(name, cost) for name, cost in problem.costs.items())
-        entries["columns_untrained"] = ColumnRegressor((frozen, second, *costs), ranked)
-        entries["columns"] = ColumnRegressor((dish, second, *costs), ranked, folds)
+        entries["columns_untrained"] = columns(problem, frozen)
+        entries["columns"] = columns(problem, dish, folds)
+        entries["dishes_averaged"] = judges_and_process(problem, frozen)
     entries |= regressors(problem)
     units = _beginning(measured_units(table), table.budget)
     if units:
@@ -184,6 +182,29 @@ def learners(
         config = NaoConfig(epochs=NAO_EPOCHS, held_out_share=0.0)
         entries["nao"] = NaoPredictor(problem.tokens, config)
     return entries | dict(problem.rivals)
+
+
+def judges_and_process(problem: Problem, dish: FrozenDish) -> Averaged:
+    """Return the mean of untrained dishes and of `columns` on them.
+
+    It begins as the dishes, and goes on learning.
+    """
+    second = () if problem.second_dish is None else (FrozenDish(problem.second_dish),)
+    return Averaged(Calibrated((dish, *second)), columns(problem, dish))
+
+
+def columns(problem: Problem, dish: Surrogate, folds: int = 2) -> ColumnRegressor:
+    """Return a Gaussian process on ranks that sees what dishes and costs say of a motif.
+
+    Args:
+      problem: brings its second dish, untrained, and its costs, where it has them.
+      dish: the first column.
+      folds: see `ColumnRegressor`.
+    """
+    second = () if problem.second_dish is None else (FrozenDish(problem.second_dish),)
+    costs = tuple(Cost(name, cost) for name, cost in problem.costs.items())
+    process = RankTargets(GaussianProcess(problem.strongest_vectors))
+    return ColumnRegressor((dish, *second, *costs), process, folds)
 
 
 def regressors(problem: Problem) -> dict[str, Surrogate]:

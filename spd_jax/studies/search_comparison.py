@@ -6,6 +6,7 @@ goes on with the same call, and a recorded one is replayed without training anyt
 """
 
 import dataclasses
+import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from spd_jax import files, metrics, motif
 from spd_jax.errors import UserError
 from spd_jax.ground_truth import executors, lookup
 from spd_jax.ground_truth.purchase import GroundTruth
+from spd_jax.ground_truth.task import ClosedTask, Task
 from spd_jax.ledger import Ledger
 from spd_jax.problems import Problem
 from spd_jax.search.record import (
@@ -88,7 +90,8 @@ def run(
             truth = GroundTruth(problem.space.name, task, ledger, workers, time_limit=time_limit)
             searches = Searches(folder, problem, settings, truth, listen)
             records = searches.all(None if ceiling is None else ceiling["kendall_tau"])
-        return _finish(folder, problem, settings, records, task.fingerprint, ceiling)
+        best = best_of(task)
+        return _finish(folder, problem, settings, records, task.fingerprint, ceiling, best)
 
 
 def replay(
@@ -204,6 +207,17 @@ def noise_ceiling(
     return table.noise_ceiling() if table.task == fingerprint else None
 
 
+def best_of(task: Task) -> float | None:
+    """Return the highest test score of all cells that a task can evaluate.
+
+    None where that takes training, or where the task measures no test scores.
+    """
+    if not isinstance(task, ClosedTask):
+        return None
+    every = (task.evaluate(cell, 0, task.budget).test_score for cell in task.cells)
+    return max((score for score in every if math.isfinite(score)), default=None)
+
+
 def _check(problem: Problem, settings: SearchSettings) -> None:
     """Refuse settings with which nothing can be run, before anything is written."""
     settings_lib.check(settings)
@@ -219,9 +233,10 @@ def _finish(
     records: Records,
     fingerprint: str,
     ceiling: dict[str, Any] | None,
+    best: float | None = None,
 ) -> Comparison:
-    """Write history.csv and summary.json."""
-    summary = summarise(problem, settings, records, ceiling)
+    """Write history.csv and summary.json; `best` is that of `best_of`."""
+    summary = summarise(problem, settings, records, ceiling, best)
     comments = {
         "study": "search_comparison",
         "commit": machine.commit(),
@@ -238,8 +253,16 @@ def summarise(
     settings: SearchSettings,
     records: Records,
     ceiling: dict[str, Any] | None,
+    best_possible: float | None = None,
 ) -> dict[str, Any]:
     """Return summary.json: one row for every method.
+
+    Args:
+      problem: what was searched.
+      settings: how.
+      records: all searches.
+      ceiling: of the task's noise; None where it is not known.
+      best_possible: the highest test score that a search can find; None where it is not known.
 
     Raises:
       UserError: every evaluation failed.
@@ -265,6 +288,7 @@ def summarise(
         "runs": settings.seeds,
         "ground_truths": int(equal),
         "noise_ceiling": ceiling,
+        "best_possible": None if best_possible is None else float(in_unit(best_possible, unit)),
         "methods": {
             name: _row(name, runs, [c for c in costs if c <= equal], equal, unit)
             for name, runs in by_method.items()

@@ -22,11 +22,11 @@ from spd_jax.search.loop import SearchConfig
 from spd_jax.search.protocol import Proposer
 from spd_jax.search.random_search import RandomSearch
 from spd_jax.search.record import Choice, Iteration, Record, Records, fingerprint
-from spd_jax.studies import events, machine, saved_fits
+from spd_jax.studies import events, line_up, machine, saved_fits
 from spd_jax.studies.run_folder import RunFolder
 from spd_jax.studies.settings import setting
 from spd_jax.surrogates.bananas import Bananas
-from spd_jax.surrogates.compose import Averaged
+from spd_jax.surrogates.compose import Averaged, FrozenDish
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
 from spd_jax.surrogates.partial_training import PartialTraining, of_ground_truth
 from spd_jax.surrogates.protocol import FitStep, Fitted, Surrogate
@@ -89,10 +89,12 @@ class SearchSettings:
     dish: DishConfig = setting(DishConfig(), "", by_preset=True)
     rank_with: str = setting(
         "dish",
-        "what dish methods rank proposals by: the dish, or its mean with a Gaussian process",
-        choices=("dish", "averaged"),
+        "what dish methods rank proposals by: the dish, its mean with a Gaussian process "
+        '("averaged"), or the mean of untrained dishes with a Gaussian process that sees their '
+        'scores ("untrained")',
+        choices=("dish", "averaged", "untrained"),
     )
-    hidden_size: int = setting(3, "width of the dish's network", at_least=1)
+    hidden_size: int = setting(3, "width of the dish's network", at_least=1, by_preset=True)
     held_out_share: float = setting(
         0.0, "share of the known cells that early stopping holds out", at_least=0, at_most=0.9
     )
@@ -246,9 +248,13 @@ class Searches:
         if method.ranker == "partial":
             curves = of_ground_truth(self.truth, self.problem.space.encode)
             return PartialTraining(curves, self.settings.partial_epochs, self.truth.task.budget)
-        if method.ranker == "dish" and self.settings.rank_with == "averaged":
+        if not method.uses_dish:
+            return None
+        if self.settings.rank_with == "averaged":
             return Averaged(self.dish, GaussianProcess(self.problem.strongest_vectors))
-        return self.dish if method.ranker == "dish" else None
+        if self.settings.rank_with == "untrained":
+            return line_up.judges_and_process(self.problem, FrozenDish(self.dish))
+        return self.dish
 
 
 class _Saved:

@@ -142,8 +142,9 @@ class FittedColumns:
 class MeanRank:
     """Several judges that need no score, a `protocol.ScoreFree` surrogate: their ranks' mean.
 
-    Raw scores of two untrained dishes have no common unit; ranks have one. So a prediction
-    depends on the batch: `predict` ranks the motifs that it is given among each other.
+    Raw scores of two untrained dishes have no common unit; their ranks have one, as normal scores:
+    the quantiles of a normal distribution that the ranks stand for. So a prediction depends on
+    the batch: `predict` ranks the motifs that it is given among each other.
 
     Attributes:
       bases: at least one.
@@ -188,13 +189,12 @@ class FittedMeanRank:
     bases: tuple[Fitted, ...]
 
     def predict(self, archs: Archs) -> np.ndarray:
-        """Return mean ranks within the batch: `[M]` float64 in (0, 1], the best near 1.
+        """Return mean normal scores within the batch: `[M]` float64, the best highest.
 
         A prediction that failed ranks as the worst.
         """
         table = np.concatenate([_columns(base, archs) for base in self.bases], axis=1)
-        ranks = stats.rankdata(np.where(np.isnan(table), -np.inf, table), axis=0)
-        return (ranks / len(table)).mean(axis=1)
+        return normal_scores(np.where(np.isnan(table), -np.inf, table)).mean(axis=1)
 
     def save(self, path: protocol.Path) -> None:
         """Write the bases as one `.npz`."""
@@ -255,21 +255,12 @@ class RankTargets:
     def fit(self, key: Key, archs: Archs, scores: ArrayLike) -> "FittedRanks":
         """Fit on the ranks; arguments and errors as those of the regressor's own `fit`."""
         archs, truth = archs_lib.known(archs, scores)
-        targets = special.ndtri(stats.rankdata(truth) / (len(truth) + 1))
-        knots = np.unique(np.column_stack([targets, truth]), axis=0)
-        return FittedRanks(self.regressor.fit(key, archs, targets), knots)
+        targets = normal_scores(truth)
+        return FittedRanks(self.regressor.fit(key, archs, targets), _knots(targets, truth))
 
     def load(self, path: protocol.Path) -> "FittedRanks":
         """Read a saved fit; errors as `protocol.Surrogate.load`."""
-
-        def build(arrays: dict[str, np.ndarray]) -> FittedRanks:
-            knots = np.asarray(arrays["knots"], np.float64)
-            if knots.ndim != 2 or knots.shape[1] != 2 or np.any(np.diff(knots[:, 0]) <= 0):
-                raise ValueError(f"the knots are no curve: {knots.shape}")
-            load = self.regressor.load
-            return FittedRanks(protocol.from_bytes(arrays["fitted"], load, "the regressor"), knots)
-
-        return protocol.restore(path, type(self).__name__, build)
+        return _load_ranks(path, type(self).__name__, self.regressor)
 
     @property
     def features(self) -> protocol.ToVectors:
@@ -282,25 +273,79 @@ class RankTargets:
 
 
 @dataclasses.dataclass(frozen=True)
+class Calibrated:
+    """Judges that need no score, their mean rank in the unit of the scores.
+
+    The order of the motifs is `MeanRank`'s. So it can be averaged with what learns: from few
+    scores a Gaussian process predicts nearly a constant, and leaves the order to the judges.
+
+    Attributes:
+      bases: at least one.
+    """
+
+    bases: tuple[protocol.ScoreFree, ...]
+
+    def fit(self, key: Key, archs: Archs, scores: ArrayLike) -> "FittedRanks":
+        """Learn which scores the ranks stand for; arguments as `protocol.Surrogate.fit`."""
+        _, truth = archs_lib.known(archs, scores)
+        knots = _knots(normal_scores(truth), truth)
+        return FittedRanks(MeanRank(self.bases).prepare(key), knots, type(self).__name__)
+
+    def load(self, path: protocol.Path) -> "FittedRanks":
+        """Read a saved fit; errors as `protocol.Surrogate.load`."""
+        return _load_ranks(path, type(self).__name__, MeanRank(self.bases))
+
+
+@dataclasses.dataclass(frozen=True)
 class FittedRanks:
-    """A regressor on ranks, and the way back.
+    """What predicts ranks, and the way back to scores.
 
     Attributes:
       fitted: predicts normal scores.
       knots: `[K', 2]` float64, normal scores in rising order and the scores that they stand for.
+      kind: of the file that `save` writes.
     """
 
     fitted: Fitted
     knots: np.ndarray
+    kind: str = "RankTargets"
 
     def predict(self, archs: Archs) -> np.ndarray:
         """Return scores `[M]` float64, in the unit of the fitted scores."""
         return curve_through(self.knots, self.fitted.predict(archs))
 
     def save(self, path: protocol.Path) -> None:
-        """Write the regressor and the curve."""
+        """Write what predicts, and the curve."""
         fitted = protocol.to_bytes(self.fitted.save)
-        files.save_arrays(path, {"fitted": fitted, "knots": self.knots}, kind="RankTargets")
+        files.save_arrays(path, {"fitted": fitted, "knots": self.knots}, kind=self.kind)
+
+
+def normal_scores(values: np.ndarray) -> np.ndarray:
+    """Return the quantiles of a normal distribution that ranks along the first axis stand for.
+
+    Equal values share their mean rank; `[M]` or `[M, C]` float64.
+    """
+    ranks: np.ndarray = special.ndtri(stats.rankdata(values, axis=0) / (len(values) + 1))
+    return ranks
+
+
+def _knots(targets: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return `FittedRanks.knots` of normal scores and the scores that they stand for."""
+    knots: np.ndarray = np.unique(np.column_stack([targets, truth]), axis=0)
+    return knots
+
+
+def _load_ranks(path: protocol.Path, kind: str, surrogate: Surrogate) -> FittedRanks:
+    """Read what `FittedRanks.save` wrote; `surrogate` loads what predicts."""
+
+    def build(arrays: dict[str, np.ndarray]) -> FittedRanks:
+        knots = np.asarray(arrays["knots"], np.float64)
+        if knots.ndim != 2 or knots.shape[1] != 2 or np.any(np.diff(knots[:, 0]) <= 0):
+            raise ValueError(f"the knots are no curve: {knots.shape}")
+        fitted = protocol.from_bytes(arrays["fitted"], surrogate.load, "what predicts ranks")
+        return FittedRanks(fitted, knots, kind)
+
+    return protocol.restore(path, kind, build)
 
 
 def curve_through(knots: np.ndarray, at: Sequence[float] | np.ndarray) -> np.ndarray:
