@@ -78,7 +78,7 @@ def problem(
         hidden_size=stem,
         second_dish=DishSurrogate(network.family(image_cells.SECOND), image_cells.SECOND_CONFIG),
         dish_presets=image_cells.DISH_PRESETS,
-        ground_truths={"own": image_cells.trained(space.name, OWN)} | LOOKED_UP,
+        ground_truths={"own": image_cells.trained(space.name, OWN, "nasbench201_own")} | LOOKED_UP,
         features=space,
         structure=space,
         paths=space,
