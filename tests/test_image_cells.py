@@ -103,6 +103,13 @@ def test_more_known_cells_leave_the_held_out_ones_and_the_first_known_ones(table
     assert not set(many.known) & set(many.held_out)
 
 
+def test_a_small_table_leaves_fewer_held_out_cells(table):
+    small = image_cells.draw_split(table, dataclasses.replace(SETTINGS, num_train=20))
+    assert (len(small.known), len(small.held_out)) == (20, 4)
+    plenty = image_cells.draw_split(table, SETTINGS)
+    np.testing.assert_array_equal(small.held_out, plenty.held_out[:4])
+
+
 @pytest.mark.parametrize("count", [12, 14])
 def test_every_cell_is_used_before_one_is_used_again(count):
     config = dataclasses.replace(runs.CONFIG, motif_batch=4)
@@ -261,8 +268,8 @@ def test_losses_are_the_last_ones_of_the_table(table):
 
 
 def test_a_table_with_too_few_cells_is_refused(table, tmp_path):
-    with pytest.raises(UserError, match="24 cells that did not fail, but num_train=20"):
-        run(table, tmp_path, dataclasses.replace(SETTINGS, num_train=20))
+    with pytest.raises(UserError, match="24 cells that did not fail, of which num_train=23"):
+        run(table, tmp_path, dataclasses.replace(SETTINGS, num_train=23))
     assert not list(tmp_path.iterdir())
 
 

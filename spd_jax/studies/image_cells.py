@@ -37,7 +37,7 @@ class ImageCellsSettings:
 
     seed: int = setting(0, "of the split and of the dish", at_least=0)
     num_train: int = setting(40, "known cells", at_least=2, by_preset=True)
-    num_test: int = setting(200, "held-out cells", at_least=2)
+    num_test: int = setting(200, "most held-out cells; fewer where the table is small", at_least=2)
     preset: str = setting("best", "settings of the dish, which flags change")
     dish: DishConfig = setting(DishConfig(), "", by_preset=True)
     motif_network: str = setting(
@@ -91,9 +91,10 @@ class ImageCellsRun:
 
 
 def draw_split(table: TruthTable, settings: Any) -> Split:
-    """Draw held-out and known cells; neither depends on how many of the other are asked for.
+    """Draw held-out and known cells.
 
-    The table holds cells in canonical form, each once, so that no cell has its twin on the
+    Neither depends on how many of the other are asked for, as long as the table has enough. The
+    table holds cells in canonical form, each once, so that no cell has its twin on the
     other side. Cells that failed are in neither part.
 
     Args:
@@ -104,13 +105,14 @@ def draw_split(table: TruthTable, settings: Any) -> Split:
       UserError: the table has too few cells.
     """
     finite = np.flatnonzero(np.isfinite(table.scores))
-    if len(finite) < settings.num_train + settings.num_test:
+    left = len(finite) - settings.num_train
+    if left < 2:
         raise UserError(
-            f"{table.source} has {len(finite)} cells that did not fail, but num_train="
-            f"{settings.num_train} and num_test={settings.num_test} are asked for: ask for fewer"
+            f"{table.source} has {len(finite)} cells that did not fail, of which num_train="
+            f"{settings.num_train} leaves fewer than two to predict: ask for fewer"
         )
     rng = np.random.default_rng(settings.seed)
-    held_out = rng.permutation(finite)[: settings.num_test]
+    held_out = rng.permutation(finite)[: min(settings.num_test, left)]
     others = np.random.default_rng([settings.seed, 1]).permutation(finite)
     others = others[~np.isin(others, held_out)]
     return Split(others[: settings.num_train], held_out)
