@@ -67,6 +67,8 @@ class ToyTask:
             return Evaluation("ok", "0.5")
         if cell == "words":
             return Evaluation("ok", "good")
+        if cell in ("backwards", "timeless"):
+            return Evaluation("ok", 1.0, seconds=-1.0 if cell == "backwards" else math.nan)
         if cell == "other status":
             return Evaluation("fine", 1.0)
         while cell == "slow" and len(runs_of(self.folder)) < 3:
@@ -217,6 +219,8 @@ def test_a_cell_that_kills_its_worker_is_tried_three_times(truth, tmp_path):
         ("no data", "^data_dir is missing$", 1),
         ("number", r"returned float: return a spd_jax\.ledger\.Evaluation", 0),
         ("long", "a curve of 8 values for budget 4: return at most one per unit", 0),
+        ("backwards", "seconds=-1.0: return the time spent, 0 or more", 0),
+        ("timeless", "seconds=nan: return the time spent, 0 or more", 0),
         ("other status", "returned fine: return a .* whose status is ok or failed", 0),
     ],
 )

@@ -260,6 +260,9 @@ def _misfit(evaluation: Evaluation) -> str:
     for name in ("error", "unit"):
         if not isinstance(getattr(evaluation, name), str):
             return f"the {name} {getattr(evaluation, name)!r:.60}: return a text"
+    seconds = evaluation.seconds
+    if isinstance(seconds, int | float) and not 0 <= seconds < math.inf:
+        return f"seconds={seconds}: return the time spent, 0 or more"
     return ""
 
 
