@@ -4,12 +4,14 @@ import dataclasses
 import functools
 import pathlib
 from types import ModuleType
+from typing import Any
+
+from absl import flags
 
 from experiments import launch
 from spd_jax.errors import UserError
 from spd_jax.ground_truth.lookup import TruthTable
 from spd_jax.problems import Problem, nasbench101, nasbench201
-from spd_jax.problems.image_cells import DISH_PRESETS
 from spd_jax.report import image_ablation as ablation_report
 from spd_jax.report import image_cells as report
 from spd_jax.report.display import Display
@@ -41,16 +43,25 @@ class ImageCells(AblationSettings):
     )
 
 
-PAPER = {"dish": DISH_PRESETS["paper"], "stem": 0, "image_size": 16, "num_train": 1020}
-PRESETS = {
-    "best": {"dish": DISH_PRESETS["best"], "stem": 8, "image_size": 4, "num_train": 40},
-    "paper": PAPER,
-    # The paper's in a form that two cores run within the hour.
-    "reduced": PAPER
-    | {"dish": dataclasses.replace(DISH_PRESETS["paper"], outer_steps=30)}
-    | {"stem": 4, "image_size": 8, "num_train": 180},
-}
-launch.define(ImageCells, PRESETS)
+def presets_of(space: str) -> dict[str, dict[str, Any]]:
+    """Return what the presets of a benchmark's cells decide."""
+    dishes = PROBLEMS[space].DISH_PRESETS
+    paper = {"dish": dishes["paper"], "stem": 0, "image_size": 16, "num_train": 1020}
+    # The paper's in a form that two cores run within hours.
+    reduced = {
+        "dish": dataclasses.replace(dishes["paper"], outer_steps=30),
+        "stem": 4,
+        "image_size": 8,
+        "num_train": 180,
+    }
+    best = {"dish": dishes["best"], "stem": 8, "image_size": 4, "num_train": 40}
+    return {"best": best, "paper": paper, "reduced": reduced}
+
+
+launch.define(
+    ImageCells,
+    {f"{space} {name}": preset for space in PROBLEMS for name, preset in presets_of(space).items()},
+)
 
 
 def problem_of(settings: ImageCells) -> Problem:
@@ -71,7 +82,7 @@ def table_of(problem: Problem, settings: ImageCells, ground_truth: str) -> Truth
 
 def main() -> None:
     """Run the experiment, or its ablation."""
-    settings = launch.read(ImageCells, PRESETS, "preset")
+    settings = launch.read(ImageCells, presets_of(flags.FLAGS.space), "preset")
     problem = problem_of(settings)
     table = table_of(problem, settings, settings.ground_truth)
     if settings.ablation:

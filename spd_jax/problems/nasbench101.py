@@ -5,6 +5,7 @@ import heapq
 import math
 import pathlib
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,18 @@ from spd_jax.trainers.image_classifier import ImageClassifierConfig
 FULL = Skeleton(stacks=3, cells=3, stem=128, image_size=32)  # the benchmark's own network
 OWN = ImageClassifierConfig(reduction="max_pool")  # as the benchmark's network
 EPOCHS = {"ecnas_4": 4, "nasbench101": 108}  # of the ground truths that are looked up
+# Accuracies after four epochs ask how fast a cell learns: a few bold steps tell, and how large the
+# outputs have become. Chosen on experiments/results/nasbench101_tuning_cells.txt: BUILD_NOTES.md.
+FAST: dict[str, Any] = {
+    "inner_learning_rate": 0.1,
+    "inner_metric": "loss",
+    "train_samples": 80,
+    "valid_samples": 80,
+}
+DISH_PRESETS = image_cells.DISH_PRESETS | {
+    "best": dataclasses.replace(image_cells.DISH_PRESETS["best"], inner_steps=4, **FAST)
+}
+SECOND_CONFIG = dataclasses.replace(image_cells.SECOND_CONFIG, inner_steps=3, **FAST)
 MOST_CELLS = 20_000  # of the benchmark's 423,624 that are kept in memory
 
 
@@ -54,8 +67,8 @@ def problem(
         space=space,
         family=lambda hidden: network.family(dataclasses.replace(skeleton, stem=hidden)),
         hidden_size=stem,
-        second_dish=DishSurrogate(network.family(image_cells.SECOND), image_cells.SECOND_CONFIG),
-        dish_presets=image_cells.DISH_PRESETS,
+        second_dish=DishSurrogate(network.family(image_cells.SECOND), SECOND_CONFIG),
+        dish_presets=DISH_PRESETS,
         ground_truths={"own": image_cells.trained(space.name, OWN)} | LOOKED_UP,
         features=space,
         structure=space,

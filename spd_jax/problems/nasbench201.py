@@ -13,6 +13,7 @@ from spd_jax.files import Path
 from spd_jax.ground_truth.lookup import Items
 from spd_jax.ledger import Evaluation, EvaluationKey
 from spd_jax.problems import image_cells
+from spd_jax.problems.image_cells import DISH_PRESETS
 from spd_jax.problems.problem import GroundTruthPreset, Problem
 from spd_jax.spaces.image_network import Skeleton
 from spd_jax.spaces.nasbench201 import NasBench201Space, network
@@ -77,7 +78,7 @@ def problem(
         family=lambda hidden: network.family(dataclasses.replace(skeleton, stem=hidden)),
         hidden_size=stem,
         second_dish=DishSurrogate(network.family(image_cells.SECOND), image_cells.SECOND_CONFIG),
-        dish_presets=image_cells.DISH_PRESETS,
+        dish_presets=DISH_PRESETS,
         ground_truths={"own": image_cells.trained(space.name, OWN, "nasbench201_own")} | LOOKED_UP,
         features=space,
         structure=space,
