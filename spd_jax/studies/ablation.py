@@ -72,9 +72,8 @@ def chosen(asked: Sequence[str], known: Sequence[str], field: str) -> None:
     Raises:
       UserError: a name that is none of `known`.
     """
-    unknown = [name for name in asked if name not in known]
-    if unknown:
-        raise UserError(f"{field}={','.join(unknown)}: give some of {','.join(known)}")
+    if not set(asked) <= set(known):
+        raise UserError(f"{field}={','.join(asked)}: give some of {','.join(known)}")
 
 
 def play(
