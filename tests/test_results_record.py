@@ -5,6 +5,7 @@ import json
 import pathlib
 import re
 
+import numpy as np
 import pytest
 
 from spd_jax.search.record import read_history
@@ -103,3 +104,29 @@ def test_what_is_said_of_the_tuning_log_is_in_it():
     assert best == "init_scale=0.4+ensemble_size=4"
     assert f"The smallest held-out loss of all, {smallest[best][0]:.3f}, was four dishes" in RESULTS
     assert f"eight steps (tau {figure(best, 8)})" in RESULTS
+
+
+# The ablation of a dish of slopes
+
+
+def test_the_table_of_the_ablation_is_its_record():
+    rows, _ = lines_of("sigmoid_slope_ablation")
+    by_name: dict = {}
+    for row in rows:
+        by_name.setdefault(row["variant"], []).append(row)
+    page = (ROOT / "docs" / "ablation.md").read_text("utf-8")
+    shown = rows_after(page, "## Slopes")
+    assert [name for name, *_ in shown] == list(by_name)
+    for name, _, before, after, left, loss, converged in shown:
+        values = {
+            figure: np.array([float(row[figure]) for row in by_name[name]])
+            for figure in ("tau_before", "tau_after", "tau_part_after", "outer_loss_last",
+                           "converged_after")
+        }  # fmt: skip
+        assert all(len(own) >= 5 for own in values.values())
+        assert before == f"{values['tau_before'].mean():.2f}"
+        for text, figure in ((after, "tau_after"), (left, "tau_part_after")):
+            own = values[figure]
+            assert text == f"{own.mean():.2f} ± {own.std(ddof=1):.2f}"
+        assert loss == f"{values['outer_loss_last'].mean():.2f}"
+        assert converged == f"{values['converged_after'].mean():.2f}"
