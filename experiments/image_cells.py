@@ -12,7 +12,7 @@ from experiments import launch
 from spd_jax.errors import UserError
 from spd_jax.ground_truth.lookup import TruthTable
 from spd_jax.problems import Problem, nasbench101, nasbench201
-from spd_jax.report import image_ablation as ablation_report
+from spd_jax.report import ablation as ablation_report
 from spd_jax.report import image_cells as report
 from spd_jax.report.display import Display
 from spd_jax.spaces.image_network import MOTIF_NETWORKS

@@ -196,6 +196,36 @@ def test_a_dish_is_a_loop_over_its_motifs_and_members():
         np.testing.assert_allclose(raw[index], alone, rtol=1e-5)
 
 
+def test_motifs_with_weights_of_their_own_have_the_same_ones_in_every_batch():
+    config = dataclasses.replace(PAIR, shared_weights=False, init_scale=2.0)
+    state = started()
+    raw = dish.raw_scores(state, FAMILY, config, SLOPES)
+    backwards = dish.raw_scores(state, FAMILY, config, SLOPES[::-1][:4])
+    np.testing.assert_array_equal(raw[:, ::-1][:, :4], backwards)
+    assert np.abs(raw - dish.raw_scores(state, FAMILY, PAIR, SLOPES)).min() > 1e-4
+
+
+def test_weights_of_a_motifs_own_are_drawn_at_the_familys_scale():
+    def family():  # the score is minus the square of the only weight
+        return MotifFamily(
+            lambda key: {"weight": jax.random.normal(key, (1,))},
+            lambda params, arch, inputs: params["weight"] + 0 * arch + 0 * inputs,
+            (1,), (1,),
+        )  # fmt: skip
+
+    own = family()
+    config = DishConfig(
+        inner_steps=1, inner_learning_rate=0.0, inner_loss="squared_error", init_scale=3.0,
+        shared_weights=False, train_samples=1, valid_samples=1,
+    )  # fmt: skip
+    state = dish.init(KEY, own, config)
+    data = state.data._replace(valid_labels=jnp.zeros((1, 1, 1)))
+    state = dataclasses.replace(state, data=data)
+    squares = -dish.raw_scores(state, own, config, np.linspace(0, 1, 2000, dtype=np.float32))[0]
+    assert len(np.unique(squares)) > 1990  # some of so many float32 may fall together
+    assert np.mean(squares) == pytest.approx(9, rel=0.15)  # 3 standard errors
+
+
 def cut(state, index):
     """Return one member's dish as a dish of its own."""
 

@@ -13,7 +13,7 @@ from image_cells_runs import SETTINGS
 from spd_jax import metrics
 from spd_jax.errors import UserError
 from spd_jax.problems import nasbench201
-from spd_jax.report import image_ablation as ablation_report
+from spd_jax.report import ablation as ablation_report
 from spd_jax.report import image_cells as report
 from spd_jax.studies import image_ablation, image_cells, image_costs, outer_loop
 from spd_jax.studies.outer_loop import OuterLoop

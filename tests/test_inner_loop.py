@@ -200,7 +200,9 @@ def test_gradient_where_an_inner_gradient_is_exactly_zero():
 
 def python_loop(config, params, data, *, free_from=0):
     """Train with optax in a Python loop; the gradient flows from step `free_from` on."""
-    optimiser = optax.adam(config.inner_learning_rate, eps=1e-8, eps_root=1e-16)
+    optimiser = optax.sgd(config.inner_learning_rate)
+    if config.inner_optimiser == "adam":
+        optimiser = optax.adam(config.inner_learning_rate, eps=1e-8, eps_root=1e-16)
     moments = optimiser.init(params)
     stopped = jax.lax.stop_gradient(data)
     for t in range(config.inner_steps):
@@ -221,18 +223,40 @@ def python_loop(config, params, data, *, free_from=0):
 LOOP = dataclasses.replace(CONFIG, inner_steps=4, inner_learning_rate=0.05)
 
 
-def reference_gradient(params, data, free_from):
+def reference_gradient(params, data, free_from, config=LOOP):
     def scored(data):
-        return python_loop(LOOP, jax.tree.map(jnp.asarray, params), data, free_from=free_from)
+        return python_loop(config, jax.tree.map(jnp.asarray, params), data, free_from=free_from)
 
     return jax.jit(jax.value_and_grad(scored))(jax.tree.map(jnp.asarray, data))
 
 
-def test_the_full_gradient_is_that_of_a_python_loop():
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+def test_the_full_gradient_is_that_of_a_python_loop(optimiser):
+    config = dataclasses.replace(LOOP, inner_optimiser=optimiser)
     with jax.enable_x64(True):
         params, data = draw(7)
-        expected = reference_gradient(params, data, 0)
-        assert_close(gradient_of_score(LOOP, params, data), expected, rtol=1e-7, atol=1e-12)
+        expected = reference_gradient(params, data, 0, config)
+        assert_close(gradient_of_score(config, params, data), expected, rtol=1e-7, atol=1e-12)
+
+
+@pytest.mark.parametrize("remat", ["step", "nested"])
+def test_derivatives_through_gradient_descent_in_everything_are_plain_ones(remat):
+    config = dataclasses.replace(CONFIG, inner_steps=5, inner_optimiser="sgd", remat=remat)
+    with jax.enable_x64(True):
+        params, data = jax.tree.map(jnp.asarray, draw(10))
+
+        def both(remat):
+            def scored(params, data, slope, rate, l2):
+                own = dataclasses.replace(
+                    config, remat=remat, inner_learning_rate=rate, inner_l2=l2
+                )
+                return inner_loop.score(FAMILY, own, params, slope, data, KEY)
+
+            return jax.jit(jax.value_and_grad(scored, (0, 1, 2, 3, 4)))(
+                params, data, SLOPE, 0.1, 0.01
+            )
+
+        assert_close(both(remat), both("none"), rtol=1e-8, atol=1e-12)
 
 
 def test_the_truncated_gradient_is_that_of_the_last_steps():

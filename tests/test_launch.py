@@ -46,6 +46,8 @@ OTHER: dict[str, typing.Any] = {
     "decay_steps": (3, 9, 27),
     "valid_every": 2,
     "remat": "nested",
+    "inner_optimiser": "sgd",
+    "shared_weights": False,
     "inner_learning_rate": (0.1, 0.3),
     "inner_l2": 0.0,
     "outer_learning_rate": 1e-30,

@@ -22,7 +22,7 @@ def test_what_the_network_makes_of_the_best_cells_comes_first(monkeypatch):
 
     monkeypatch.setattr(NaoPredictor, "fit", remembered)
     proposed, notes = NaoProposer(SPACE, TINY).propose(KEY, SPACE, CELLS, SCORES, 30)
-    best = CELLS.take(protocol.ranking(SCORES)[:20])
+    best = CELLS.take(protocol.ranking(SCORES)[:100])
     climbed = protocol.fresh(Cells.of(SPACE, fitted[0].improve(best.archs, 10)), CELLS.names)
     assert len(climbed) > 5
     assert proposed.names[: len(climbed)] == climbed.names[:30]

@@ -40,6 +40,7 @@ def expected(log, history):
         return len(moments(log))
     cells = {row["cell"].replace(" ", "_") for row in history}
     last = {"history.csv", "summary.json", "figure3.png", "scatter.png", "best_cell.png"}
+    last |= {"figure3_seconds.png"}
     names = cells | last | {"config.json", "versions.json"}
     return sum(
         words[1] in names or words[1].startswith(f"{METHOD}_0")

@@ -15,9 +15,10 @@ from toy_widths import TOY
 from spd_jax import files
 from spd_jax.errors import UserError
 from spd_jax.ledger import Ledger
+from spd_jax.report import search as search_report
 from spd_jax.search import loop
 from spd_jax.search.random_search import RandomSearch
-from spd_jax.search.record import read_history
+from spd_jax.search.record import best, read_history, write_history
 from spd_jax.studies import events, run_folder, saved_fits, search_comparison, searches
 from spd_jax.studies.searches import SearchSettings
 
@@ -69,10 +70,10 @@ def test_methods_share_the_warm_start_and_buy_new_cells_only(comparison):
     assert [method for method, _ in comparison.records] == METHODS
     for (method, _), record in comparison.records.items():
         assert record[0].cells == first
-        # Partial training pays a quarter of a ground truth for each of 10 proposals.
-        costs = [6, 11.5] if method == "partial" else [6, 9, 12]
-        assert [own.cost for own in record] == costs
-        assert [len(own.cells) for own in record] == [6, 3, 3][: len(record)]
+        assert [own.cost for own in record] == [6, 9, 12]
+        # Partial training pays a quarter for each of 9 proposals, and the rest of one of them.
+        each = 1 if method == "partial" else 3
+        assert [len(own.cells) for own in record] == [6, each, each]
         cells = [cell for own in record for cell in own.cells]
         assert len(set(cells)) == len(cells)
 
@@ -100,7 +101,7 @@ def test_a_figure_is_the_test_score_of_the_cell_best_on_validation(comparison):
 def test_tau_is_that_of_the_predictions(comparison):
     for (method, _), record in comparison.records.items():
         taus = comparison.summary["methods"][method]["tau_by_iteration"]
-        ranked = method.startswith("dish_") or method == "partial"
+        ranked = method.startswith("dish_")  # partial training buys one cell: no order
         assert bool(taus) == ranked
         for own in record[1:] if ranked else []:
             assert own.predicted.tolist() == sorted(own.predicted, reverse=True)
@@ -114,9 +115,45 @@ def test_partial_training_buys_what_it_ranks_for_a_few_units(tmp_path):
     settings = dataclasses.replace(SEARCH, method="partial")
     record = search_comparison.run(problem, settings, tmp_path).records["partial", 0]
     by_budget = {units: [s for s in task.sold if s[2] == units] for units in (1, 4)}
-    assert len(by_budget[1]) == 10
-    assert len(by_budget[4]) == 6 + 3
-    assert {cell for cell, *_ in by_budget[1]} >= set(record[1].cells)
+    assert len(by_budget[1]) == 2 * 9
+    assert len(by_budget[4]) == 6 + 2 * 1
+    assert {cell for cell, *_ in by_budget[1]} >= {*record[1].cells, *record[2].cells}
+
+
+@pytest.mark.parametrize(("evaluations", "proposals"), [(20, 100), (3, 10), (1, 10), (7, 7)])
+def test_partial_training_spends_what_the_others_do(evaluations, proposals):
+    settings = dataclasses.replace(SEARCH, evaluations=evaluations, proposals=proposals)
+    config = searches.sizes(TOY, settings, searches.METHODS["partial"])
+    spent = config.proposals / 4 + config.evaluations * 3 / 4
+    assert evaluations - 1 / 4 < spent <= evaluations
+    assert 1 <= config.evaluations <= config.proposals
+    if (evaluations, proposals) == (20, 100):
+        assert (config.evaluations, config.proposals) == (10, 50)
+
+
+def test_a_recorded_partial_training_is_cut_by_what_it_spent(comparison, tmp_path):
+    """Its iterations may have had other sizes when it was recorded."""
+    records, comments = read_history(comparison.path / "history.csv")
+    start, first, second = records["partial", 0]
+    history = tmp_path / "history.csv"
+    partial = dataclasses.replace(SEARCH, method="partial")
+
+    def replayed(costs, iterations):
+        record = [dataclasses.replace(own, cost=cost) for own, cost in
+                  zip((start, first, second), costs, strict=False)]  # fmt: skip
+        write_history(history, {("partial", 0): record}, comments | {
+            "settings": json.loads(comments["settings"])})  # fmt: skip
+        settings = dataclasses.replace(partial, iterations=iterations)
+        folder = tmp_path / f"{costs}{iterations}"
+        found = search_comparison.replay(TOY, settings, folder, history=history)
+        return [own.cost for own in found.records["partial", 0]]
+
+    assert replayed([6, 11.5], 2) == [6, 11.5]  # what is left pays for no other such iteration
+    assert replayed([6, 11.5], 1) == [6]
+    assert replayed([6, 9, 12], 2) == [6, 9, 12]
+    for missing in ([6, 9], [6]):
+        with pytest.raises(UserError, match="outside the recorded runs"):
+            replayed(missing, 2)
 
 
 def test_the_history_and_the_folder_hold_what_was_found(comparison):
@@ -175,6 +212,55 @@ def test_what_is_told_of_a_search(tmp_path):
         assert told[i] == events.Stage("dish: outer steps", 2, 0)
         assert [event.done for event in told[i + 1 : i + 3]] == [1, 2]
     assert len(fits) == 2
+
+
+# Fresh seeds and seconds
+
+
+def test_the_best_cells_are_trained_anew_and_bought_once(comparison, tmp_path):
+    folder = shutil.copytree(comparison.path, tmp_path / "fresh")
+    problem, task = watched()
+    settings = dataclasses.replace(SEARCH, fresh_seeds=2)
+    found = search_comparison.run(problem, settings, folder)
+    bests = {place: best(record).cell for place, record in found.records.items()}
+    assert sorted(task.sold) == sorted(
+        (cell, seed, 4) for cell in set(bests.values()) for seed in (1, 2)
+    )
+    assert_same(found.records, comparison.records)
+    _, rows = files.read_csv(folder / "fresh_seeds.csv", ("method", "seed", "test_score"))
+    assert len(rows) == 2 * len(METHODS)
+    for (method, _), cell in bests.items():
+        anew = [task.evaluate(cell, seed, 4).test_score for seed in (1, 2)]
+        fresh = found.summary["methods"][method]["fresh"]["formula"]
+        assert fresh["values"] == [pytest.approx(np.mean(anew))]
+        assert found.summary["methods"][method]["spent"] == 12  # they are no part of the search
+    text = search_report.results(found.summary)
+    assert text.count("best cells with fresh seeds: formula") == len(METHODS)
+    sold = len(task.sold)
+    search_comparison.run(problem, settings, folder)
+    assert len(task.sold) == sold
+
+
+def test_a_replay_trains_nothing_anew(comparison, tmp_path):
+    settings = dataclasses.replace(SEARCH, fresh_seeds=1)
+    with pytest.raises(UserError, match="fresh_seeds=1 trains cells, which a replay does not"):
+        search_comparison.replay(TOY, settings, tmp_path, history=comparison.path / "history.csv")
+    odd = dataclasses.replace(SEARCH, fresh_presets=("tiny",))
+    with pytest.raises(UserError, match="toy_widths has no ground truth 'tiny'"):
+        search_comparison.run(TOY, odd, tmp_path / "odd")
+
+
+def test_seconds_count_evaluations_and_fits(comparison):
+    with Ledger(comparison.path / "ledger.sqlite", read_only=True) as ledger:
+        full = [own.seconds for key, own in ledger.items() if key.budget == 4]
+    each = comparison.summary["seconds_per_evaluation"]
+    assert each == pytest.approx(np.median(full))
+    record = comparison.records["dish_ga", 0]
+    expected = 12 * each + sum(own.seconds for own in record)
+    assert comparison.summary["methods"]["dish_ga"]["seconds"] == pytest.approx(expected)
+    shown = search_report.in_seconds(comparison.records, each)["dish_ga", 0]
+    assert shown[-1].cost == pytest.approx(expected)
+    assert shown[0].cost == pytest.approx(6 * each + record[0].seconds)
 
 
 # Replay

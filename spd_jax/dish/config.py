@@ -19,6 +19,7 @@ CHOICES = {
     "gradient": ("full", "truncated", "evaluation_only"),
     "schedule": ("staircase", "cosine", "constant"),
     "remat": ("auto", "none", "step", "nested"),
+    "inner_optimiser": ("adam", "sgd"),
 }
 LEAST = {  # the smallest whole number that a count may be
     "inner_steps": 1,
@@ -31,7 +32,7 @@ LEAST = {  # the smallest whole number that a count may be
     "truncation": 0,
     "valid_every": 1,
 }
-SWITCHES = ("shared_data", "learn_labels")
+SWITCHES = ("shared_data", "learn_labels", "shared_weights")
 
 
 def static(default: Any) -> Any:
@@ -47,7 +48,7 @@ class DishConfig:
     A rate is a scalar, or an array `[E]` with one value for each ensemble member.
 
     Attributes:
-      inner_steps: T, full-batch Adam steps of every motif-network.
+      inner_steps: T, steps of every motif-network's training.
       outer_steps: Adam steps on the synthetic data.
       train_samples: N, synthetic samples to train on.
       valid_samples: synthetic samples to validate on; the first of them start
@@ -76,7 +77,11 @@ class DishConfig:
       remat: what the backward pass keeps: "none" differentiates plainly and keeps all;
         "step" keeps four vectors a step, "nested" about sqrt(T) of them; "auto" nests
         above 1,000 inner steps.
-      inner_learning_rate: step size of the inner Adam, alpha of equation 1.
+      inner_optimiser: what trains the motif-networks: "adam", as in the paper's experiments, or
+        plain gradient descent, which is equation 1 ("sgd").
+      shared_weights: start all motif-networks of a member from the same weights; else each from
+        weights that are drawn for it.
+      inner_learning_rate: step size of the inner optimiser, alpha of equation 1.
       inner_l2: factor of the sum of squared parameters, added to the inner loss.
       outer_learning_rate: step size of the outer Adam, beta of equation 3.
       outer_l2: factor of the sum of squared synthetic inputs, added to the outer loss.
@@ -103,6 +108,8 @@ class DishConfig:
     decay_steps: tuple[int, ...] = static((20, 50))
     valid_every: int = static(5)
     remat: str = static("auto")
+    inner_optimiser: str = static("adam")
+    shared_weights: bool = static(True)
     inner_learning_rate: Any = 0.01
     inner_l2: Any = 1e-5
     outer_learning_rate: Any = 0.05

@@ -70,6 +70,30 @@ def _members(state: DishState, config: DishConfig) -> _Member:
     return _Member(state.params, state.data, _member_rates(config), _member_keys(state))
 
 
+def _initial(family: MotifFamily, config: DishConfig, member: _Member, arch: Any) -> Params:
+    """Return the weights that a motif's training starts from.
+
+    Those of its own, where a member's are not shared, are a function of the member's key and of
+    the motif's arrays: they are the same at every outer step and in every batch.
+
+    Args:
+      family: the motif-network.
+      config: settings of the member; its rates are scalars.
+      member: see `_Member`.
+      arch: one motif.
+    """
+    if config.shared_weights:
+        return member.params
+    key = jax.random.fold_in(member.key, 1 << 30)  # minibatches fold in the epoch
+    for leaf in jax.tree.leaves(jax.lax.stop_gradient(arch)):
+        flat = jnp.ravel(leaf)
+        if jnp.issubdtype(flat.dtype, jnp.floating):
+            flat = jax.lax.bitcast_convert_type(flat.astype(jnp.float32), jnp.uint32)
+        odd = jnp.uint32(2654435761) ** jnp.arange(1, flat.size + 1, dtype=jnp.uint32)
+        key = jax.random.fold_in(key, jnp.sum(flat.astype(jnp.uint32) * odd, dtype=jnp.uint32))
+    return jax.tree.map(lambda leaf: config.init_scale * leaf, family.init(key))
+
+
 def _is_sequential(family: MotifFamily) -> bool:
     """Return whether motifs are trained one after another, not side by side.
 
@@ -149,7 +173,8 @@ def outer_step(
         def score(learned: dict[str, Array]) -> Array:
             data = with_learned(member.data, learned, config)
             own = with_rates(config, member.rates)
-            return inner_loop.score(family, own, member.params, arch, data, member.key)
+            params = _initial(family, own, member, arch)
+            return inner_loop.score(family, own, params, arch, data, member.key)
 
         return jax.value_and_grad(score)(learned_fields(member.data, config))
 
@@ -249,7 +274,8 @@ def scores(
 
     def one(member: _Member, arch: Any) -> Array:
         own = with_rates(config, member.rates)
-        return inner_loop.score(family, own, member.params, arch, member.data, member.key)
+        params = _initial(family, own, member, arch)
+        return inner_loop.score(family, own, params, arch, member.data, member.key)
 
     raw = _each(one, _members(state, config), archs, family, sharding)
     return _standardised(raw, state, jnp)
@@ -309,7 +335,8 @@ def _curves(
 ) -> tuple[Array, Array, Array]:
     def one(member: _Member, arch: Any) -> tuple[Array, Array, Array]:
         own = with_rates(config, member.rates)
-        return inner_loop.curves(family, own, member.params, arch, member.data, member.key, every)
+        params = _initial(family, own, member, arch)
+        return inner_loop.curves(family, own, params, arch, member.data, member.key, every)
 
     return _each(one, _members(state, config), archs, family, sharding)
 

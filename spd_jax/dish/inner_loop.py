@@ -1,9 +1,9 @@
 """The inner loop: train ONE motif-network on synthetic data and return its score.
 
-Rawal et al., equation 1 with Adam. The parameters are one flat vector `[P]` and the steps a
-scan. The derivative of the scan is written out by hand, in `_segment`, because plain automatic
-differentiation keeps every intermediate of the network for every step. Ours keeps four vectors
-`[P]` a step, and computes the second derivatives of the inner loss one product at a time
+Rawal et al., equation 1, by default with Adam. The parameters are one flat vector `[P]` and the
+steps a scan. The derivative of the scan is written out by hand, in `_segment`, because plain
+automatic differentiation keeps every intermediate of the network for every step. Ours keeps four
+vectors `[P]` a step, and computes the second derivatives of the inner loss one product at a time
 (forward-over-reverse, as in Kemaev et al., 2025, arXiv 2505.00793).
 """
 
@@ -44,7 +44,10 @@ class SyntheticData(NamedTuple):
 
 
 class _Carry(NamedTuple):
-    """Parameters and Adam's two moments, each `[P]`; also their cotangents."""
+    """Parameters and Adam's two moments, each `[P]`; also their cotangents.
+
+    The moments stay 0 under plain gradient descent.
+    """
 
     theta: Array
     mu: Array
@@ -72,6 +75,20 @@ class _Inputs(NamedTuple):
     samples: Any
     arch: Arch
     rates: _Rates
+
+
+class _Rule(NamedTuple):
+    """What an inner step does.
+
+    Attributes:
+      loss: inner loss without L2.
+      update: takes one step, as `_adam` does.
+      transpose: pulls cotangents back through `update`, as `_adam_transpose` does.
+    """
+
+    loss: Loss
+    update: Callable[..., _Carry]
+    transpose: Callable[..., tuple[Array, _Carry, Array]]
 
 
 class _StepInput(NamedTuple):
@@ -162,7 +179,7 @@ def curves(
       differentiated.
     """
     theta, unravel = ravel_pytree(params)
-    loss, inputs = _training(family, config, unravel, arch, data)
+    rule, inputs = _training(family, config, unravel, arch, data)
     inner_loss = losses.INNER_LOSSES[config.inner_loss]
 
     def look(theta: Array) -> tuple[Array, Array, Array]:
@@ -177,7 +194,7 @@ def curves(
         )
 
     def segment(carry: _Carry, steps: _StepInput) -> tuple[_Carry, tuple[Array, Array, Array]]:
-        carry = _scan_steps(loss, carry, inputs, steps)[0]
+        carry = _scan_steps(rule, carry, inputs, steps)[0]
         return carry, look(carry.theta)
 
     carry = _Carry(theta, jnp.zeros_like(theta), jnp.zeros_like(theta))
@@ -198,21 +215,21 @@ def train(
     data: SyntheticData,
     key: Key,
 ) -> Params:
-    """Train one motif from `params` for `inner_steps` steps of Adam; args as `score`.
+    """Train one motif from `params` for `inner_steps` steps; args as `score`.
 
     The result can be differentiated in reverse mode, whatever `remat` is: in `params`, in `data`,
     in the arch's float arrays and in the two inner rates. The setting `gradient` shortens the
     derivative in `data` alone, for the outer step; the others always go through every step.
     """
     theta, unravel = ravel_pytree(params)
-    loss, inputs = _training(family, config, unravel, arch, data)
+    rule, inputs = _training(family, config, unravel, arch, data)
     carry = _Carry(theta, jnp.zeros_like(theta), jnp.zeros_like(theta))
     steps = _step_inputs(config, key)
     if config.gradient == "truncated":
         early, steps = _split(steps, config.inner_steps - config.truncation)
         stopped = inputs._replace(samples=jax.lax.stop_gradient(inputs.samples))
-        carry = _unroll(loss, config.remat, carry, stopped, early)
-    return unravel(_unroll(loss, config.remat, carry, inputs, steps).theta)
+        carry = _unroll(rule, config.remat, carry, stopped, early)
+    return unravel(_unroll(rule, config.remat, carry, inputs, steps).theta)
 
 
 def _training(
@@ -221,8 +238,8 @@ def _training(
     unravel: Callable[[Array], Params],
     arch: Arch,
     data: SyntheticData,
-) -> tuple[Loss, _Inputs]:
-    """Return the inner loss without L2, and what it and every inner step read."""
+) -> tuple[_Rule, _Inputs]:
+    """Return what every inner step does, and what it reads."""
     inner_loss = losses.INNER_LOSSES[config.inner_loss]
 
     def loss(theta: Array, inputs: _Inputs, batch: Array | None) -> Array:
@@ -230,7 +247,9 @@ def _training(
         return inner_loss(family.apply(unravel(theta), inputs.arch, samples[0]), samples[1])
 
     rates = _Rates(config.inner_learning_rate, config.inner_l2)
-    return loss, _Inputs((data.train_inputs, data.train_labels), arch, rates)
+    update, transpose = _OPTIMISERS[config.inner_optimiser]
+    samples = (data.train_inputs, data.train_labels)
+    return _Rule(loss, update, transpose), _Inputs(samples, arch, rates)
 
 
 def _adam(carry: _Carry, gradient: Array, now: _StepInput, rates: _Rates) -> _Carry:
@@ -268,6 +287,23 @@ def _adam_transpose(
     return gradient_bar, before, -jnp.vdot(bar.theta, now.mu_correction * mu / size)
 
 
+def _sgd(carry: _Carry, gradient: Array, now: _StepInput, rates: _Rates) -> _Carry:
+    """One step of plain gradient descent, equation 1."""
+    del now
+    return carry._replace(theta=carry.theta - rates.learning_rate * gradient)
+
+
+def _sgd_transpose(
+    bar: _Carry, mu: Array, nu: Array, gradient: Array, now: _StepInput, rates: _Rates
+) -> tuple[Array, _Carry, Array]:
+    """Pull cotangents back through `_sgd`; args and results as `_adam_transpose`."""
+    del mu, nu, now
+    return -rates.learning_rate * bar.theta, bar, -jnp.vdot(bar.theta, gradient)
+
+
+_OPTIMISERS = {"adam": (_adam, _adam_transpose), "sgd": (_sgd, _sgd_transpose)}
+
+
 def _step_inputs(config: DishConfig, key: Key) -> _StepInput:
     """Return what each of the T steps needs, axis T in front."""
     count = jnp.arange(1, config.inner_steps + 1)
@@ -292,7 +328,7 @@ def _split(steps: _StepInput, at: int) -> tuple[_StepInput, _StepInput]:
     return first, second
 
 
-def _unroll(loss: Loss, remat: str, carry: _Carry, inputs: _Inputs, steps: _StepInput) -> _Carry:
+def _unroll(rule: _Rule, remat: str, carry: _Carry, inputs: _Inputs, steps: _StepInput) -> _Carry:
     """Take all `steps`, cheaply in memory under `jax.grad`.
 
     `remat` is "none": plain automatic differentiation, every intermediate is kept; "step":
@@ -303,9 +339,9 @@ def _unroll(loss: Loss, remat: str, carry: _Carry, inputs: _Inputs, steps: _Step
     count = steps.mu_correction.shape[0]
     if remat == "auto":
         remat = "nested" if count > NEST_ABOVE else "step"
-    segment = _segment(loss)
+    segment = _segment(rule)
     if remat == "none":
-        return _scan_steps(loss, carry, inputs, steps)[0]
+        return _scan_steps(rule, carry, inputs, steps)[0]
     if remat == "step" or count == 0:
         return segment(carry, inputs, steps)
     length = math.isqrt(count)
@@ -331,21 +367,21 @@ class _Saved(NamedTuple):
 
 
 def _scan_steps(
-    loss: Loss, carry: _Carry, inputs: _Inputs, steps: _StepInput
+    rule: _Rule, carry: _Carry, inputs: _Inputs, steps: _StepInput
 ) -> tuple[_Carry, _Saved]:
     """Equation 1 for every step; also what each step's backward pass needs."""
 
     def body(carry: _Carry, now: _StepInput) -> tuple[_Carry, _Saved]:
-        gradient = jax.grad(loss)(carry.theta, inputs, now.batch)
+        gradient = jax.grad(rule.loss)(carry.theta, inputs, now.batch)
         gradient = gradient + 2 * inputs.rates.l2 * carry.theta
-        after = _adam(carry, gradient, now, inputs.rates)
+        after = rule.update(carry, gradient, now, inputs.rates)
         return after, _Saved(carry.theta, gradient, after.mu, after.nu)
 
     return jax.lax.scan(body, carry, steps)
 
 
-def _segment(loss: Loss) -> Callable[[_Carry, _Inputs, _StepInput], _Carry]:
-    """Return `_scan_steps(loss, ...)[0]` with the backward pass written out.
+def _segment(rule: _Rule) -> Callable[[_Carry, _Inputs, _StepInput], _Carry]:
+    """Return `_scan_steps(rule, ...)[0]` with the backward pass written out.
 
     JAX says at trace time, through `symbolic_zeros`, in which inputs somebody differentiates.
     Only for those does the backward pass gather a cotangent: a fit, which learns the samples,
@@ -354,32 +390,32 @@ def _segment(loss: Loss) -> Callable[[_Carry, _Inputs, _StepInput], _Carry]:
 
     @jax.custom_vjp
     def segment(carry: _Carry, inputs: _Inputs, steps: _StepInput) -> _Carry:
-        return _scan_steps(loss, carry, inputs, steps)[0]
+        return _scan_steps(rule, carry, inputs, steps)[0]
 
     def forward(carry: _Carry, inputs: _Inputs, steps: _StepInput) -> tuple[_Carry, Any]:
         free, held = _partition(inputs)
         carry, steps = jax.tree.map(lambda x: x.value, (carry, steps))
-        after, saved = _scan_steps(loss, carry, _merge(free, held), steps)
+        after, saved = _scan_steps(rule, carry, _merge(free, held), steps)
         return after, (saved, free, held, steps)
 
     def backward(residuals: Any, bar: _Carry) -> tuple[Any, ...]:
         saved, free, held, steps = residuals
         bar = jax.tree.map(_instantiated, bar)
-        return *_backward(loss, saved, free, held, steps, bar), None
+        return *_backward(rule, saved, free, held, steps, bar), None
 
     segment.defvjp(forward, backward, symbolic_zeros=True)
     return segment
 
 
 def _backward(
-    loss: Loss, saved: _Saved, free: _Inputs, held: _Inputs, steps: _StepInput, bar: _Carry
+    rule: _Rule, saved: _Saved, free: _Inputs, held: _Inputs, steps: _StepInput, bar: _Carry
 ) -> tuple[_Carry, _Inputs]:
     """Pull cotangents back through `_scan_steps`, from the last step to the first.
 
-    A step maps theta to its gradient g, and g with the moments through Adam to the next theta.
-    Its transpose therefore takes two moves in the opposite order: `through_adam` turns the
-    carry's cotangent into g's, which we call u `[P]`, and `through_gradient` turns u into what
-    it adds to the cotangents of theta and of the inputs.
+    A step maps theta to its gradient g, and g with the moments through Adam, or plain gradient
+    descent, to the next theta. Its transpose therefore takes two moves in the opposite order:
+    `through_update` turns the carry's cotangent into g's, which we call u `[P]`, and
+    `through_gradient` turns u into what it adds to the cotangents of theta and of the inputs.
 
     The scan is skewed by half a step: its body makes the second move of step t and then the
     first move of step t-1. So u is handed on in the scan's carry, as a value in memory. With
@@ -387,7 +423,7 @@ def _backward(
     its many uses in `through_gradient` and compute it there again and again.
 
     Args:
-      loss: `loss(theta, inputs, batch)`, the inner loss without L2.
+      rule: what a step does.
       saved: what the forward pass kept, `[T, P]` each.
       free: the inputs whose cotangents are wanted; `None` in place of the others.
       held: the other inputs; `None` in place of those in `free`.
@@ -402,9 +438,9 @@ def _backward(
     def at(index: Array | int) -> tuple[_Saved, _StepInput]:
         return jax.tree.map(operator.itemgetter(index), (saved, steps))
 
-    def through_adam(index: Array | int, bar: _Carry, free_bar: _Inputs) -> Any:
+    def through_update(index: Array | int, bar: _Carry, free_bar: _Inputs) -> Any:
         kept, now = at(index)
-        u, before, rate_bar = _adam_transpose(bar, kept.mu, kept.nu, kept.gradient, now, rates)
+        u, before, rate_bar = rule.transpose(bar, kept.mu, kept.nu, kept.gradient, now, rates)
         return u, before, _with_rates(free_bar, learning_rate=rate_bar)
 
     def through_gradient(index: Array | int, u: Array, bar: _Carry, free_bar: _Inputs) -> Any:
@@ -412,7 +448,7 @@ def _backward(
 
         def gradient(theta: Array) -> tuple[Array, _Inputs]:
             def at_free(theta: Array, free: _Inputs) -> Array:
-                return loss(theta, _merge(free, held), now.batch)
+                return rule.loss(theta, _merge(free, held), now.batch)
 
             return jax.grad(at_free, argnums=(0, 1))(theta, free)
 
@@ -424,14 +460,14 @@ def _backward(
 
     def body(state: Any, index: Array) -> tuple[Any, None]:
         after = through_gradient(index, *state)
-        u, *before = through_adam(jnp.maximum(index - 1, 0), *after)
-        # Before step 0 there is no Adam. A select in the scan, and not the second move of step 0
+        u, *before = through_update(jnp.maximum(index - 1, 0), *after)
+        # Before step 0 there is no update. A select in the scan, and not the second move of step 0
         # behind it, because that would compile the costly move twice.
         before = jax.tree.map(functools.partial(jnp.where, index > 0), tuple(before), after)
         return (u, *before), None
 
     count = saved.theta.shape[0]
-    state = through_adam(count - 1, bar, jax.tree.map(jnp.zeros_like, free))
+    state = through_update(count - 1, bar, jax.tree.map(jnp.zeros_like, free))
     (_, bar, free_bar), _ = jax.lax.scan(body, state, jnp.arange(count), reverse=True)
     return bar, free_bar
 

@@ -1,5 +1,6 @@
 """A finished comparison of searches: its table, figure 3 of Rawal et al., and scatters."""
 
+import dataclasses
 import math
 import os
 import pathlib
@@ -17,6 +18,7 @@ from spd_jax.report import style
 from spd_jax.report.style import INK, end_labels, label_axes
 from spd_jax.report.text import WIDTH, table, wrapped
 from spd_jax.search.record import Iteration, Record, Records, best_by_iteration
+from spd_jax.studies import search_seconds
 from spd_jax.studies.search_comparison import Comparison
 from spd_jax.studies.searches import METHODS, Method
 from spd_jax.studies.spreads import result_at
@@ -70,6 +72,7 @@ def results(summary: Mapping[str, Any]) -> str:
     lines.append(f"{'method':{first}}{heads}  {taus}")
     for method, row in summary["methods"].items():
         lines += _row(f"{method:{first}}", row)
+    lines += _fresh(summary)
     ceiling = (summary["noise_ceiling"] or {}).get("kendall_tau")
     known = "not known" if ceiling is None else f"{ceiling:.2f}, over random cells"
     lines.append(f"noise ceiling of tau: {known}")
@@ -107,8 +110,28 @@ def _row(name: str, row: Mapping[str, Any]) -> list[str]:
     return [start + broken[0], *(" " * len(start) + more for more in broken[1:])]
 
 
-def _fixed(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _fresh(summary: Mapping[str, Any]) -> list[str]:
+    """Return what the best cells are worth when they are trained anew, and what all took."""
+    lines = []
+    for method, row in summary["methods"].items():
+        words = [
+            f"{preset} {_fixed(own['mean'], 4)} ± {_fixed(own['std'], 4)}"
+            for preset, own in row.get("fresh", {}).items()
+        ]
+        if words:
+            lines.append(f"{method}: best cells with fresh seeds: {', '.join(words)}")
+    taken = [
+        f"{method} {row['seconds']:.0f} s"
+        for method, row in summary["methods"].items()
+        if row.get("seconds") is not None
+    ]
+    if taken:
+        lines.append(wrapped(f"a run in one process, fits included: {', '.join(taken)}"))
+    return lines
+
+
+def _fixed(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def draw(comparison: Comparison) -> list[pathlib.Path]:
@@ -122,6 +145,7 @@ def draw(comparison: Comparison) -> list[pathlib.Path]:
     """
     problem, settings, summary = comparison.problem, comparison.settings, comparison.summary
     data = f"{problem.name}, {settings.preset}"
+    each = summary.get("seconds_per_evaluation")
     drawn = pictures(
         comparison.records,
         METHODS,
@@ -130,12 +154,29 @@ def draw(comparison: Comparison) -> list[pathlib.Path]:
         warm_start=settings.warm_start,
         ceiling=(summary["noise_ceiling"] or {}).get("kendall_tau"),
     )
+    if each is not None:
+        drawn["figure3_seconds.png"] = figure3(
+            in_seconds(comparison.records, each), METHODS, summary["unit"],
+            title=f"{data}: test result against time, fits included",
+            horizontal=f"seconds of one process ({each:.3g} s an evaluation)",
+        )  # fmt: skip
     if problem.drawing is not None:
         best = summary["best_cell"]
         cell = problem.space.decode(best["cell"])
         test = "" if best["test"] is None else f": test {best['test']:.4g} {summary['unit']}"
         drawn["best_cell.png"] = problem.drawing.draw(cell, f"best cell of {data}{test}")
     return style.save_all(comparison.path, drawn)
+
+
+def in_seconds(records: Records, each: float) -> Records:
+    """Return searches whose cost is seconds: evaluations of `each`, proposals and fits."""
+    return {
+        place: [
+            dataclasses.replace(own, cost=float(seconds))
+            for own, seconds in zip(record, search_seconds.spent(record, each), strict=True)
+        ]
+        for place, record in records.items()
+    }
 
 
 def search_table(record: Record, unit: str = "score") -> str:
@@ -252,6 +293,7 @@ def figure3(
     *,
     warm_start: float | None = None,
     title: str = "Test result of the cell that is best on validation",
+    horizontal: str = "ground truths spent (full evaluations)",
 ) -> Figure:
     """Return figure 3 of the paper: test result against ground truths spent, every method.
 
@@ -262,6 +304,7 @@ def figure3(
       warm_start: ground truths that all methods share; what lies before is shaded, and
         does not stretch the vertical axis.
       title: of the picture.
+      horizontal: what the records' cost is.
 
     Raises:
       UserError: no method, a method without iterations, or an unknown unit.
@@ -297,7 +340,7 @@ def figure3(
         ticker.MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
     )
     better = "higher" if named(unit).higher_is_better else "lower"
-    label_axes(axes, title, "ground truths spent (full evaluations)", f"{unit}, {better} is better")
+    label_axes(axes, title, horizontal, f"{unit}, {better} is better")
     end_labels(axes, ends)
     figure.text(0.085, 0.03, _caption(curves), fontsize=8.5, color=INK)
     return figure

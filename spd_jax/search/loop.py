@@ -265,9 +265,10 @@ def _choose(
     cells, predicted, cost = cells.take(range(wanted)), np.full(wanted, np.nan), 0.0
     if surrogate is not None:
         predicted = _predict(fit(index, surrogate, fit_key, known.archs, scores), cells)
-        if isinstance(surrogate, CostlySurrogate):
-            cost = wanted * surrogate.cost_per_query
         chosen = protocol.ranking(predicted)[: config.evaluations]
+        if isinstance(surrogate, CostlySurrogate):
+            # What it spent on the chosen cells is the beginning of their evaluations.
+            cost = (wanted - len(chosen)) * surrogate.cost_per_query
         cells, predicted = cells.take(chosen), predicted[chosen]
     seconds = time.perf_counter() - began
     return cells, Choice(

@@ -1,10 +1,12 @@
 """NAO's proposer: climb the predictor's gradient from the best cells, and decode.
 
 Luo et al. (2018), algorithm 1; Rawal et al., appendix A.3.3. The network is fitted on the
-known cells. Then lambda = 10: each of the 20 best cells is encoded, moved by lambda times the
-gradient of its predicted score, and decoded; then lambda = 20, 30 and on, in tens, up to 100.
-Random cells fill up what is still missing. Unlike the released code it sorts the cells
-before it takes the best, and decodes legal tokens only (see `surrogates/nao.py`).
+known cells. Then lambda = 10: each of the 100 best cells, or all where fewer are known, is
+encoded, moved by lambda times the gradient of its predicted score, and decoded, best first; then
+lambda = 20, 30 and on, in tens, up to 100. Random cells fill up what is still missing. With few
+cells to start from that was most of a proposal: the best ones have been moved before, and small
+lambdas then decode to the very cells that they started from. Unlike the released code it sorts
+the cells before it takes the best, and decodes legal tokens only (see `surrogates/nao.py`).
 """
 
 import dataclasses
@@ -29,14 +31,14 @@ class NaoProposer:
     Attributes:
       tokens: the space as strings of tokens.
       config: of the network.
-      seeds: how many of the best known cells to start from.
+      seeds: how many of the best known cells to start from, where there are that many.
       steps: lambdas, in the order in which they are tried. The paper's are 10, 20 and 30;
         the larger ones, for when these bring too few new cells, are ours.
     """
 
     tokens: Tokens
     config: NaoConfig = NaoConfig()
-    seeds: int = 20
+    seeds: int = 100
     steps: tuple[float, ...] = tuple(range(10, 101, 10))
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ held-out cells of a seed, before and after the outer loop.
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,15 +22,28 @@ from spd_jax.ground_truth import lookup
 from spd_jax.ground_truth.lookup import TruthTable
 from spd_jax.ledger import table as ledger_table
 from spd_jax.problems import Problem
-from spd_jax.studies import events, image_cells, machine, outer_loop
+from spd_jax.studies import ablation, events, image_cells, machine, outer_loop
 from spd_jax.studies import settings as settings_lib
+from spd_jax.studies.ablation import Ablation, Layout
 from spd_jax.studies.image_cells import ImageCellsSettings
 from spd_jax.studies.outer_loop import OuterLoop
 from spd_jax.studies.run_folder import RunFolder, open_folder
 from spd_jax.studies.settings import setting
 
-FIGURES = ("tau_before", "tau_after", "tau_fitted", "perfect_share", "loss_first", "loss_last")
-Row = Mapping[str, Any]
+LAYOUT = Layout(
+    figures=(
+        *("tau_before", "tau_after", "tau_fitted", "perfect_share", "loss_first", "loss_last"),
+        *("tau_fitted_without_undefined", "undefined_share"),
+    ),
+    counts=("num_train", "num_test"),
+    shown={
+        "tau before": "tau_before",
+        "tau after": "tau_after",
+        "fitted": "tau_fitted",
+        "perfect": "perfect_share",
+    },
+    pairs={"held-out cells": ("tau_before", "tau_after")},
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,21 +124,6 @@ def variants(settings: AblationSettings) -> dict[str, Variant]:
     }  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
-class Ablation:
-    """A finished ablation.
-
-    Attributes:
-      rows: one mapping for each row and seed: `variant`, `seed`, `FIGURES` and more.
-      summary: what summary.json holds.
-      path: the run folder, with ablation.csv and summary.json.
-    """
-
-    rows: list[dict[str, Any]]
-    summary: dict[str, Any]
-    path: pathlib.Path
-
-
 def run(
     problem: Problem,
     table: TruthTable,
@@ -153,11 +151,7 @@ def run(
     """
     settings_lib.check(settings)
     found = variants(settings)
-    unknown = set(settings.ablation_rows) - set(found)
-    if unknown:
-        raise UserError(
-            f"ablation_rows={','.join(sorted(unknown))}: give some of {','.join(found)}"
-        )
+    ablation.chosen(settings.ablation_rows, tuple(found), "ablation_rows")
     for variant in found.values():
         dish.check(dataclasses.replace(settings.dish, **variant.dish))
     tables, reasons = _tables(problem, table, settings, table_of)
@@ -173,15 +167,35 @@ def run(
     image_cells.draw_split(table, settings)
     config: dict[str, Any] = {"study": "image_ablation", "table": table.identity}
     config |= {"problem": dict(problem.settings), **settings_lib.described(settings)}
+    seeds = range(settings.seed, settings.seed + settings.ablation_seeds)
+    about = _about(problem, table, settings) | {"left_out": left_out}
     with open_folder(workdir, config, settings_lib.growing(settings)) as folder:
-        rows = _play(folder, settings, asked, tables, problem_of, listen)
-        summary = summarise(problem, table, settings, found, rows) | {"left_out": left_out}
-        columns = list(rows[0])
-        files.write_csv(
-            folder.path / "ablation.csv", {}, columns, [[row[c] for c in columns] for row in rows]
-        )
-        folder.write_json("summary.json", summary)
-        return Ablation(rows, summary, folder.path)
+
+        def run_row(name: str, seed: int, advanced: Callable[[float], None]) -> dict[str, Any]:
+            return _row(folder, name, seed, asked[name], settings, tables, problem_of, advanced)
+
+        rows = ablation.play(folder, tuple(asked), seeds, LAYOUT, run_row, listen)
+        words = {name: own.words for name, own in found.items()}
+        return ablation.finish(folder, rows, LAYOUT, words, about)
+
+
+def _about(problem: Problem, table: TruthTable, settings: AblationSettings) -> dict[str, Any]:
+    """Return what summary.json says of the whole ablation."""
+    truth = table.task or table.source.stem
+    size, steps = settings.image_size, settings.dish.outer_steps
+    return {
+        "problem": problem.name,
+        "table": table.source.name,
+        "ground_truth_words": truth,
+        "motif_network": settings.motif_network,
+        "stem": problem.hidden_size,
+        "image_size": size,
+        "outer_steps": steps,
+        "inner_steps": settings.dish.inner_steps,
+        "words": f"{problem.name}, {truth}: one suspect removed at a time\n"
+        f"motif-network {settings.motif_network}, stem {problem.hidden_size}, "
+        f"{size}x{size} images, {steps} outer steps",
+    }
 
 
 def _tables(
@@ -241,49 +255,6 @@ def _sized(settings: AblationSettings, table: TruthTable, variant: Variant) -> A
     return dataclasses.replace(settings, num_train=min(num_train, count - settings.num_test))
 
 
-def _play(
-    folder: RunFolder,
-    settings: AblationSettings,
-    asked: Mapping[str, Variant],
-    tables: Mapping[str, tuple[TruthTable, np.ndarray | None]],
-    problem_of: Callable[..., Problem],
-    listen: events.Listener,
-) -> list[dict[str, Any]]:
-    """Run every row and seed that the folder does not hold yet; return the results of all."""
-    # Seed by seed: a run that is stopped early has compared all rows on the first ones.
-    seeds = range(settings.seed, settings.seed + settings.ablation_seeds)
-    places = {(name, seed): f"rows/{name}-seed{seed}.json" for seed in seeds for name in asked}
-    results = {entry: folder.read_json(place, _result) for entry, place in places.items()}
-    already = sum(result is not None for result in results.values())
-    listen(events.Stage("ablation", len(results), already, "" if already else "compiling"))
-    done = already
-    for (name, seed), place in places.items():
-        if results[name, seed] is not None:
-            continue
-        variant = asked[name]
-
-        def advanced(share: float, name: str = name, seed: int = seed) -> None:
-            listen(events.Advanced(round(done + share, 1), f"{name}, seed {seed}"))  # noqa: B023
-
-        row = _row(folder, name, seed, variant, settings, tables, problem_of, advanced)
-        folder.keep_json(place, row)
-        results[name, seed] = row
-        done += 1
-        tau = row["tau_after"]
-        shown = "-" if tau is None else f"{tau:.2f}"
-        listen(events.Advanced(done, f"{name}, seed {seed}: held-out tau {shown}"))
-    return [result for result in results.values() if result is not None]
-
-
-def _result(content: Any) -> dict[str, Any]:
-    """Return what a row's file holds, once it has every figure."""
-    return {name: content[name] for name in (*PLACE, *FIGURES, *COUNTS)}
-
-
-PLACE = ("variant", "seed")
-COUNTS = ("tau_fitted_without_undefined", "undefined_share", "num_train", "num_test", "seconds")
-
-
 def _row(
     folder: RunFolder,
     name: str,
@@ -322,8 +293,6 @@ def _row(
     figures = outer_loop.figures(records)
     losses_seen = [record["loss"] for record in records if "loss" in record]
     row = {
-        "variant": name,
-        "seed": seed,
         "tau_before": records[0]["tau_held_out"],
         "tau_after": records[-1]["tau_held_out"],
         "tau_fitted": figures.get("tau"),
@@ -356,39 +325,3 @@ def _targets(kind: str, loop: OuterLoop, losses: np.ndarray | None) -> np.ndarra
         mean, spread = np.nanmean(raw), np.nanmean(np.nanstd(raw, axis=1))
         return mean + spread * stats.zscore(loop.truth)
     return loop.truth
-
-
-def summarise(
-    problem: Problem,
-    table: TruthTable,
-    settings: AblationSettings,
-    found: Mapping[str, Variant],
-    rows: Sequence[Row],
-) -> dict[str, Any]:
-    """Return summary.json: every figure of every row with its mean and spread over seeds."""
-    names = dict.fromkeys(row["variant"] for row in rows)
-    by_row: dict[str, Any] = {}
-    for name in names:
-        own = [row for row in rows if row["variant"] == name]
-        by_row[name] = {
-            "words": found[name].words,
-            "num_train": own[0]["num_train"],
-            "num_test": own[0]["num_test"],
-            **{
-                figure: metrics.spread_with_mean(
-                    [np.nan if row[figure] is None else row[figure] for row in own]
-                )
-                for figure in (*FIGURES, "seconds")
-            },
-        }
-    return {
-        "problem": problem.name,
-        "table": table.source.name,
-        "ground_truth_words": table.task or table.source.stem,
-        "motif_network": settings.motif_network,
-        "stem": problem.hidden_size,
-        "image_size": settings.image_size,
-        "outer_steps": settings.dish.outer_steps,
-        "inner_steps": settings.dish.inner_steps,
-        "rows": by_row,
-    }

@@ -29,10 +29,19 @@ from spd_jax.search.record import (
     read_history,
     write_history,
 )
-from spd_jax.studies import events, machine, spreads
+from spd_jax.studies import events, fresh_seeds, machine, search_seconds, spreads
 from spd_jax.studies import settings as settings_lib
+from spd_jax.studies.fresh_seeds import Fresh
 from spd_jax.studies.run_folder import RunFolder, open_folder
-from spd_jax.studies.searches import METHODS, Searches, SearchSettings, methods_of, sizes
+from spd_jax.studies.searches import (
+    METHODS,
+    Method,
+    Searches,
+    SearchSettings,
+    methods_of,
+    sizes,
+    total_cost,
+)
 from spd_jax.units import in_unit
 
 
@@ -90,8 +99,39 @@ def run(
             truth = GroundTruth(problem.space.name, task, ledger, workers, time_limit=time_limit)
             searches = Searches(folder, problem, settings, truth, listen)
             records = searches.all(None if ceiling is None else ceiling["kendall_tau"])
-        best = best_of(task)
-        return _finish(folder, problem, settings, records, task.fingerprint, ceiling, best)
+            each = search_seconds.of_evaluations(ledger.items(), task)
+            fresh = [
+                own
+                for preset in settings.fresh_presets or (settings.preset,)
+                for own in fresh_seeds.train(_again(truth, problem, settings, preset, data_dir),
+                                             records, settings.fresh_seeds, preset, listen)
+            ]  # fmt: skip
+        return _finish(
+            folder,
+            problem,
+            settings,
+            records,
+            task.fingerprint,
+            ceiling,
+            each,
+            fresh,
+            best_of(task),
+        )
+
+
+def _again(
+    truth: GroundTruth,
+    problem: Problem,
+    settings: SearchSettings,
+    preset: str,
+    data_dir: str | None,
+) -> GroundTruth:
+    """Return what sells evaluations of another preset into the same ledger."""
+    if preset == settings.preset:
+        return truth
+    states = str(truth.ledger.path.parent / "states")
+    task = problem.ground_truth(preset).task(data_dir, states)
+    return dataclasses.replace(truth, task=task)
 
 
 def replay(
@@ -113,6 +153,11 @@ def replay(
       UserError: something is asked for that was not recorded.
     """
     _check(problem, settings)
+    if settings.fresh_seeds:
+        raise UserError(
+            f"fresh_seeds={settings.fresh_seeds} trains cells, which a replay does not: search "
+            "anew, or let it be 0"
+        )
     shipped = problem.ground_truth(settings.preset).history
     if history is None and not shipped:
         raise UserError(
@@ -125,18 +170,37 @@ def replay(
     records: Records = {}
     for number in range(settings.seeds):
         for method in methods_of(problem, settings):
-            record = recorded.get((method.name, number), [])
-            wanted = sizes(problem, settings, method).iterations + 1
-            if len(record) < wanted:
+            record = _cut(recorded.get((method.name, number), []), problem, settings, method)
+            wanted = settings.iterations + 1
+            if record is None:
                 raise UserError(
                     f"{method.name}, run {number + 1} with {wanted - 1} iterations is outside the "
                     "recorded runs: search anew to evaluate its cells"
                 )
-            records[method.name, number] = record[:wanted]
+            records[method.name, number] = record
     fingerprint = comments.get("task", "")
     with _open_folder(workdir, "replay", problem, settings, fingerprint) as folder:
         ceiling = noise_ceiling(problem, settings, fingerprint)
-        return _finish(folder, problem, settings, records, fingerprint, ceiling)
+        each = search_seconds.recorded(comments, problem, settings.preset)
+        return _finish(folder, problem, settings, records, fingerprint, ceiling, each, [])
+
+
+def _cut(
+    record: Record, problem: Problem, settings: SearchSettings, method: Method
+) -> Record | None:
+    """Return the asked part of a recorded search; None where it was not recorded.
+
+    Partial training is cut where the ground truths of the others are spent, because its
+    iterations may have had other sizes.
+    """
+    if method.ranker != "partial":
+        wanted = sizes(problem, settings, method).iterations + 1
+        return record[:wanted] if len(record) >= wanted else None
+    total = total_cost(settings)
+    costs = [own.cost for own in record]
+    kept = [own for own in record if own.cost <= total + 1e-6]
+    ended = len(kept) < len(record) or (len(kept) > 1 and total - costs[-1] < costs[-1] - costs[-2])
+    return kept if kept and (ended or costs[-1] >= total - 1e-6) else None
 
 
 def _open_folder(
@@ -222,6 +286,8 @@ def _check(problem: Problem, settings: SearchSettings) -> None:
     """Refuse settings with which nothing can be run, before anything is written."""
     settings_lib.check(settings)
     problem.ground_truth(settings.preset)
+    for preset in settings.fresh_presets:
+        problem.ground_truth(preset)
     for method in methods_of(problem, settings):
         sizes(problem, settings, method)
 
@@ -233,12 +299,20 @@ def _finish(
     records: Records,
     fingerprint: str,
     ceiling: dict[str, Any] | None,
+    each: float | None,
+    fresh: Sequence[Fresh],
     best: float | None = None,
 ) -> Comparison:
-    """Write history.csv and summary.json; `best` is that of `best_of`."""
-    summary = summarise(problem, settings, records, ceiling, best)
+    """Write history.csv, fresh_seeds.csv where cells were trained anew, and summary.json.
+
+    `best` is that of `best_of`.
+    """
+    summary = summarise(problem, settings, records, ceiling, each, fresh, best)
+    if fresh:
+        files.write_csv(folder.path / "fresh_seeds.csv", {}, Fresh._fields, fresh)
     comments = {
         "study": "search_comparison",
+        search_seconds.COMMENT: each,
         "commit": machine.commit(),
         "task": fingerprint,
         "settings": identity(settings, problem),
@@ -253,6 +327,8 @@ def summarise(
     settings: SearchSettings,
     records: Records,
     ceiling: dict[str, Any] | None,
+    each: float | None = None,
+    fresh: Sequence[Fresh] = (),
     best_possible: float | None = None,
 ) -> dict[str, Any]:
     """Return summary.json: one row for every method.
@@ -260,15 +336,17 @@ def summarise(
     Args:
       problem: what was searched.
       settings: how.
-      records: all searches.
-      ceiling: of the task's noise; None where it is not known.
+      records: the searches.
+      ceiling: of tau, see `noise_ceiling`.
+      each: seconds of a full evaluation; None where they are not known.
+      fresh: what the best cells scored when they were trained anew.
       best_possible: the highest test score that a search can find; None where it is not known.
 
     Raises:
       UserError: every evaluation failed.
     """
     unit = problem.ground_truth(settings.preset).unit
-    equal = float(settings.warm_start + settings.iterations * settings.evaluations)
+    equal = float(total_cost(settings))
     costs = sorted({own.cost for record in records.values() for own in record} | {equal})
     leaders = [best_by_iteration(record)[-1] for record in records.values()]
     best = max(leaders, key=lambda leader: leader.score)
@@ -289,8 +367,14 @@ def summarise(
         "ground_truths": int(equal),
         "noise_ceiling": ceiling,
         "best_possible": None if best_possible is None else float(in_unit(best_possible, unit)),
+        "seconds_per_evaluation": each,
+        "fresh_seeds": settings.fresh_seeds,
         "methods": {
             name: _row(name, runs, [c for c in costs if c <= equal], equal, unit)
+            | {
+                "seconds": search_seconds.mean(runs, each),
+                "fresh": fresh_seeds.summarise(problem, [x for x in fresh if x.method == name]),
+            }
             for name, runs in by_method.items()
         },
         "failed": len(failed),

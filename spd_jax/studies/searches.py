@@ -106,6 +106,16 @@ class SearchSettings:
     partial_epochs: int = setting(
         1, "units of training after which partial training ranks", at_least=1
     )
+    fresh_seeds: int = setting(
+        0,
+        "at the end, seeds with which the best cell of every search is trained anew: they chose "
+        "nothing, and are not counted as ground truths spent",
+        at_least=0,
+        grows=True,
+    )
+    fresh_presets: tuple[str, ...] = setting(
+        (), "how these cells are trained at full size; empty: as in the search", free=True
+    )
 
 
 def methods_of(problem: Problem, settings: SearchSettings) -> list[Method]:
@@ -137,8 +147,8 @@ def methods_of(problem: Problem, settings: SearchSettings) -> list[Method]:
 def sizes(problem: Problem, settings: SearchSettings, method: Method) -> SearchConfig:
     """Return the sizes of a method's search.
 
-    Partial training pays for what it ranks: it takes as many iterations as the ground
-    truths of the others pay for.
+    Partial training pays for what it ranks. An iteration spends what those of the others do: it
+    ranks and evaluates fewer cells, about as many for each one that is evaluated.
 
     Raises:
       UserError: sizes that cannot be.
@@ -154,9 +164,16 @@ def sizes(problem: Problem, settings: SearchSettings, method: Method) -> SearchC
         raise UserError(
             f"partial_epochs={settings.partial_epochs} must be below the {budget} of a training"
         )
-    each = config.proposals * settings.partial_epochs / budget + config.evaluations
-    affordable = max(int(config.iterations * config.evaluations / each), 1)
-    return dataclasses.replace(config, iterations=min(affordable, config.iterations))
+    share = settings.partial_epochs / budget
+    each = config.proposals / config.evaluations * share + 1 - share  # for a cell that is chosen
+    chosen = max(int(config.evaluations / each), 1)
+    ranked = int((config.evaluations - chosen * (1 - share)) / share + 1e-6)
+    return dataclasses.replace(config, proposals=ranked, evaluations=chosen)
+
+
+def total_cost(settings: SearchSettings) -> int:
+    """Return the ground truths that every method may spend, in full evaluations."""
+    return settings.warm_start + settings.iterations * settings.evaluations
 
 
 class Searches:
@@ -191,7 +208,7 @@ class Searches:
                 if len(saved.record) == config.iterations + 1:
                     records[method.name, number] = saved.record
                     continue
-                total = config.warm_start + config.iterations * config.evaluations
+                total = total_cost(self.settings)
                 title = f"{method.label}, run {number + 1} of {self.settings.seeds}"
                 unit = self.problem.ground_truth(self.settings.preset).unit
                 self.listen(events.SearchStage(title, total, unit, ceiling))

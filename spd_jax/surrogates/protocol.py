@@ -162,7 +162,11 @@ class VectorRegressor(Surrogate, Protocol):
 
 @runtime_checkable
 class CostlySurrogate(Surrogate, Protocol):
-    """A surrogate that trains motifs for real to predict them."""
+    """A surrogate that trains motifs for real to predict them.
+
+    Its trainings are the beginnings of full evaluations: a motif that is evaluated afterwards
+    costs one full evaluation in all.
+    """
 
     @property
     def cost_per_query(self) -> float:

@@ -1,0 +1,132 @@
+"""What the tables of docs/ say is what the shipped records of the runs behind them say."""
+
+import csv
+import json
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+from spd_jax.search.record import read_history
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+RECORDS = ROOT / "experiments" / "results"
+TABLES = ROOT / "spd_jax" / "data" / "tables"
+RESULTS = (ROOT / "docs" / "results.md").read_text("utf-8")
+
+
+def rows_after(text, line):
+    """Return the cells of the rows of the first table after a line, its header left out."""
+    _, found, rest = text.partition(line)
+    assert found, f"no page has the line {line!r}"
+    lines = rest.splitlines()
+    start = next(i for i, own in enumerate(lines) if own.startswith("|--"))
+    rows = []
+    for own in lines[start + 1 :]:
+        if not own.startswith("|"):
+            break
+        rows.append([cell.strip(" *`") for cell in own.strip("|").split("|")])
+    return rows
+
+
+def record(name):
+    return json.loads((RECORDS / f"{name}.json").read_text("utf-8"))
+
+
+def lines_of(name):
+    """Return the rows of a CSV record, and the lines of its comments."""
+    text = (RECORDS / f"{name}.csv").read_text("utf-8").splitlines()
+    rows = csv.DictReader(line for line in text if not line.startswith("#"))
+    return list(rows), [line for line in text if line.startswith("#")]
+
+
+def test_every_record_says_how_it_was_made():
+    for path in RECORDS.glob("*.json"):
+        own = json.loads(path.read_text("utf-8"))
+        assert own["command"].startswith("python -m experiments."), path
+        assert re.fullmatch(r"[0-9a-f]{12}", own["commit"]), path
+    for path in RECORDS.glob("*.csv"):
+        _, comments = lines_of(path.stem)
+        assert any("python -m experiments." in line for line in comments), path
+        assert any(re.search(r"commit:? [0-9a-f]{7,12}\b", line) for line in comments), path
+
+
+# Figure 3
+
+
+def test_the_table_of_figure_3_is_its_record():
+    methods = record("rnn_cell_search")["summary"]["methods"]
+    names = {own["label"]: name for name, own in methods.items()}
+    names["partial evaluation (1 epoch of 4)"] = "partial"
+    rows = rows_after(RESULTS, "### Figure 3: the search")
+    assert len(rows) == len(methods)
+    for label, runs, *figures, std in rows:
+        own = methods[names[label]]
+        at_equal = own["at_equal_ground_truths"]["test"]
+        expected = [own["by_ground_truths"][cost]["test"] for cost in ("40", "60", "80", "100")]
+        assert figures == [f"{value:.4f}" for value in expected]
+        assert (int(runs), std) == (own["runs"], f"{at_equal['std']:.4f}")
+
+
+def test_the_record_of_figure_3_is_that_of_the_shipped_searches():
+    records, _ = read_history(TABLES / "rnn_cell_search_ptb_tiny.csv")
+    methods = record("rnn_cell_search")["summary"]["methods"]
+    for name, own in methods.items():
+        costs = [runs[-1].cost for (method, _), runs in records.items() if method == name]
+        assert own["spent"] == pytest.approx(sum(costs) / len(costs))
+    for label, seconds in rows_after(RESULTS, "Equal ground truths are not equal seconds"):
+        name = next(name for name, own in methods.items() if own["label"] == label)
+        assert seconds == f"{methods[name]['seconds']:.0f}"
+
+
+# Choosing the dish of recurrent cells
+
+
+def test_what_is_said_of_the_tuning_log_is_in_it():
+    rows, _ = lines_of("rnn_cell_tuning")
+    found = {(row["candidate"], int(row["outer_step"])): row for row in rows}
+
+    def figure(candidate, step, name="held_out_tau"):
+        return round(float(found[candidate, step][name]), 2)
+
+    scales = [figure(f"init_scale={scale}", 4) for scale in (0.1, 0.2, 0.4, 0.6)]
+    assert f"tau at outer step 4 is {', '.join(map(str, scales))} for 0.1" in RESULTS
+    smallest = {}
+    for (candidate, step), row in found.items():
+        loss = float(row["held_out_loss"])
+        if loss < smallest.get(candidate, (9, 0))[0]:
+            smallest[candidate] = loss, step
+    steps = [smallest[f"init_scale={scale}"][1] for scale in (0.1, 0.2, 0.4, 0.6)]
+    assert steps == [16, 12, 8, 8]
+    assert "smallest at step 16 (the last) for 0.1, 12 for 0.2, 8 for 0.4 and 0.6" in RESULTS
+    best = min(smallest, key=smallest.get)
+    assert best == "init_scale=0.4+ensemble_size=4"
+    assert f"The smallest held-out loss of all, {smallest[best][0]:.3f}, was four dishes" in RESULTS
+    assert f"eight steps (tau {figure(best, 8)})" in RESULTS
+
+
+# The ablation of a dish of slopes
+
+
+def test_the_table_of_the_ablation_is_its_record():
+    rows, _ = lines_of("sigmoid_slope_ablation")
+    by_name: dict = {}
+    for row in rows:
+        by_name.setdefault(row["variant"], []).append(row)
+    page = (ROOT / "docs" / "ablation.md").read_text("utf-8")
+    shown = rows_after(page, "## Slopes")
+    assert [name for name, *_ in shown] == list(by_name)
+    for name, _, before, after, left, loss, converged in shown:
+        values = {
+            figure: np.array([float(row[figure]) for row in by_name[name]])
+            for figure in ("tau_before", "tau_after", "tau_part_after", "outer_loss_last",
+                           "converged_after")
+        }  # fmt: skip
+        assert all(len(own) >= 5 for own in values.values())
+        assert before == f"{values['tau_before'].mean():.2f}"
+        for text, figure in ((after, "tau_after"), (left, "tau_part_after")):
+            own = values[figure]
+            assert text == f"{own.mean():.2f} ± {own.std(ddof=1):.2f}"
+        assert loss == f"{values['outer_loss_last'].mean():.2f}"
+        assert converged == f"{values['converged_after'].mean():.2f}"
