@@ -3,6 +3,8 @@
 import functools
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from spd_jax.axes import Arch
 from spd_jax.dish import DishConfig
 from spd_jax.problems.problem import GroundTruthPreset, Problem
@@ -62,6 +64,7 @@ def problem(use_bias: bool = True) -> Problem:
         drawing=SlopeDrawing(),
         rivals={"slope_mlp": SlopeMlp()},
         parameters_in_the_paper=22,
+        coordinate=lambda slopes: np.asarray(slopes, float),
     )
 
 
