@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spd_jax.axes import Arch, Archs
-from spd_jax.dish import DishConfig
 from spd_jax.problems import sigmoid_slope
 from spd_jax.problems.problem import GroundTruthPreset, Problem
 from spd_jax.spaces import activation_slope
@@ -16,19 +15,8 @@ from spd_jax.trainers.mlp_classifier import MlpClassifierConfig
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# What learned on slopes of the sigmoid ranked another data set's slopes with: see
-# docs/carry_over.md. It was not chosen on other kinds than the sigmoid.
-CARRIED = DishConfig(
-    inner_steps=200,
-    outer_steps=80,
-    ensemble_size=16,
-    motif_batch=60,
-    targets="ranks",
-    inner_learning_rate=0.03,
-    outer_learning_rate=0.03,
-    schedule="constant",
-)
-DISH_PRESETS = {"best": CARRIED}
+# Not chosen for other kinds than the sigmoid.
+DISH_PRESETS = {"best": sigmoid_slope.CARRIED}
 # Fewer epochs than table 1's 50: what half an hour of one core paid for.
 SHORT = MlpClassifierConfig(epochs=6, average_epochs=3, chunk=12)
 TABLES = {"fashion_mnist": "", "mnist": "", "digits": ""}

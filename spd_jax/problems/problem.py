@@ -82,12 +82,12 @@ class Problem:
         evaluations of one of `ground_truths` that is looked up, cells by any spelling; an empty
         name lets it choose. None: only our own format. It raises UserError where the file is
         none of the formats.
-      table_cells: texts of the motifs that a table of part "grid" holds, such as every kind of unit
-        with the same slopes; empty: its tables hold random motifs.
-      coordinate: `coordinate(archs [M]) -> [M]` float64, one number along which scores vary smoothly
-        within a group, such as the slope; None: there is none.
-      groups: `groups(archs [M])` returns the names of the groups that motifs fall into, such as the
-        kind of unit, M texts; None: they are all of one group.
+      table_cells: texts of the motifs that a table of part "grid" holds, such as every kind of
+        unit with the same slopes; empty: its tables hold random motifs.
+      coordinate: `coordinate(archs [M]) -> [M]` float64, one number along which scores vary
+        smoothly within a group, such as the slope; None: there is none.
+      groups: `groups(archs [M])` returns the names of the groups that motifs fall into, such as
+        the kind of unit, M texts; None: they are all of one group.
       embeddings: by the name of another space, what puts its archs `[M]` into this one.
       settings: plain data that tell it from a problem of the same space, such as the rate of
         mutation; recorded with the runs.

@@ -22,6 +22,18 @@ DISH_PRESETS = {
     "a1": DishConfig(inner_steps=200, outer_steps=0, ensemble_size=48, inner_learning_rate=0.1),
     "paper": DishConfig(),  # table 2
 }
+# What a dish learns with that shall rank the slopes of another data set: timid inner runs, whose
+# scores only learning puts in order, and ranks, which no outlier rules. See docs/carry_over.md.
+CARRIED = DishConfig(
+    inner_steps=200,
+    outer_steps=80,
+    ensemble_size=16,
+    motif_batch=60,
+    targets="ranks",
+    schedule="constant",
+    inner_learning_rate=0.03,
+    outer_learning_rate=0.03,
+)
 # What A.1 chooses from on the known slopes of a seed, by preset of the dish: widths of the
 # motif-network, and inner rates.
 CANDIDATES: dict[str, tuple[tuple[int, ...], tuple[float, ...]]] = {

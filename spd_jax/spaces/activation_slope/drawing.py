@@ -1,5 +1,6 @@
 """An activation of some kind and slope as a picture: the curve of phi(c z)."""
 
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -30,8 +31,15 @@ def draw(arch: Arch, title: str = "") -> Figure:
     figure = Figure(figsize=(4.2, 3.2), layout="constrained")
     axes = figure.subplots()
     if slope != 1:
-        axes.plot(z, np.asarray(UNITS[name](z)), color=STANDARD, lw=1.4, ls="--", label="c = 1")
-    curve = np.asarray(UNITS[name](slope * z))
+        axes.plot(
+            z,
+            np.asarray(UNITS[name](jnp.asarray(z))),
+            color=STANDARD,
+            lw=1.4,
+            ls="--",
+            label="c = 1",
+        )
+    curve = np.asarray(UNITS[name](jnp.asarray(slope * z)))
     axes.plot(z, curve, color=CURVE, lw=2.4, label=f"c = {slope:.3g}")
     axes.set(xlim=(-6, 6), xlabel="z", ylabel=f"{name}(c z)")
     axes.grid(color="#DDDDDD", lw=0.6)
