@@ -28,7 +28,6 @@ CARRIED = DishConfig(
     inner_steps=200,
     outer_steps=80,
     ensemble_size=16,
-    motif_batch=60,
     targets="ranks",
     schedule="constant",
     inner_learning_rate=0.03,

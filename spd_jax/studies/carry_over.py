@@ -417,8 +417,6 @@ def _learned_dish(
 ) -> LearnedDish:
     """Return what the first seed learned on the source of a transfer."""
     fitted = one_transfer.fit_source(folder, transfer, settings.seed, methods)
-    embedded = transfer.embedded() is not None
-    learned_in = transfer.problem if embedded else transfer.source_problem
     provenance = {
         "source": transfer.source.source.name,
         "identity": transfer.source.identity,
@@ -428,4 +426,4 @@ def _learned_dish(
         "commit": machine.commit(),
         "command": command,
     }
-    return LearnedDish(fitted, learned_in.name, methods.hidden_size, provenance)
+    return LearnedDish(fitted, transfer.source_problem.name, methods.hidden_size, provenance)

@@ -109,14 +109,11 @@ def comparable(archs: Archs, scores: np.ndarray, config: DishConfig) -> KnownMot
 def fit_source(folder: RunFolder, transfer: Transfer, seed: int, methods: Methods) -> FittedDish:
     """Fit the dish of a seed on the source, go on with it, or load it from the folder.
 
-    It learns in the target's motif-network where the source's motifs can be put into it, in the
-    source's own otherwise.
+    It learns in the motif-network of the source's problem.
     """
-    embedded = transfer.embedded()
-    problem = transfer.source_problem if embedded is None else transfer.problem
-    archs = transfer.source.cells.archs if embedded is None else embedded
-    known = comparable(archs, transfer.source.scores, methods.config)
-    surrogate = methods.dish(problem, methods.config.outer_steps)
+    source = transfer.source
+    known = comparable(source.cells.archs, source.scores, methods.config)
+    surrogate = methods.dish(transfer.source_problem, methods.config.outer_steps)
     name = f"{transfer.name}_seed{seed}_source"
     fitted: Any = saved_fits.fit(
         folder, name, surrogate, jax.random.key(seed), known.archs, known.truth, every=SAVE_EVERY
