@@ -59,7 +59,9 @@ class CarryOverSettings:
     dish: DishConfig = setting(DishConfig(), "", by_preset=True)
     hidden_size: int = setting(3, "width of the motif-network", at_least=1)
     more_steps: int = setting(
-        20, "outer steps on source and target together, after those on the source", at_least=0
+        20,
+        "outer steps on source and target together, after those on the source and at most as many",
+        at_least=0,
     )
     proxy_hidden_size: int = setting(16, "width of the network of proxies", at_least=1)
 
@@ -186,6 +188,11 @@ def _cut(whole: Transfer, name: str, source: np.ndarray, target: np.ndarray) -> 
 def check(transfer: Transfer, methods: Methods) -> None:
     """Refuse settings that cannot be run, and a target whose network has other parameters."""
     dish.check(methods.config)
+    if methods.more_steps > methods.config.outer_steps:
+        raise UserError(
+            f"more_steps={methods.more_steps} must be at most "
+            f"outer_steps={methods.config.outer_steps}"
+        )
     families = [
         problem.family(methods.hidden_size)
         for problem in (transfer.source_problem, transfer.problem)

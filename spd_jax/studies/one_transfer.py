@@ -78,7 +78,7 @@ class Methods:
     Attributes:
       config: of the dish; its outer steps are those on the source.
       hidden_size: width of the motif-network.
-      more_steps: outer steps on source and target together.
+      more_steps: outer steps on source and target together, at most as many.
       proxy_hidden_size: width of the network that proxies look at.
     """
 
@@ -87,11 +87,10 @@ class Methods:
     more_steps: int
     proxy_hidden_size: int
 
-    def dish(self, problem: Problem, outer_steps: int) -> DishSurrogate:
+    def dish(self, problem: Problem) -> DishSurrogate:
         """Return the dish in the motif-network of a problem."""
-        config = dataclasses.replace(self.config, outer_steps=outer_steps)
         return DishSurrogate(
-            problem.family(self.hidden_size), config, sharding=machine.motif_sharding()
+            problem.family(self.hidden_size), self.config, sharding=machine.motif_sharding()
         )
 
 
@@ -113,7 +112,7 @@ def fit_source(folder: RunFolder, transfer: Transfer, seed: int, methods: Method
     """
     source = transfer.source
     known = comparable(source.cells.archs, source.scores, methods.config)
-    surrogate = methods.dish(transfer.source_problem, methods.config.outer_steps)
+    surrogate = methods.dish(transfer.source_problem)
     name = f"{transfer.name}_seed{seed}_source"
     fitted: Any = saved_fits.fit(
         folder, name, surrogate, jax.random.key(seed), known.archs, known.truth, every=SAVE_EVERY
@@ -127,7 +126,7 @@ def carried(transfer: Transfer, fitted: FittedDish, methods: Methods) -> FittedD
     Raises:
       UserError: that network has other parameters.
     """
-    surrogate = methods.dish(transfer.problem, methods.config.outer_steps)
+    surrogate = methods.dish(transfer.problem)
     return protocol.from_bytes(protocol.to_bytes(fitted.save), surrogate.load, "the learned dish")
 
 
@@ -211,8 +210,7 @@ def _go_on(
     methods: Methods,
 ) -> FittedDish:
     """Fit a carried dish further, on source and target together."""
-    steps = methods.config.outer_steps + methods.more_steps
-    surrogate = CarriedDish(methods.dish(transfer.problem, steps), fitted.state)
+    surrogate = CarriedDish(methods.dish(transfer.problem), fitted.state, methods.more_steps)
     joined = _joined(transfer, known, methods)
     assert joined is not None
     name = f"{transfer.name}_seed{seed}_known{size}"
@@ -225,7 +223,7 @@ def _go_on(
 def without_truth(transfer: Transfer, methods: Methods) -> dict[str, protocol.ScoreFree]:
     """Return what looks at no truth at all, by name: the dish before it learned, costs, proxies."""
     problem = transfer.problem
-    found: dict[str, Any] = {"dish_untrained": FrozenDish(methods.dish(problem, 0))}
+    found: dict[str, Any] = {"dish_untrained": FrozenDish(methods.dish(problem))}
     found |= {name: Cost(name, cost) for name, cost in problem.costs.items()}
     if problem.proxies is not None:
         return found | dict(problem.proxies(methods.hidden_size))

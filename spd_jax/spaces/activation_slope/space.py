@@ -98,7 +98,7 @@ class ActivationSlopeSpace:
 
     def encode(self, arch: Arch) -> str:
         """Return `<kind> <slope>`, such as `tanh 0.37`, which comes back as the same float32."""
-        return f"{KINDS[int(arch['kind'])]} {np.float32(arch['slope'])}"
+        return f"{KINDS[int(arch['kind'])]} {np.float32(arch['slope'])!s}"
 
     def decode(self, text: str) -> Arch:
         """Read an arch; raises UserError when it is no kind with a slope of the interval."""
