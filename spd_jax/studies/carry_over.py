@@ -13,10 +13,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from spd_jax import dish, files, metrics
-from spd_jax import motif as motifs
 from spd_jax.dish import DishConfig
 from spd_jax.dishes import LearnedDish
 from spd_jax.errors import UserError
@@ -24,7 +24,13 @@ from spd_jax.ground_truth.lookup import TruthTable
 from spd_jax.problems import Problem
 from spd_jax.studies import events, machine, one_transfer
 from spd_jax.studies import settings as settings_lib
-from spd_jax.studies.one_transfer import LEAST_HELD_OUT, Methods, Predictions, Transfer
+from spd_jax.studies.one_transfer import (
+    LEAST_HELD_OUT,
+    LEAST_TO_LEARN,
+    Methods,
+    Predictions,
+    Transfer,
+)
 from spd_jax.studies.run_folder import RunFolder, open_folder
 from spd_jax.studies.settings import setting
 
@@ -113,6 +119,8 @@ def run(
         another run.
     """
     settings_lib.check(settings)
+    if any(0 < size < LEAST_TO_LEARN for size in settings.known):
+        raise UserError(f"known={settings.known}: give 0, or {LEAST_TO_LEARN} and more")
     methods = Methods(
         settings.dish, settings.hidden_size, settings.more_steps, settings.proxy_hidden_size
     )
@@ -193,11 +201,10 @@ def check(transfer: Transfer, methods: Methods) -> None:
             f"more_steps={methods.more_steps} must be at most "
             f"outer_steps={methods.config.outer_steps}"
         )
-    families = [
-        problem.family(methods.hidden_size)
+    shapes = [
+        jax.tree.map(np.shape, jax.eval_shape(methods.dish(problem).start, jax.random.key(0)))
         for problem in (transfer.source_problem, transfer.problem)
     ]
-    shapes = [(own.input_shape, own.output_shape, motifs.num_parameters(own)) for own in families]
     if shapes[0] != shapes[1]:
         raise UserError(
             f"what a dish of {transfer.source_problem.name} learned does not fit the "
