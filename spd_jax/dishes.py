@@ -77,9 +77,9 @@ def load(name: str, *, problem: str = "") -> LearnedDish:
       UserError: there is no such dish or problem, or its motif-network has other parameters.
 
     >>> names()
-    ['sigmoid_slope_fashion_mnist', 'sigmoid_slope_mnist']
-    >>> load("sigmoid_slope_mnist").provenance["source"]
-    'mnist_sigmoid_slope.csv'
+    ['sigmoid_slope_fashion_mnist']
+    >>> load("sigmoid_slope_fashion_mnist").provenance["source"]
+    'fashion_mnist_sigmoid_slope.csv'
     """
     check_name("dish", name, names())
     return read(_folder() / f"{name}.npz", problem=problem)

@@ -24,7 +24,7 @@ CONFIG = DishConfig(
     inner_learning_rate=(0.1, 0.3),
     targets="ranks",
 )
-SHIPPED = {"sigmoid_slope_mnist": "mnist", "sigmoid_slope_fashion_mnist": "fashion_mnist"}
+SHIPPED = {"sigmoid_slope_fashion_mnist": "fashion_mnist"}
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ LOOKS = {
     "gaussian_process": ("process, source + target", style.PURPLE),
     "gaussian_process_target": ("process, target alone", style.ORANGE),
     "random_forest": ("forest, source + target", style.BLUE),
+    "grasp": ("GraSP (zero-cost)", "#111111"),  # the strongest proxy of slopes
 }
 
 
@@ -114,7 +115,8 @@ def _lines(axes: Axes, summary: Mapping[str, Any], scope: str) -> None:
             if spread is not None
         ]
         places, median, low, high = np.array(rows, float).T
-        once = name in ("dish_untrained", "source_table")  # learns from no truth of the target
+        # What learns from no truth of the target.
+        once = name in ("dish_untrained", "source_table", "grasp")
         axes.vlines(places, low, high, color=colour, lw=1.3, alpha=0.65)
         axes.plot(places, median, color=colour, marker="o", ms=6, mec="white", lw=1.8)
         if once:
