@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spd_jax import dish as dish
+    from spd_jax import dishes as dishes
     from spd_jax import problems as problems
     from spd_jax.archs import Cells as Cells
     from spd_jax.dish import DishConfig as DishConfig
@@ -69,12 +70,12 @@ _ROOMS = {
 }
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 _RENAMED = {"run_search": "search"}  # `spd_jax.search` is a room
-__all__ = ["__version__", "dish", "problems", *_HOMES]
+__all__ = ["__version__", "dish", "dishes", "problems", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
     """Import a name's room when it is first used (PEP 562)."""
-    if name in ("dish", "problems"):
+    if name in ("dish", "dishes", "problems"):
         return importlib.import_module(f"spd_jax.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'spd_jax' has no attribute {name!r}")

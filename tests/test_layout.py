@@ -21,7 +21,7 @@ PACKAGE = ROOT / "spd_jax"
 FACE = "spd_jax"
 # From the top of the house to its ground: a room may import those below it and itself.
 ROOMS = (
-    "report", "studies", "problems", "forward_search", "search", "surrogates", "trainers",
+    "report", "studies", "dishes", "problems", "forward_search", "search", "surrogates", "trainers",
     "ground_truth", "ledger", "data", "spaces", "dish", "archs", "motif", "units", "metrics",
     "files", "checks", "errors", "axes",
 )  # fmt: skip

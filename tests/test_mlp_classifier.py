@@ -15,6 +15,7 @@ from spd_jax.errors import UserError
 from spd_jax.ground_truth.purchase import GroundTruth
 from spd_jax.ground_truth.task import BatchTask
 from spd_jax.ledger import Ledger
+from spd_jax.spaces.activation_slope import UNITS
 from spd_jax.trainers import mlp_classifier
 from spd_jax.trainers.mlp_classifier import MlpClassifierConfig, MlpClassifierTask
 
@@ -129,6 +130,38 @@ def test_the_score_is_the_mean_of_the_last_epochs(trained):
 def test_a_seed_is_all_that_is_random(trained):
     assert plain(bought(TASK, [5])) == trained[3:]
     assert trained[0] != trained[3]
+
+
+@pytest.mark.parametrize("kind", UNITS)
+def test_a_network_of_any_kind_is_that_of_numpy(kind):
+    params = mlp_classifier.init(jax.random.key(0), 3, 2, CONFIG)
+    inputs = np.random.default_rng(0).normal(size=(4, 3))
+
+    def layer(x, number, unit):
+        return unit(x @ np.asarray(params[f"w{number}"], float) + np.asarray(params[f"b{number}"]))
+
+    def unit(z):
+        return np.asarray(UNITS[kind](jnp.asarray(0.6 * z)), float)
+
+    expected = layer(layer(layer(inputs, 0, unit), 1, unit), 2, lambda z: z)
+    outputs = mlp_classifier.apply(params, 0.6, jnp.asarray(inputs), kind)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_kinds_are_trained_among_others_as_alone(trained):
+    mixed = ["tanh 0.3", "0.3", "sigmoid 1.0", "tanh 1.0", "1.7"]
+    told = []
+    found = plain(bought(TASK, [0], cells=mixed, on_progress=lambda *a: told.append(a[:2])))
+    assert [found[1], found[2], found[4]] == trained[:3]  # a sigmoid by either name
+    assert plain(bought(TASK, [0], cells=["tanh 0.3", "tanh 1.0"])) == [found[0], found[3]]
+    assert found[0] != found[1]
+    assert told == [(done, 6) for done in range(1, 7)]  # two kinds of three epochs
+
+
+@pytest.mark.parametrize("cell", ["elu 0.3", "tanh", "tanh x", "a b 0.3"])
+def test_what_is_no_unit_is_refused(cell):
+    with pytest.raises(UserError, match="is no slope: give a number, in front of it one of"):
+        TASK.evaluate(cell, 0, 1)
 
 
 # Resumption

@@ -26,7 +26,7 @@ from spd_jax.units import UNITS
 
 # Other tests register problems of their own.
 NAMES = ["rnn_cell", "sigmoid_slope", *(f"rnn_cell_{v}" for v in VARIANTS if v != rnn_cell.VARIANT)]
-NAMES += ["nasbench201", "nasbench101"]
+NAMES += ["nasbench201", "nasbench101", "activation_slope"]
 each = pytest.mark.parametrize("problem", [problems.get(name) for name in NAMES], ids=NAMES)
 PRESETS = [(name, preset) for name in NAMES for preset in problems.get(name).ground_truths]
 

@@ -268,3 +268,13 @@ def test_help_says_what_a_setting_means():
     assert done.stderr == ""
     for flag in ("workdir", "part", "num_cells", "compare_with"):
         assert f"\n  --{flag}: " in done.stdout
+
+
+def test_a_problem_may_list_the_cells_of_a_table(tmp_path):
+    listed = ("1-2-3-4", "6-6-6-6", "2-2-2-2")
+    problem = dataclasses.replace(toy(Logged()), table_cells=listed)
+    asked = dataclasses.replace(SETTINGS, part="grid", num_cells=2)
+    _, path = table_purchase.run(problem, asked, tmp_path)
+    assert lookup.read(path, TOY.space).cells.names == listed[:2]
+    with pytest.raises(UserError, match="toy_widths lists 3 cells: ask for at most so many"):
+        table_purchase.run(problem, dataclasses.replace(asked, num_cells=4), tmp_path / "more")

@@ -4,7 +4,7 @@ A new space is registered here (or by `register`, from anywhere), and all studie
 """
 
 from spd_jax.errors import check_name
-from spd_jax.problems import nasbench101, nasbench201, rnn_cell, sigmoid_slope
+from spd_jax.problems import activation_slope, nasbench101, nasbench201, rnn_cell, sigmoid_slope
 from spd_jax.problems.problem import GroundTruthPreset, Problem
 from spd_jax.spaces.rnn_cell import VARIANTS
 
@@ -54,3 +54,4 @@ for _variant in VARIANTS:
         register(rnn_cell.problem(_variant))
 register(nasbench201.problem())
 register(nasbench101.problem())
+register(activation_slope.problem())

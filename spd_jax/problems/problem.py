@@ -82,6 +82,13 @@ class Problem:
         evaluations of one of `ground_truths` that is looked up, cells by any spelling; an empty
         name lets it choose. None: only our own format. It raises UserError where the file is
         none of the formats.
+      table_cells: texts of the motifs that a table of part "grid" holds, such as every kind of
+        unit with the same slopes; empty: its tables hold random motifs.
+      coordinate: `coordinate(archs [M]) -> [M]` float64, one number along which scores vary
+        smoothly within a group, such as the slope; None: there is none.
+      groups: `groups(archs [M])` returns the names of the groups that motifs fall into, such as
+        the kind of unit, M texts; None: they are all of one group.
+      embeddings: by the name of another space, what puts its archs `[M]` into this one.
       settings: plain data that tell it from a problem of the same space, such as the rate of
         mutation; recorded with the runs.
     """
@@ -105,6 +112,10 @@ class Problem:
     proxies: Callable[[int], Mapping[str, Surrogate]] | None = None
     full_size_proxies: Mapping[str, Surrogate] = dataclasses.field(default_factory=dict)
     read_table: ReadTable | None = None
+    table_cells: tuple[str, ...] = ()
+    coordinate: Callable[[Archs], np.ndarray] | None = None
+    groups: Callable[[Archs], list[str]] | None = None
+    embeddings: Mapping[str, Callable[[Any], Archs]] = dataclasses.field(default_factory=dict)
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def ground_truth(self, name: str) -> GroundTruthPreset:

@@ -3,6 +3,8 @@
 import functools
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from spd_jax.axes import Arch
 from spd_jax.dish import DishConfig
 from spd_jax.problems.problem import GroundTruthPreset, Problem
@@ -20,6 +22,17 @@ DISH_PRESETS = {
     "a1": DishConfig(inner_steps=200, outer_steps=0, ensemble_size=48, inner_learning_rate=0.1),
     "paper": DishConfig(),  # table 2
 }
+# What a dish learns with that shall rank the slopes of another data set: timid inner runs, whose
+# scores only learning puts in order, and ranks, which no outlier rules. See docs/carry_over.md.
+CARRIED = DishConfig(
+    inner_steps=200,
+    outer_steps=80,
+    ensemble_size=16,
+    targets="ranks",
+    schedule="constant",
+    inner_learning_rate=0.03,
+    outer_learning_rate=0.03,
+)
 # What A.1 chooses from on the known slopes of a seed, by preset of the dish: widths of the
 # motif-network, and inner rates.
 CANDIDATES: dict[str, tuple[tuple[int, ...], tuple[float, ...]]] = {
@@ -62,6 +75,7 @@ def problem(use_bias: bool = True) -> Problem:
         drawing=SlopeDrawing(),
         rivals={"slope_mlp": SlopeMlp()},
         parameters_in_the_paper=22,
+        coordinate=lambda slopes: np.asarray(slopes, float),
     )
 
 

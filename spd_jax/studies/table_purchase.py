@@ -34,6 +34,7 @@ from spd_jax.studies.settings import setting
 CEILING_CELLS = 20
 RUNS, WARM_START = 5, 40  # of the recorded searches: their warm starts are part of every table
 KEYS = {"reported": 1000, "tuning": 2000}
+GRID = "grid"  # the part of the motifs that a problem lists
 CHECKPOINTS = "checkpoints"  # folder in which long trainings save themselves
 Items = list[tuple[EvaluationKey, Evaluation]]
 
@@ -45,8 +46,9 @@ class TableSettings:
     preset: str = setting("tiny", "how cells are trained at full size")
     part: str = setting(
         "reported",
-        "cells of reported figures, or others to choose settings on",
-        choices=tuple(KEYS),
+        "random cells of reported figures, others to choose settings on, or those that the problem "
+        "lists, such as every kind with the same slopes",
+        choices=(*KEYS, GRID),
     )
     num_cells: int = setting(500, "cells in the table", at_least=2, grows=True)
     num_seeds: int = setting(3, "seeds of the first cells", at_least=1, grows=True)
@@ -98,7 +100,7 @@ def run(
     config = {"study": "table", "problem": problem.space.name, "task": task.fingerprint}
     config |= settings_lib.described(settings)
     with open_folder(workdir, config, settings_lib.growing(settings)) as folder:
-        cells = cells_of(problem.space, settings.part, settings.num_cells)
+        cells = _cells(problem, settings)
         path = folder.path / f"{name}.csv"
         with Ledger(folder.path / "ledger.sqlite") as ledger:
             truth = GroundTruth(problem.space.name, task, ledger, workers, time_limit=time_limit)
@@ -109,6 +111,19 @@ def run(
         summary = summarise(items, lookup.read(path, problem.space), first, other)
         folder.write_json("summary.json", summary)
     return summary, path
+
+
+def _cells(problem: Problem, settings: TableSettings) -> list[str]:
+    """Return the names of the cells to buy; raises UserError where there are not so many."""
+    if settings.part != GRID:
+        return cells_of(problem.space, settings.part, settings.num_cells)
+    names = Cells.read(problem.space, problem.table_cells).names if problem.table_cells else ()
+    if len(names) < settings.num_cells:
+        raise UserError(
+            f"num_cells={settings.num_cells}, but {problem.name} lists {len(names)} cells: ask for "
+            "at most so many, or for another part"
+        )
+    return list(names[: settings.num_cells])
 
 
 def drop_checkpoints(folder: RunFolder, items: Items) -> None:

@@ -1,7 +1,8 @@
-"""Ground truth of the sigmoid-slope space: full-size classifiers, many slopes trained at once.
+"""Ground truth of the slope spaces: full-size classifiers, many slopes trained at once.
 
 Rawal et al. (arXiv 2005.13092), section 4.1 and table 1: two hidden layers of
-100 units sigma(c * z), softmax output, Adam. The papers do not say how the
+100 units sigma(c * z), softmax output, Adam; other kinds of unit than the sigmoid are ours
+(`spaces.activation_slope`). The papers do not say how the
 weights start, nor how pixels are scaled; weights N(0, 1), the law of the
 motif-networks, and standardised pixels give the shape of their figure 1
 (BUILD_NOTES.md, "Deviations").
@@ -28,6 +29,7 @@ from spd_jax.data.images import ImageData
 from spd_jax.errors import UserError
 from spd_jax.ground_truth.task import Progress, no_progress
 from spd_jax.ledger import Evaluation
+from spd_jax.spaces.activation_slope import UNITS
 
 Params = dict[str, jax.Array]
 
@@ -66,7 +68,9 @@ class MlpClassifierConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MlpClassifierTask:
-    """Train classifiers with sigmoids of given slopes; a `ground_truth.task.BatchTask`.
+    """Train classifiers with units of given slopes; a `ground_truth.task.BatchTask`.
+
+    A cell is a slope, such as `0.37`, of a sigmoid, or a kind of unit and a slope, `tanh 0.37`.
 
     The score is the mean validation accuracy, in [0, 1], of the last `average_epochs` epochs.
     `info` holds "loss", the validation cross-entropy in nats averaged in the same way, and
@@ -113,13 +117,13 @@ class MlpClassifierTask:
         budget: int,
         on_progress: Progress = no_progress,
     ) -> Iterator[tuple[int, Evaluation]]:
-        """Train many slopes, all slopes of a seed together; yield at the end of each seed.
+        """Train many slopes, all slopes of a seed and kind together; yield at the end of each.
 
         The slopes of a seed share initial weights and the order of images, so that only the
-        slope differs between them.
+        unit differs between them.
 
         Args:
-          cells: texts of the slopes c, unitless.
+          cells: texts of the slopes c, unitless, a kind in front of them or not.
           seeds: of the initial weights and of the order of images, one for each slope.
           budget: epochs.
           on_progress: told the epochs done and to do over all seeds, and the best accuracy.
@@ -128,28 +132,29 @@ class MlpClassifierTask:
           Place in `cells`, and its evaluation; failed where the loss was not finite.
 
         Raises:
-          UserError: settings that cannot be run, missing data, a cell that is no number, or
-            a checkpoint that cannot be read.
+          UserError: settings that cannot be run, missing data, a cell that is no unit, or a
+            checkpoint that cannot be read.
         """
         data = _prepared(self.dataset, self.data_dir, self.config.standardise)
-        slopes = np.array([_slope(cell) for cell in cells], np.float32)
-        by_seed: dict[int, list[int]] = collections.defaultdict(list)
+        units = [_unit(cell) for cell in cells]
+        groups: dict[tuple[int, str], list[int]] = collections.defaultdict(list)
         for place, seed in enumerate(seeds):
-            by_seed[seed].append(place)
+            groups[seed, units[place][0]].append(place)
         best = 0.0
-        for number, (seed, places) in enumerate(by_seed.items()):
+        for number, ((seed, kind), places) in enumerate(groups.items()):
             began = time.perf_counter()
             path = self._checkpoint([cells[place] for place in places], seed, budget)
-            for curve in train(slopes[places], seed, data, self.config, budget, path):
+            slopes = np.array([units[place][1] for place in places], np.float32)
+            for curve in train(slopes, seed, data, self.config, budget, path, kind=kind):
                 best = max(best, *np.nan_to_num(curve[-1, 0]).tolist())
                 done = number * budget + len(curve)
-                on_progress(done, len(by_seed) * budget, f"best accuracy {best:.4f}")
+                on_progress(done, len(groups) * budget, f"best accuracy {best:.4f}")
             seconds = (time.perf_counter() - began) / len(places)
             figures = curve[-self.config.average_epochs :].mean(axis=0)
             for column, place in enumerate(places):
                 accuracy, loss = figures[:, column].tolist()
                 yield place, _evaluation(accuracy, loss, float(curve[-1, 0, column]), seconds)
-            if path is not None:  # whoever asked has written all of this seed
+            if path is not None:  # whoever asked has written all of this group
                 path.unlink(missing_ok=True)
 
     def _checkpoint(self, cells: Sequence[str], seed: int, budget: int) -> pathlib.Path | None:
@@ -160,11 +165,18 @@ class MlpClassifierTask:
         return pathlib.Path(self.checkpoint_dir) / name
 
 
-def _slope(cell: str) -> float:
+def _unit(cell: str) -> tuple[str, float]:
+    """Return the kind and the slope of a cell; one without a kind is a sigmoid."""
+    kind, _, slope = cell.rpartition(" ")
     try:
-        return float(cell)
+        if kind and kind not in UNITS:
+            raise ValueError
+        return kind or "sigmoid", float(slope)
     except ValueError:
-        raise UserError(f"{cell!r} is no slope: give a number") from None
+        raise UserError(
+            f"{cell!r} is no slope: give a number, in front of it one of {', '.join(UNITS)} or "
+            "nothing"
+        ) from None
 
 
 def _evaluation(accuracy: float, loss: float, final_accuracy: float, seconds: float) -> Evaluation:
@@ -199,17 +211,18 @@ def init(key: jax.Array, inputs: int, outputs: int, config: MlpClassifierConfig)
     return params
 
 
-def apply(params: Params, slope: jax.Array, inputs: jax.Array) -> jax.Array:
-    """Return logits `[N, C]` of one network for inputs `[N, D]`."""
-    hidden = jax.nn.sigmoid(slope * (inputs @ params["w0"] + params["b0"]))
-    hidden = jax.nn.sigmoid(slope * (hidden @ params["w1"] + params["b1"]))
+def apply(params: Params, slope: jax.Array, inputs: jax.Array, kind: str = "sigmoid") -> jax.Array:
+    """Return logits `[N, C]` of one network for inputs `[N, D]`; `kind` is one of `UNITS`."""
+    unit = UNITS[kind]
+    hidden = unit(slope * (inputs @ params["w0"] + params["b0"]))
+    hidden = unit(slope * (hidden @ params["w1"] + params["b1"]))
     return hidden @ params["w2"] + params["b2"]
 
 
 def _cross_entropy(
-    params: Params, slope: jax.Array, inputs: jax.Array, labels: jax.Array
+    params: Params, slope: jax.Array, inputs: jax.Array, labels: jax.Array, kind: str
 ) -> jax.Array:
-    logits = apply(params, slope, inputs)
+    logits = apply(params, slope, inputs, kind)
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 
 
@@ -217,14 +230,20 @@ def _adam(config: MlpClassifierConfig) -> optax.GradientTransformation:
     return optax.adam(config.learning_rate, eps=1e-8, eps_root=1e-16)
 
 
-@functools.partial(jax.jit, static_argnames="config", donate_argnums=0)
+@functools.partial(jax.jit, static_argnames=("config", "kind"), donate_argnums=0)
 def _train_epoch(
-    state: Any, slopes: jax.Array, inputs: jax.Array, labels: jax.Array, config: MlpClassifierConfig
+    state: Any,
+    slopes: jax.Array,
+    inputs: jax.Array,
+    labels: jax.Array,
+    config: MlpClassifierConfig,
+    kind: str,
 ) -> Any:
     """Train every slope `[M]` on the same batches `[S, B, D]`, `[S, B]`."""
+    loss = functools.partial(_cross_entropy, kind=kind)
 
     def total_loss(params: Params, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
-        losses = jax.vmap(_cross_entropy, in_axes=(0, 0, None, None))(params, slopes, *batch)
+        losses = jax.vmap(loss, in_axes=(0, 0, None, None))(params, slopes, *batch)
         return jnp.sum(losses) + config.l2 * sum(jnp.sum(p**2) for p in jax.tree.leaves(params))
 
     def step(carry: Any, batch: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
@@ -235,14 +254,14 @@ def _train_epoch(
     return jax.lax.scan(step, state, (inputs, labels))[0]
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="kind")
 def _measure(
-    params: Params, slopes: jax.Array, inputs: jax.Array, labels: jax.Array
+    params: Params, slopes: jax.Array, inputs: jax.Array, labels: jax.Array, kind: str
 ) -> tuple[jax.Array, jax.Array]:
     """Return accuracies `[M]` and cross-entropies `[M]`, NaN where a network diverged."""
 
     def one(params: Params, slope: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits = apply(params, slope, inputs)
+        logits = apply(params, slope, inputs, kind)
         loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
         accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == labels)
         finite = jnp.isfinite(loss)
@@ -258,6 +277,8 @@ def train(
     config: MlpClassifierConfig,
     epochs: int,
     checkpoint: pathlib.Path | None = None,
+    *,
+    kind: str = "sigmoid",
 ) -> Iterator[np.ndarray]:
     """Train one network per slope from the same initial weights on the same batches.
 
@@ -269,6 +290,7 @@ def train(
       epochs: passes over the training images.
       checkpoint: file that is written after every epoch; where it exists, the training goes
         on from it.
+      kind: of all units, one of `UNITS`.
 
     Yields:
       After each epoch `[epochs done, 2, M]` float64: validation accuracies in [0, 1] and
@@ -295,11 +317,11 @@ def train(
     for epoch in range(done, epochs):
         batches = _batches(data, seed, epoch, config.batch_size)
         state = [
-            _train_epoch(each, part, *batches, config)
+            _train_epoch(each, part, *batches, config, kind)
             for each, part in zip(state, parts, strict=True)
         ]
         measured = [
-            np.stack(_measure(each[0], part, *valid))
+            np.stack(_measure(each[0], part, *valid, kind))
             for each, part in zip(state, parts, strict=True)
         ]
         curve[epoch] = np.concatenate(measured, axis=1)[:, : len(slopes)]

@@ -4,15 +4,15 @@ Rawal et al., section 4.1. An arch is a float32 scalar, a batch of archs `[M]`.
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spd_jax.axes import Arch, Array, Key, Params
+from spd_jax.axes import Arch, Array, Key
 from spd_jax.errors import UserError
 from spd_jax.motif import MotifFamily
+from spd_jax.spaces import slope_network
 
 
 def family(
@@ -29,34 +29,11 @@ def family(
       outputs: C; the outputs are logits.
       use_bias: biases in all three layers, as in the released program.
     """
-    return _family(inputs, hidden, outputs, use_bias)
+    return slope_network.family(_unit, inputs, hidden, outputs, use_bias)
 
 
-@functools.cache
-def _family(inputs: int, hidden: int, outputs: int, use_bias: bool) -> MotifFamily:
-    sizes = (inputs, hidden, hidden, outputs)
-
-    def init(key: Key) -> Params:
-        params = []
-        for layer_key, fan_in, fan_out in zip(
-            jax.random.split(key, 3), sizes[:-1], sizes[1:], strict=True
-        ):
-            weight_key, bias_key = jax.random.split(layer_key)
-            layer = {"weight": jax.random.normal(weight_key, (fan_in, fan_out))}
-            if use_bias:
-                layer["bias"] = jax.random.normal(bias_key, (fan_out,))
-            params.append(layer)
-        return params
-
-    def dense(layer: dict[str, Array], inputs: Array) -> Array:
-        return inputs @ layer["weight"] + layer.get("bias", 0.0)
-
-    def apply(params: Params, slope: Array, inputs: Array) -> Array:
-        hidden = jax.nn.sigmoid(slope * dense(params[0], inputs))
-        hidden = jax.nn.sigmoid(slope * dense(params[1], hidden))
-        return dense(params[2], hidden)
-
-    return MotifFamily(init, apply, (inputs,), (outputs,), "bernoulli")
+def _unit(slope: Array, z: Array) -> Array:
+    return jax.nn.sigmoid(slope * z)
 
 
 @dataclasses.dataclass(frozen=True)
