@@ -30,7 +30,7 @@ CANDIDATES: dict[str, tuple[tuple[int, ...], tuple[float, ...]]] = {
 TABLES = {
     "mnist": "mnist_sigmoid_slope",
     "fashion_mnist": "fashion_mnist_sigmoid_slope",
-    "digits": "",
+    "digits": "digits_sigmoid_slope",
 }
 
 
