@@ -47,10 +47,10 @@ def table_of(problem: Problem, settings: Tune) -> TruthTable | None:
     """Return the table that was given, cut to the motifs that were named."""
     if settings.table is None:
         if settings.cells is not None:
-            raise UserError("cells without table: give the table that they are in")
+            raise UserError("--cells without --table: give the table that they are in")
         return None
     if settings.cells is None or settings.target:
-        raise UserError("a table needs cells, which name the motifs to tune on, and no target")
+        raise UserError("--table needs --cells, which name the motifs to tune on, and no --target")
     table = problem.truth_table(settings.table, settings.ground_truth)
     named = league.read_excluded(settings.cells, problem)
     return table.take([i for i, name in enumerate(table.cells.names) if name in named])

@@ -27,6 +27,8 @@ CANDIDATES: dict[str, tuple[tuple[int, ...], tuple[float, ...]]] = {
     "a1": ((1, 3), (0.1, 0.3, 1.0)),
     "paper": ((1,), (0.01,)),
 }
+# The data set whose table a preset learns from, where it is another one than the reported.
+SOURCES: dict[str, str] = {}
 TABLES = {
     "mnist": "mnist_sigmoid_slope",
     "fashion_mnist": "fashion_mnist_sigmoid_slope",

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spd_jax.report.text import duration, table
-from spd_jax.studies.candidates import Look, means
+from spd_jax.studies.candidates import Look, means, short
 
 
 def table_summary(summary: Mapping[str, Any]) -> str:
@@ -32,7 +32,7 @@ def table_summary(summary: Mapping[str, Any]) -> str:
 
 
 def candidates_table(looks: Sequence[Look], criterion: str = "loss") -> str:
-    """Return held-out loss and tau by candidate and outer step, means over trials, best first.
+    """Return held-out loss and tau by candidate and outer step, means over trials: the best 20.
 
     Args:
       looks: of a comparison.
@@ -44,7 +44,13 @@ def candidates_table(looks: Sequence[Look], criterion: str = "loss") -> str:
         "held-out figures of every candidate, best first",
         ["candidate", "step", "loss", "tau", "trials"],
         [
-            [own.candidate, str(own.step), f"{own.loss:.3f}", f"{own.tau:.3f}", str(own.trials)]
-            for own in found
+            [
+                short(own.candidate),
+                str(own.step),
+                f"{own.loss:.3f}",
+                f"{own.tau:.3f}",
+                str(own.trials),
+            ]
+            for own in found[:20]
         ],
     )

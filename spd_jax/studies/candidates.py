@@ -7,10 +7,10 @@ its number of outer steps, whose mean over exams and dishes is best by a criteri
 """
 
 import dataclasses
-import hashlib
 import math
 import os
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 import jax
@@ -35,6 +35,7 @@ COLUMNS = (
 )  # fmt: skip
 RANGES = {"table_2": tuning.TABLE_2, "table_4": tuning.TABLE_4}
 CRITERIA = ("tau", "loss")
+LONG = 50  # letters of a candidate: longer ones are named by their digest
 _READERS: dict[type, Callable[[str], Any]] = {
     int: int,
     float: float,
@@ -153,6 +154,15 @@ def surrogate_of(
     return found, hidden
 
 
+def short(candidate: str) -> str:
+    """Return the name of a candidate in tables and file names: 16 hexadecimal digits if it is long.
+
+    >>> short("init_scale=0.2")
+    'init_scale=0.2'
+    """
+    return candidate if len(candidate) <= LONG else sha256(candidate.encode()).hexdigest()[:16]
+
+
 def drawn(settings: CandidateSettings) -> list[str]:
     """Return the random candidates: more of them begin with the same ones.
 
@@ -217,15 +227,14 @@ def run(
     ]
     looks: list[Look] = []
     with open_folder(workdir, config) as folder:
-        folder.write_json("exams.json", {exam.name: exam.described() for exam in asked})
         listen(events.Stage("trials", len(trials), note="compiling"))
         for done, (candidate, exam, draw) in enumerate(trials, 1):
             found = _trial(folder, surrogates[candidate], settings, Place(candidate, exam, draw))
             looks += found
             best = max(found, key=lambda look: -math.inf if math.isnan(look.tau) else look.tau)
-            note = f"{candidate}, {exam.name}: tau {best.tau:.3f} at step {best.step}"
+            note = f"{short(candidate)}, {exam.name}: tau {best.tau:.3f} at step {best.step}"
             listen(events.Advanced(done, note))
-        _write_log(folder, asked)
+        _write_log(folder)
     return looks
 
 
@@ -293,12 +302,12 @@ def _trial(
 ) -> list[Look]:
     """Return the looks of one trial, from the folder where it holds them."""
     candidate, exam, draw = place
-    digest = hashlib.sha256(candidate.encode()).hexdigest()[:16]  # a file name has 255 letters
-    name = f"trials/{digest}_{exam.name}_draw{draw}.json"
+    name = f"trials/{short(candidate)}_{exam.name}_draw{draw}.json"
     kept = folder.read_json(name, _read_trial)
     if kept is None:
         looks = _try_out(surrogate, jax.random.key(draw), exam, settings.every)
         kept = {"candidate": candidate, "exam": exam.name, "draw": draw, "looks": looks}
+        kept["seen"] = exam.described()
         folder.keep_json(name, kept)
     looks = _read_trial(kept)["looks"]
     return [Look(candidate, exam.name, draw, x["step"], _loss(x), x["tau"]) for x in looks]
@@ -322,6 +331,10 @@ def _read_trial(content: Any) -> dict[str, Any]:
         "exam": str(content["exam"]),
         "draw": int(content["draw"]),
         "looks": content["looks"],
+        "seen": {
+            role: {"table": str(own["table"]), "motifs": list(map(str, own["motifs"]))}
+            for role, own in content["seen"].items()
+        },
     }
 
 
@@ -359,18 +372,18 @@ def _try_out(
     return looks
 
 
-def _write_log(folder: RunFolder, asked: Sequence[Exam]) -> None:
-    """Write tuning.csv: the looks of every trial of these exams that the folder holds."""
-    by_name = {exam.name: exam for exam in asked}
-    rows = []
+def _write_log(folder: RunFolder) -> None:
+    """Write tuning.csv and exams.json: looks and motifs of every trial that the folder holds."""
+    rows, shown = [], {}
     for path in sorted((folder.path / "trials").glob("[!.]*.json")):
         trial = folder.read_json(f"trials/{path.name}", _read_trial)
-        exam = by_name.get(trial["exam"]) if trial is not None else None
-        if trial is None or exam is None:
+        if trial is None:
             continue
-        seen = [f"{len(own)} of {own.source.stem}" for own in (exam.known, exam.asked)]
+        shown[trial["exam"]] = trial["seen"]
+        seen = [f"{len(own['motifs'])} of {own['table']}" for own in trial["seen"].values()]
         for look in trial["looks"]:
             figures = [f"{value:.4f}" for value in (_loss(look), look["tau"])]
-            place = [trial["candidate"], exam.name, trial["draw"], look["step"]]
+            place = [trial["candidate"], trial["exam"], trial["draw"], look["step"]]
             rows.append([*place, *figures, *seen])
     files.write_csv(folder.path / "tuning.csv", {}, COLUMNS, rows)
+    folder.write_json("exams.json", shown)
