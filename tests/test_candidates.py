@@ -363,6 +363,16 @@ def test_the_choice_takes_outer_steps_and_has_the_best_mean():
     assert candidates.choose(untrained, "tau").step == 0
 
 
+def test_finalists_alone_are_tried_with_every_dish(tmp_path, compared):
+    looks = run(tmp_path, draws=2, finalists=1)
+    best = min(candidates.means(compared[1]), key=lambda own: own.loss if own.step else math.inf)
+    draws = {own: {x.draw for x in looks if x.candidate == own} for own in SETTINGS.candidates}
+    assert draws.pop(best.candidate) == {0, 1}
+    assert list(draws.values()) == [{0}]
+    choice = candidates.choose(looks, "loss")  # whatever the other one's single draw says
+    assert (choice.candidate, choice.trials) == (best.candidate, 4)
+
+
 # The command
 
 FLAGS = ["--inner_steps=2", "--train_samples=2", "--valid_samples=2", "--num_dishes=2"]

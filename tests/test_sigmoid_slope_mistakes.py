@@ -16,7 +16,7 @@ REFUSED = {  # flags, and what the sentence says; in the folder of a finished ru
         "--ground_truth and --compute_ground_truth exclude each other",
     ),
     "no source": (["--source={place}/none.csv"], "none.csv is missing"),
-    "another source": (["--source=digits"], "holds a run with source=null"),
+    "another source": (["--source=digits"], "holds a run with --source=null"),
     "few motifs": (["--num_train=11"], "10 slopes in [0.37, 2.01], but --num_train=11"),
     "other setting": (["--outer_steps=7"], "holds a run with --outer_steps=6, not 7"),
     "other network": (["--nouse_bias"], "holds a run with --use_bias=true, not false"),

@@ -9,7 +9,7 @@ its number of outer steps, whose mean over exams and dishes is best by a criteri
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -74,6 +74,12 @@ class CandidateSettings:
     )
     splits: int = setting(2, "splits of the tuning motifs", at_least=1, free=True)
     draws: int = setting(2, "dishes drawn for each exam", at_least=1, free=True)
+    finalists: int = setting(
+        0,
+        "candidates that are tried with all draws, the best of those with one; 0: all of them",
+        at_least=0,
+        free=True,
+    )
     known: int = setting(40, "tuning motifs to learn from", at_least=2)
     steps: int = setting(16, "outer steps", at_least=0)
     every: int = setting(4, "outer steps between two looks", at_least=1)
@@ -219,22 +225,43 @@ def run(
     surrogates = {own: surrogate_of(own, problem, settings)[0] for own in names}
     config = {"study": "candidates", **settings_lib.described(settings)}
     config["tables"] = {name: own.identity for name, own in tables.items()}
+    with open_folder(workdir, config) as folder:
+        if settings.finalists and settings.draws > 1:
+            looks = _all_trials(folder, surrogates, asked, settings, 1, listen)
+            best = {own.candidate: None for own in _ranked(means(looks), settings.criterion)}
+            finalists = list(best)[: settings.finalists]
+            chosen = {name: surrogates[name] for name in finalists}
+            looks = [look for look in looks if look.candidate not in chosen]
+            looks += _all_trials(folder, chosen, asked, settings, settings.draws, listen)
+        else:
+            looks = _all_trials(folder, surrogates, asked, settings, settings.draws, listen)
+        _write_log(folder)
+    return looks
+
+
+def _all_trials(
+    folder: RunFolder,
+    surrogates: Mapping[str, DishSurrogate],
+    asked: Sequence[Exam],
+    settings: CandidateSettings,
+    draws: int,
+    listen: events.Listener,
+) -> list[Look]:
+    """Return the looks of all candidates in all exams with the first `draws` dishes."""
     trials = [  # those of one candidate in turn, since they share what was compiled
-        (candidate, exam, draw)
+        Place(candidate, exam, draw)
         for candidate in surrogates
         for exam in asked
-        for draw in range(settings.draws)
+        for draw in range(draws)
     ]
     looks: list[Look] = []
-    with open_folder(workdir, config) as folder:
-        listen(events.Stage("trials", len(trials), note="compiling"))
-        for done, (candidate, exam, draw) in enumerate(trials, 1):
-            found = _trial(folder, surrogates[candidate], settings, Place(candidate, exam, draw))
-            looks += found
-            best = max(found, key=lambda look: -math.inf if math.isnan(look.tau) else look.tau)
-            note = f"{short(candidate)}, {exam.name}: tau {best.tau:.3f} at step {best.step}"
-            listen(events.Advanced(done, note))
-        _write_log(folder)
+    listen(events.Stage("trials", len(trials), note="compiling"))
+    for done, place in enumerate(trials, 1):
+        found = _trial(folder, surrogates[place.candidate], settings, place)
+        looks += found
+        best = max(found, key=lambda look: -math.inf if math.isnan(look.tau) else look.tau)
+        note = f"{short(place.candidate)}, {place.exam.name}: tau {best.tau:.3f}"
+        listen(events.Advanced(done, f"{note} at step {best.step}"))
     return looks
 
 
@@ -258,13 +285,21 @@ def means(looks: Sequence[Look]) -> list[Choice]:
 def choose(looks: Sequence[Look], criterion: str) -> Choice:
     """Return the best candidate that took an outer step (any, where none did).
 
+    Candidates that were tried less often than others are left out.
+
     Args:
       looks: of a comparison.
       criterion: "tau" or "loss".
     """
     found = means(looks)
-    found = [own for own in found if own.step > 0] or found
-    return min(found, key=lambda own: own.loss if criterion == "loss" else -own.tau)
+    most = max(own.trials for own in found)
+    return _ranked([own for own in found if own.trials == most], criterion)[0]
+
+
+def _ranked(found: Sequence[Choice], criterion: str) -> list[Choice]:
+    """Return those that took an outer step (all, where none did), the best first."""
+    found = [own for own in found if own.step > 0] or list(found)
+    return sorted(found, key=lambda own: own.loss if criterion == "loss" else -own.tau)
 
 
 def chosen_dish(
