@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import Any
 
 from absl import flags
 
@@ -36,18 +37,32 @@ class SigmoidSlope(ExtrapolationSettings):
         by_preset=True,
     )
     compute_ground_truth: bool = setting(False, "train the ground truth anew, first", free=True)
-    dataset: str = setting("mnist", "data set of the ground truth", choices=images.NAMES, free=True)
+    dataset: str = setting(
+        "mnist", "data set of the ground truth", choices=images.NAMES, free=True, by_preset=True
+    )
     data_dir: str = setting("download", 'folder of its files, or "download"', free=True)
     ground_truth_seeds: int = setting(2, "runs per slope", at_least=1, free=True)
     ground_truth_epochs: int = setting(50, "epochs of a run", at_least=1, free=True)
 
 
-PRESETS = {
-    name: {"dish": dish, "hidden_sizes": hidden_sizes, "inner_learning_rates": rates}
-    | {"held_out_share": 0.0, "source": sigmoid_slope.SOURCES.get(name, "")}
-    for name, dish in sigmoid_slope.DISH_PRESETS.items()
-    for hidden_sizes, rates in [sigmoid_slope.CANDIDATES[name]]
-}
+def presets() -> dict[str, dict[str, Any]]:
+    """Return what the presets decide."""
+    found = {}
+    for name, dish in sigmoid_slope.DISH_PRESETS.items():
+        hidden_sizes, rates = sigmoid_slope.CANDIDATES[name]
+        dataset, source = sigmoid_slope.TRANSFERS.get(name, ("mnist", ""))
+        found[name] = {
+            "dish": dish,
+            "hidden_sizes": hidden_sizes,
+            "inner_learning_rates": rates,
+            "held_out_share": 0.0,
+            "dataset": dataset,
+            "source": source,
+        }
+    return found
+
+
+PRESETS = presets()
 launch.define(SigmoidSlope, PRESETS)
 
 
