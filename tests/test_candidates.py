@@ -14,12 +14,13 @@ import pytest
 from commands import contents
 from toy_widths import TOY, Formula
 
-from spd_jax import archs, dish, metrics, problems
+from spd_jax import archs, dish, files, metrics, problems
 from spd_jax.dish import DishConfig, losses
 from spd_jax.errors import UserError
 from spd_jax.ground_truth import lookup
 from spd_jax.ledger import EvaluationKey
 from spd_jax.ledger import table as ledger_table
+from spd_jax.problems import sigmoid_slope
 from spd_jax.report.tables import candidates_table
 from spd_jax.studies import candidates, events, exams
 from spd_jax.studies.candidates import COLUMNS, CandidateSettings, Look, surrogate_of
@@ -434,3 +435,32 @@ def test_help_says_what_a_setting_means():
     assert done.stderr == ""
     for flag in ("candidates", "workdir", "num_dishes", "dish"):
         assert f"\n  --{flag}: " in done.stdout
+
+
+# What was chosen
+
+
+def test_the_blind_preset_is_what_its_log_chooses_and_the_log_never_saw_its_table():
+    """The ensemble alone is larger than that of the trials."""
+    path = commands.ROOT / "experiments" / "results" / "mnist_blind_tuning.csv"
+    _, rows = files.read_csv(path, COLUMNS)
+    looks = [
+        Look(row["candidate"], row["exam"], int(row["draw"]), int(row["outer_step"]),
+             float(row["held_out_loss"]), float(row["held_out_tau"]))
+        for _, row in rows
+    ]  # fmt: skip
+    tables = {name for _, row in rows for name in (row["learned_from"], row["asked"])}
+    assert tables == {f"60 of {own}_sigmoid_slope" for own in ("fashion_mnist", "digits")}
+    problem = problems.get("sigmoid_slope")
+    tried = CandidateSettings(
+        dish=dataclasses.replace(DishConfig(), ensemble_size=4, motif_batch=20)
+    )
+    choice = candidates.choose(looks, "tau")
+    assert choice.trials == 6
+    found, width = candidates.chosen_dish(choice, problem, tried)
+    preset = problem.dish_presets["mnist_blind"]
+    assert found.config == dataclasses.replace(preset, ensemble_size=4)
+    assert sigmoid_slope.CANDIDATES["mnist_blind"] == ((width,), (preset.inner_learning_rate,))
+    dataset, source = sigmoid_slope.TRANSFERS["mnist_blind"]
+    assert f"60 of {source}_sigmoid_slope" in tables
+    assert f"60 of {dataset}_sigmoid_slope" not in tables

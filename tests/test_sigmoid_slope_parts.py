@@ -306,8 +306,11 @@ def test_the_summary_and_the_pictures_say_where_was_learned(from_elsewhere):
     near = report.figure1(drawn).axes[0]
     lines = {line.get_label(): line for line in near.lines}
     band = drawn.bands["source_table"].median
-    np.testing.assert_array_equal(lines["the table of other itself"].get_ydata(), band)
-    assert "the same dish, untrained" in lines
+    tau = summary["source_table"]["kendall_tau"]["median"]
+    label = f"other's table itself, τ = {tau:.2f}"
+    np.testing.assert_array_equal(lines[label].get_ydata(), band)
+    tau = summary["dish_untrained"]["kendall_tau"]["median"]
+    assert f"dish, untrained, τ = {tau:.2f}" in lines
     assert "learned from other" in report.figure4(drawn).get_suptitle()
     assert "training interval " not in [text.get_text() for text in near.texts]
 

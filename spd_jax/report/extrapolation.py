@@ -121,11 +121,14 @@ def figure1(run: Run) -> Figure:
     near, whole = figure.subplots(1, 2, width_ratios=[1.75, 1])
     for axes in (near, whole):
         _truth_and_dish(axes, run, "dish")
-        _curve(axes, run, "slope_mlp", MLP, label="MLP on the slope", ls="-.")
-        _curve(axes, run, "gaussian_process", GAUSSIAN, label="Gaussian process", ls="--", lw=1)
+        label = "MLP on the slope" + _with_tau(run, "slope_mlp")
+        _curve(axes, run, "slope_mlp", MLP, label=label, ls="-.")
+        label = "Gaussian process" + _with_tau(run, "gaussian_process")
+        _curve(axes, run, "gaussian_process", GAUSSIAN, label=label, ls="--", lw=1)
         if SOURCE in run.bands:
-            _curve(axes, run, SOURCE, TABLE, label=f"the table of {run.source} itself", lw=1.2)
-            label = "the same dish, untrained"
+            label = f"{run.source}'s table itself" + _with_tau(run, SOURCE)
+            _curve(axes, run, SOURCE, TABLE, label=label, lw=1.2)
+            label = "dish, untrained" + _with_tau(run, "dish_untrained")
             _curve(axes, run, "dish_untrained", UNTRAINED, label=label, ls=":", lw=1.2)
         lines = [axes.axvline(c, 0, 0.84, color=colour, ls="--") for c, _, colour in peaks(run)]
     label_axes(near, "(a)  around the peak", "sigmoid slope c", _score(run))
@@ -225,6 +228,12 @@ def _score(run: Run) -> str:
     return SCORE.format("training motifs")
 
 
+def _with_tau(run: Run, name: str) -> str:
+    """Return `, τ = 0.70` of a method, where all learned from another table; else nothing."""
+    tau = run.tau.get(name) if run.source else None
+    return "" if tau is None else f", τ = {tau.median:.2f}"
+
+
 def _learned(run: Run) -> bool:
     return any(own.max() > 0 for own, _ in run.losses.values())
 
@@ -252,7 +261,7 @@ def _legend(figure: Figure, axes: Axes) -> None:
     options |= {"loc": "outside lower center", "fontsize": 9}
     # matplotlib lists error bars last.
     handles, labels = (found[-1:] + found[:-1] for found in axes.get_legend_handles_labels())
-    figure.legend(handles, labels, ncols=5 if len(labels) <= 5 else 4, **options)
+    figure.legend(handles, labels, ncols=5 if len(labels) <= 5 else 3, **options)
 
 
 def _curve(axes: Axes, run: Run, name: str, colour: str, **line: Any) -> None:
@@ -274,7 +283,7 @@ def _truth_and_dish(axes: Axes, run: Run, name: str) -> None:
     marks: dict[str, Any] = {"fmt": "D", "ms": 4, "elinewidth": 1.2, "zorder": 4}
     axes.errorbar(run.slopes, run.truth, yerr=error, color=TRUTH, label=label, **marks)
     spread = f"{run.seeds} seeds" if run.seeds > 1 else "its members"
-    label = f"Synthetic Petri Dish (median, quartiles of {spread})"
+    label = f"Synthetic Petri Dish (median, quartiles of {spread}){_with_tau(run, name)}"
     _curve(axes, run, name, DISH, label=label, lw=2, marker="o", ms=3)
 
 

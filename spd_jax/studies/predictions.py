@@ -102,7 +102,7 @@ class Run:
       train_interval: least and greatest slope that a motif was trained on.
       true_peak, dish_peak: slopes of the best truth and of the dish's best prediction; None
         where the run has none.
-      tau: Kendall's tau of `dish` and `dish_untrained`; None where the run has none.
+      tau: Kendall's tau of every method; None where the run has none.
       losses: for each seed the outer steps `[S]`, ascending, and outer losses `[S, E]`.
       samples: the arrays named in `SAMPLES`, inputs `[N, D]` and labels `[N, C]`.
     """
@@ -193,7 +193,11 @@ def _summary(summary: dict[str, Any]) -> dict[str, Any]:
         "train_interval": (low, high),
         "true_peak": None if true is None else Band(*[number(true)] * 3),
         "dish_peak": figure(summary["dish"]["predicted_peak_slope"]),
-        "tau": {name: figure(summary[name]["kendall_tau"]) for name in METHODS[:2]},
+        "tau": {
+            name: figure(summary[name]["kendall_tau"])
+            for name in (*METHODS, SOURCE)
+            if name in summary
+        },
     }
 
 
