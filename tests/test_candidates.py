@@ -440,27 +440,26 @@ def test_help_says_what_a_setting_means():
 # What was chosen
 
 
-def test_the_blind_preset_is_what_its_log_chooses_and_the_log_never_saw_its_table():
+@pytest.mark.parametrize(("name", "trials"), [("mnist_blind", 6), ("fashion_mnist_blind", 4)])
+def test_a_blind_preset_is_what_its_log_chooses_and_the_log_never_saw_its_table(name, trials):
     """The ensemble alone is larger than that of the trials."""
-    path = commands.ROOT / "experiments" / "results" / "mnist_blind_tuning.csv"
-    _, rows = files.read_csv(path, COLUMNS)
+    _, rows = files.read_csv(
+        commands.ROOT / "experiments" / "results" / f"{name}_tuning.csv", COLUMNS
+    )
     looks = [
         Look(row["candidate"], row["exam"], int(row["draw"]), int(row["outer_step"]),
              float(row["held_out_loss"]), float(row["held_out_tau"]))
         for _, row in rows
     ]  # fmt: skip
-    tables = {name for _, row in rows for name in (row["learned_from"], row["asked"])}
-    assert tables == {f"60 of {own}_sigmoid_slope" for own in ("fashion_mnist", "digits")}
+    dataset, source = sigmoid_slope.TRANSFERS[name]
+    tables = {table for _, row in rows for table in (row["learned_from"], row["asked"])}
+    assert tables == {f"60 of {own}_sigmoid_slope" for own in (source, "digits")}
+    assert dataset not in (source, "digits")
     problem = problems.get("sigmoid_slope")
-    tried = CandidateSettings(
-        dish=dataclasses.replace(DishConfig(), ensemble_size=4, motif_batch=20)
-    )
+    tried = CandidateSettings(dish=DishConfig(ensemble_size=4, motif_batch=20), steps=60)
     choice = candidates.choose(looks, "tau")
-    assert choice.trials == 6
+    assert choice.trials == trials
     found, width = candidates.chosen_dish(choice, problem, tried)
-    preset = problem.dish_presets["mnist_blind"]
+    preset = problem.dish_presets[name]
     assert found.config == dataclasses.replace(preset, ensemble_size=4)
-    assert sigmoid_slope.CANDIDATES["mnist_blind"] == ((width,), (preset.inner_learning_rate,))
-    dataset, source = sigmoid_slope.TRANSFERS["mnist_blind"]
-    assert f"60 of {source}_sigmoid_slope" in tables
-    assert f"60 of {dataset}_sigmoid_slope" not in tables
+    assert sigmoid_slope.CANDIDATES[name] == ((width,), (preset.inner_learning_rate,))
