@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import Any
 
 from absl import flags
 
@@ -28,19 +29,40 @@ class SigmoidSlope(ExtrapolationSettings):
         None, "CSV with columns cell (the slope), score and optionally seed; default: shipped",
         free=True,
     )  # fmt: skip
+    source: str = setting(
+        "",
+        "learn from all of another table instead: a data set whose table is shipped, or a CSV; "
+        "none: from the training interval of this one",
+        free=True,
+        by_preset=True,
+    )
     compute_ground_truth: bool = setting(False, "train the ground truth anew, first", free=True)
-    dataset: str = setting("mnist", "data set of the ground truth", choices=images.NAMES, free=True)
+    dataset: str = setting(
+        "mnist", "data set of the ground truth", choices=images.NAMES, free=True, by_preset=True
+    )
     data_dir: str = setting("download", 'folder of its files, or "download"', free=True)
     ground_truth_seeds: int = setting(2, "runs per slope", at_least=1, free=True)
     ground_truth_epochs: int = setting(50, "epochs of a run", at_least=1, free=True)
 
 
-PRESETS = {
-    name: {"dish": dish, "hidden_sizes": hidden_sizes, "inner_learning_rates": rates}
-    | {"held_out_share": 0.0}
-    for name, dish in sigmoid_slope.DISH_PRESETS.items()
-    for hidden_sizes, rates in [sigmoid_slope.CANDIDATES[name]]
-}
+def presets() -> dict[str, dict[str, Any]]:
+    """Return what the presets decide."""
+    found = {}
+    for name, dish in sigmoid_slope.DISH_PRESETS.items():
+        hidden_sizes, rates = sigmoid_slope.CANDIDATES[name]
+        dataset, source = sigmoid_slope.TRANSFERS.get(name, ("mnist", ""))
+        found[name] = {
+            "dish": dish,
+            "hidden_sizes": hidden_sizes,
+            "inner_learning_rates": rates,
+            "held_out_share": 0.0,
+            "dataset": dataset,
+            "source": source,
+        }
+    return found
+
+
+PRESETS = presets()
 launch.define(SigmoidSlope, PRESETS)
 
 
@@ -62,12 +84,21 @@ def table_of(settings: SigmoidSlope) -> TruthTable | ComputedTable:
     if settings.ground_truth is not None:
         return lookup.read(pathlib.Path(settings.ground_truth), problem.space)
     name = problem.ground_truth(settings.dataset).table
-    if not name:
-        raise UserError(
-            f"no table of {settings.dataset} is shipped: add --compute_ground_truth, or give one "
-            "as --ground_truth"
-        )
     return lookup.read(lookup.shipped(name), problem.space)
+
+
+def source_of(settings: SigmoidSlope) -> TruthTable | None:
+    """Return the table that is learned from, where it is another one."""
+    problem = sigmoid_slope.problem()
+    if not settings.source:
+        return None
+    if settings.source in problem.ground_truths:
+        if settings.source == settings.dataset and settings.ground_truth is None:
+            raise UserError(f"source={settings.source} is the data set itself: give another one")
+        path = lookup.shipped(problem.ground_truth(settings.source).table)
+    else:
+        path = pathlib.Path(settings.source)
+    return lookup.read(path, problem.space)
 
 
 def main() -> None:
@@ -78,7 +109,14 @@ def main() -> None:
     problem = sigmoid_slope.problem(settings.use_bias)
     workdir = launch.workdir("runs/sigmoid_slope")
     with Display() as display:
-        summary = extrapolation.run(problem, table_of(settings), settings, workdir, listen=display)
+        summary = extrapolation.run(
+            problem,
+            table_of(settings),
+            settings,
+            workdir,
+            source=source_of(settings),
+            listen=display,
+        )
     print(report.results(summary))
     print("wrote " + ", ".join(map(str, [workdir / "summary.json", *report.draw(workdir)])))
 

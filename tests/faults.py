@@ -52,7 +52,7 @@ COMMANDS = {
         "--cells_with_all_seeds=5",
     ],
     "tune": [
-        *DISH, "--splits=2", "--draws=2", "--known=8", "--steps=2", "--every=1",
+        *DISH, "--splits=2", "--draws=2", "--known=8", "--steps=2", "--every=1", "--random=0",
         "--candidates=init_scale=0.2,hidden_size=1,outer_loss=absolute_pearson",
     ],
 }  # fmt: skip

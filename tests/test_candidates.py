@@ -14,14 +14,15 @@ import pytest
 from commands import contents
 from toy_widths import TOY, Formula
 
-from spd_jax import archs, dish, metrics
-from spd_jax.dish import losses
+from spd_jax import archs, dish, files, metrics, problems
+from spd_jax.dish import DishConfig, losses
 from spd_jax.errors import UserError
 from spd_jax.ground_truth import lookup
 from spd_jax.ledger import EvaluationKey
 from spd_jax.ledger import table as ledger_table
+from spd_jax.problems import sigmoid_slope
 from spd_jax.report.tables import candidates_table
-from spd_jax.studies import candidates, events
+from spd_jax.studies import candidates, events, exams
 from spd_jax.studies.candidates import COLUMNS, CandidateSettings, Look, surrogate_of
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
 
@@ -35,6 +36,8 @@ SETTINGS = CandidateSettings(
     preset="formula",
     dish=TOY.dish_presets["best"],
     candidates=("init_scale=0.2", "outer_loss=absolute_pearson+hidden_size=2"),
+    random=0,
+    criterion="loss",
     splits=2,
     draws=1,
     known=8,
@@ -88,11 +91,11 @@ def rows_of(folder):
 
 def test_every_candidate_is_looked_at_in_every_trial_after_every_few_steps(compared):
     _, looks, told = compared
-    places = [(look.candidate, look.split, look.draw, look.step) for look in looks]
+    places = [(look.candidate, look.exam, look.draw, look.step) for look in looks]
     assert places == [
-        (candidate, split, 0, step)
-        for split in range(2)
+        (candidate, exam, 0, step)
         for candidate in SETTINGS.candidates
+        for exam in ("split0", "split1")
         for step in range(3)
     ]
     assert all(math.isfinite(look.loss) and -1 <= look.tau <= 1 for look in looks)
@@ -105,10 +108,11 @@ def test_every_candidate_is_looked_at_in_every_trial_after_every_few_steps(compa
 def test_a_look_is_what_the_dish_says_of_the_motifs_that_it_did_not_learn_from(compared, place):
     folder, looks, _ = compared
     table = lookup.read(place, TOY.space)
-    surrogate = surrogate_of(SETTINGS.candidates[0], PROBLEM, SETTINGS)
-    path = folder / "trials" / "init_scale=0.2_split1_draw0.json"
-    known = json.loads(path.read_text())["known"]
+    surrogate, _ = surrogate_of(SETTINGS.candidates[0], PROBLEM, SETTINGS)
+    shown = json.loads((folder / "exams.json").read_text())["split1"]
+    known = [table.cells.names.index(name) for name in shown["learned_from"]["motifs"]]
     others = np.setdiff1d(np.arange(12), known)
+    assert [table.cells.names[i] for i in others] == shown["asked"]["motifs"]
     assert (len(known), known) == (8, sorted(set(known)))
     key = jax.random.key(0)
     fitted = surrogate.fit(key, archs.take(table.cells.archs, known), table.scores[known])
@@ -116,7 +120,7 @@ def test_a_look_is_what_the_dish_says_of_the_motifs_that_it_did_not_learn_from(c
     for step, state in ((0, surrogate.start(key)), (2, fitted.state)):
         (look,) = (
             look for look in looks
-            if (look.candidate, look.split, look.step) == (SETTINGS.candidates[0], 1, step)
+            if (look.candidate, look.exam, look.step) == (SETTINGS.candidates[0], "split1", step)
         )  # fmt: skip
         predicted = dish.predict(state, surrogate.family, surrogate.config, unseen)
         assert look.tau == pytest.approx(metrics.kendall_tau(predicted, truth))
@@ -130,18 +134,17 @@ def test_the_log_names_every_motif_that_a_candidate_saw(compared):
     rows = rows_of(folder)
     assert tuple(rows[0]) == COLUMNS
     found = {
-        (row["candidate"], int(row["split"]), int(row["draw"]), int(row["outer_step"])):
+        (row["candidate"], row["exam"], int(row["draw"]), int(row["outer_step"])):
         (float(row["held_out_loss"]), float(row["held_out_tau"]))
         for row in rows
     }  # fmt: skip
     assert len(found) == len(rows) == len(looks)
     for look in looks:
         expected = pytest.approx((look.loss, look.tau), abs=5e-5)
-        assert found[look.candidate, look.split, look.draw, look.step] == expected
-    for row in rows:
-        seen = list(map(int, row["learned_from"].split()))
-        assert len(seen) == int(row["known"]) == 8
-        assert set(seen) < set(range(12))
+        assert found[look.candidate, look.exam, look.draw, look.step] == expected
+    assert {(row["learned_from"], row["asked"]) for row in rows} == {
+        ("8 of toy_tuning", "4 of toy_tuning")
+    }
 
 
 def test_the_table_has_means_over_trials_best_first(compared):
@@ -149,8 +152,8 @@ def test_the_table_has_means_over_trials_best_first(compared):
     losses_shown = [float(line.split()[2]) for line in text.splitlines()[2:]]
     assert len(losses_shown) == 6
     assert losses_shown == sorted(losses_shown)
-    looks = [Look("a=1", 0, 0, 0, 1.0, 0.5), Look("a=1", 1, 0, 0, 2.0, 0.0)]
-    looks += [Look("a=2", 0, 0, 4, math.inf, -1.0)]
+    looks = [Look("a=1", "x", 0, 0, 1.0, 0.5), Look("a=1", "y", 0, 0, 2.0, 0.0)]
+    looks += [Look("a=2", "x", 0, 4, math.inf, -1.0)]
     *_, first, last = candidates_table(looks).splitlines()
     assert first.split() == ["a=1", "0", "1.500", "0.250", "2"]
     assert last.split() == ["a=2", "4", "inf", "-1.000", "1"]
@@ -214,7 +217,7 @@ def test_a_finished_trial_is_only_read_again_and_more_are_added(compared, tmp_pa
     looks = run(folder, candidates=("init_scale=0.3", "init_scale=0.2", "init_scale=0.3"), splits=1)
     assert len(tried) == 1
     assert [look.candidate for look in looks] == ["init_scale=0.3"] * 3 + ["init_scale=0.2"] * 3
-    assert looks[3:] == compared[1][:3]
+    assert looks[3:] == [look for look in compared[1] if look.exam == "split0"][:3]
     assert len(rows_of(folder)) == len(compared[1]) + 3
 
 
@@ -250,10 +253,11 @@ def test_other_settings_are_refused(changes, words, compared):
 
 
 def test_a_candidate_changes_the_settings_that_it_names():
-    found = surrogate_of("init_scale=0.5+shared_data=True+hidden_size=2", PROBLEM, SETTINGS)
+    found, width = surrogate_of("init_scale=0.5+shared_data=True+hidden_size=2", PROBLEM, SETTINGS)
+    assert width == 2
     config = dataclasses.replace(SETTINGS.dish, init_scale=0.5, shared_data=True, outer_steps=2)
     assert found == DishSurrogate(PROBLEM.family(2), config)
-    assert surrogate_of("inner_steps=4", PROBLEM, SETTINGS).family == PROBLEM.family(3)
+    assert surrogate_of("inner_steps=4", PROBLEM, SETTINGS)[0].family == PROBLEM.family(3)
 
 
 @pytest.mark.parametrize(
@@ -265,6 +269,9 @@ def test_a_candidate_changes_the_settings_that_it_names():
         ({"candidates": ("shared_data=yes",)}, "'shared_data=yes' sets nothing"),
         ({"candidates": ("outer_steps=3",)}, "outer_steps, which is the same for all: set steps"),
         ({"candidates": ("outer_loss=foo",)}, "outer_loss='foo'"),
+        ({"candidates": ("schedule=cosine",)}, "compare staircase or constant"),
+        ({"target": "formula"}, "toy_widths has 0 tables beside target=formula"),
+        ({"target": "nothing"}, "no ground truth 'nothing'"),
         ({"candidates": ("",)}, "there are no candidates"),
         ({"candidates": ()}, "there are no candidates"),
         ({"known": 11}, "known=11 of 12 tuning motifs leaves none to predict: give at most 10"),
@@ -284,10 +291,93 @@ def test_a_problem_without_tuning_motifs_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+# Other tables
+
+
+@pytest.fixture
+def by_target(place):
+    """Return a problem with three ground truths that have a table of the twelve cells."""
+    preset = dataclasses.replace(TOY.ground_truths["formula"], table="toy_tuning")
+    return dataclasses.replace(TOY, ground_truths=dict.fromkeys(("one", "two", "three"), preset))
+
+
+def test_the_tables_beside_the_target_are_learned_from_and_asked_about_in_turn(
+    by_target, tmp_path, place
+):
+    asked = dataclasses.replace(SETTINGS, target="two", candidates=("init_scale=0.2",), steps=1)
+    looks = candidates.run(by_target, asked, tmp_path)
+    assert {look.exam for look in looks} == {"one-to-three", "three-to-one"}
+    shown = json.loads((tmp_path / "exams.json").read_text())
+    names = list(lookup.read(place, TOY.space).cells.names)
+    for exam in shown.values():
+        assert exam["learned_from"]["motifs"] == exam["asked"]["motifs"] == names
+    every = exams.tables_beside(by_target, "unseen")
+    assert [exam.name for exam in exams.of_pairs(every)] == [
+        "one-to-two", "one-to-three", "two-to-one", "two-to-three", "three-to-one", "three-to-two"
+    ]  # fmt: skip
+
+
+def test_slopes_for_a_data_set_are_never_chosen_on_it(monkeypatch):
+    monkeypatch.undo()  # the shipped tables themselves
+    problem = problems.get("sigmoid_slope")
+    for target in ("mnist", "fashion_mnist", "digits"):
+        pairs = exams.of_pairs(exams.tables_beside(problem, target))
+        seen = {table.source.stem for pair in pairs for table in (pair.known, pair.asked)}
+        assert seen == {
+            f"{name}_sigmoid_slope" for name in {"mnist", "fashion_mnist", "digits"} - {target}
+        }
+
+
+# Drawing and choosing
+
+
+def test_more_random_candidates_begin_with_the_same_ones_and_all_are_dishes():
+    few, many = (dataclasses.replace(SETTINGS, random=count) for count in (5, 40))
+    found = candidates.drawn(many)
+    assert candidates.drawn(few) == found[:5]
+    assert len(set(found)) == 40
+    for text in found:
+        surrogate, width = surrogate_of(text, PROBLEM, SETTINGS)
+        assert surrogate.config.valid_samples == surrogate.config.train_samples in (10, 20)
+        assert width in (1, 3, 5)
+        assert 1e-3 <= surrogate.config.inner_learning_rate <= 1
+    gradients = {surrogate_of(text, PROBLEM, SETTINGS)[0].config.gradient for text in found}
+    assert gradients == {"full", "truncated", "evaluation_only"}
+    narrow = dataclasses.replace(SETTINGS, random=40, wider=False)
+    for text in candidates.drawn(narrow):
+        config = surrogate_of(text, PROBLEM, SETTINGS)[0].config
+        assert (config.gradient, config.targets) == ("full", "values")
+        assert config.inner_learning_rate <= 0.01
+
+
+def test_the_choice_takes_outer_steps_and_has_the_best_mean():
+    looks = [
+        Look("a=1", exam, 0, step, loss, tau)
+        for exam, step, loss, tau in [
+            ("x", 0, 0.0, 1.0), ("y", 0, 0.0, 1.0), ("x", 4, 3.0, 0.9), ("y", 4, 1.0, 0.1),
+        ]
+    ]  # fmt: skip
+    looks += [Look("a=2", "x", 0, 4, 1.0, math.nan), Look("a=2", "y", 0, 4, 2.0, 0.8)]
+    assert candidates.choose(looks, "tau") == ("a=1", 4, 2.0, 0.5, 2)
+    assert candidates.choose(looks, "loss") == ("a=2", 4, 1.5, pytest.approx(-0.1), 2)
+    untrained = [look for look in looks if look.step == 0]
+    assert candidates.choose(untrained, "tau").step == 0
+
+
+def test_finalists_alone_are_tried_with_every_dish(tmp_path, compared):
+    looks = run(tmp_path, draws=2, finalists=1)
+    best = min(candidates.means(compared[1]), key=lambda own: own.loss if own.step else math.inf)
+    draws = {own: {x.draw for x in looks if x.candidate == own} for own in SETTINGS.candidates}
+    assert draws.pop(best.candidate) == {0, 1}
+    assert list(draws.values()) == [{0}]
+    choice = candidates.choose(looks, "loss")  # whatever the other one's single draw says
+    assert (choice.candidate, choice.trials) == (best.candidate, 4)
+
+
 # The command
 
 FLAGS = ["--inner_steps=2", "--train_samples=2", "--valid_samples=2", "--num_dishes=2"]
-FLAGS += ["--splits=1", "--draws=1", "--known=4", "--steps=0"]
+FLAGS += ["--splits=1", "--draws=1", "--known=4", "--steps=0", "--random=0"]
 
 
 def test_a_command_compares_on_the_shipped_tuning_cells(tmp_path):
@@ -295,7 +385,11 @@ def test_a_command_compares_on_the_shipped_tuning_cells(tmp_path):
     assert done.code == 0, done.stderr
     lines = done.stdout.splitlines()
     assert {line.split()[0] for line in lines if "hidden" in line} >= {"hidden_size=1"}
-    assert lines[-1] == f"wrote {tmp_path / 'tuning.csv'}"
+    assert lines[-1] == f"wrote {tmp_path / 'tuning.csv'}, {tmp_path / 'exams.json'}"
+    assert "--hidden_size=1 " in lines[-3]
+    assert "--inner_steps=2 " in lines[-3]
+    given = lines[-2].partition(", ")[2]
+    assert eval(given, {"DishConfig": DishConfig}).inner_steps == 2
     rows = rows_of(tmp_path)
     assert [row["outer_step"] for row in rows] == ["0"]
 
@@ -321,8 +415,51 @@ def test_a_mistake_is_one_sentence(flag, words, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_cells_of_a_given_table_can_be_tuned_on(tmp_path):
+    path, cells = tmp_path / "table.csv", tmp_path / "cells.txt"
+    path.write_text("cell,score\n" + "".join(f"{c / 10},{c}\n" for c in range(1, 11)))
+    cells.write_text("".join(f"{c / 10}\n" for c in range(1, 9)))
+    flags = [*FLAGS, "--problem=sigmoid_slope", f"--table={path}", "--candidates=hidden_size=1"]
+    done = commands.run("tune", *flags, f"--cells={cells}", f"--workdir={tmp_path / 'run'}")
+    assert done.code == 0, done.stderr
+    shown = json.loads((tmp_path / "run" / "exams.json").read_text())["split0"]
+    assert {*shown["learned_from"]["motifs"], *shown["asked"]["motifs"]} == {
+        str(c / 10) for c in range(1, 9)
+    }
+    done = commands.run("tune", *flags, f"--workdir={tmp_path / 'other'}")
+    assert "error: --table needs --cells" in done.stderr
+
+
 def test_help_says_what_a_setting_means():
     done = commands.run("tune", "--help")
     assert done.stderr == ""
     for flag in ("candidates", "workdir", "num_dishes", "dish"):
         assert f"\n  --{flag}: " in done.stdout
+
+
+# What was chosen
+
+
+@pytest.mark.parametrize(("name", "trials"), [("mnist_blind", 6), ("fashion_mnist_blind", 4)])
+def test_a_blind_preset_is_what_its_log_chooses_and_the_log_never_saw_its_table(name, trials):
+    """The ensemble alone is larger than that of the trials."""
+    _, rows = files.read_csv(
+        commands.ROOT / "experiments" / "results" / f"{name}_tuning.csv", COLUMNS
+    )
+    looks = [
+        Look(row["candidate"], row["exam"], int(row["draw"]), int(row["outer_step"]),
+             float(row["held_out_loss"]), float(row["held_out_tau"]))
+        for _, row in rows
+    ]  # fmt: skip
+    dataset, source = sigmoid_slope.TRANSFERS[name]
+    tables = {table for _, row in rows for table in (row["learned_from"], row["asked"])}
+    assert tables == {f"60 of {own}_sigmoid_slope" for own in (source, "digits")}
+    assert dataset not in (source, "digits")
+    problem = problems.get("sigmoid_slope")
+    tried = CandidateSettings(dish=DishConfig(ensemble_size=4, motif_batch=20), steps=60)
+    choice = candidates.choose(looks, "tau")
+    assert choice.trials == trials
+    found, width = candidates.chosen_dish(choice, problem, tried)
+    preset = problem.dish_presets[name]
+    assert found.config == dataclasses.replace(preset, ensemble_size=4)
+    assert sigmoid_slope.CANDIDATES[name] == ((width,), (preset.inner_learning_rate,))

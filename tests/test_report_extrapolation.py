@@ -17,7 +17,7 @@ from spd_jax import files
 from spd_jax.errors import UserError
 from spd_jax.report import extrapolation as report
 from spd_jax.report import style
-from spd_jax.studies.predictions import METHODS, SAMPLES, quartiles, read
+from spd_jax.studies.predictions import METHODS, SAMPLES, SOURCE, quartiles, read
 
 PICTURES = ["figure1.png", "figure4.png", "convergence.png", "synthetic_data.png"]
 ENDS = ("", "_low", "_high")
@@ -287,7 +287,10 @@ def test_figure4_without_an_outer_step_has_one_panel(tmp_path):
 def summary(**changes):
     spreads = {figure: spread([-0.9876, -0.98, -0.97]) for figure in report.FIGURES}
     return {
-        **dict.fromkeys(METHODS, spreads),
+        **dict.fromkeys((*METHODS, SOURCE), spreads),
+        "methods": list(METHODS),
+        "source": "",
+        "train_interval": [0.37, 2.01],
         "seeds": [0, 1, 2],
         "noise_ceiling": 0.9039,
         "true_peak_slope": 0.15,
@@ -302,10 +305,10 @@ def test_the_results_as_text():
     figures = summary()["dish"] | {"peak_error": nothing}
     shown = report.results(summary(dish=figures)).splitlines()
     assert max(map(len, shown)) <= 80
-    assert shown[0] == "medians, [quartiles] below, over 3 seeds"
-    assert shown[1].split() == list(METHODS)
+    assert shown[0] == "medians, quartiles below, over 3 seeds"
+    assert shown[1].split() == ["dish", "untrained", "MLP", "process"]
     assert shown[2].split() == ["tau", *["-0.980"] * 4]
-    assert shown[3].split() == ["[-0.98,", "-0.97]"] * 4
+    assert shown[3].split() == ["-0.98..-0.97"] * 4
     assert shown[10].split() == ["peak", "error", "-", *["-0.980"] * 3]
     assert "true peak at 0.15; 60 slopes, 120 trained networks" in shown
     assert shown[-1] == "tau between one seed of the ground truth and the others: 0.904"
@@ -313,6 +316,14 @@ def test_the_results_as_text():
     assert "over 1 seed\n" in unknown
     assert "true peak at -;" in unknown
     assert unknown.endswith("the others: -")
+
+
+def test_the_results_of_another_tables_dish_as_text():
+    shown = report.results(summary(source="other", methods=[*METHODS, SOURCE])).splitlines()
+    assert max(map(len, shown)) <= 80
+    assert shown[1].split() == ["dish", "untrained", "MLP", "process", "source"]
+    assert not any("held out" in line for line in shown)  # nothing else was
+    assert shown[-3].startswith("all learned from another table")
 
 
 @pytest.mark.parametrize("losses", [[float("nan"), float("inf")], [0.0, -1.0]])

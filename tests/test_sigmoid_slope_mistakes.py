@@ -15,6 +15,8 @@ REFUSED = {  # flags, and what the sentence says; in the folder of a finished ru
         ["--compute_ground_truth"],
         "--ground_truth and --compute_ground_truth exclude each other",
     ),
+    "no source": (["--source={place}/none.csv"], "none.csv is missing"),
+    "another source": (["--source=digits"], "holds a run with --source=null"),
     "few motifs": (["--num_train=11"], "10 slopes in [0.37, 2.01], but --num_train=11"),
     "other setting": (["--outer_steps=7"], "holds a run with --outer_steps=6, not 7"),
     "other network": (["--nouse_bias"], "holds a run with --use_bias=true, not false"),
@@ -87,12 +89,11 @@ def test_a_mistake_that_only_the_run_sees_is_a_sentence_too(name, slope_run, pla
     assert "Traceback" not in error
 
 
-def test_no_table_of_digits_is_shipped(tmp_path):
-    done = commands.run("sigmoid_slope", "--dataset=digits", f"--workdir={tmp_path / 'run'}")
-    assert done.code == 1
-    assert done.stderr.startswith(
-        "error: no table of digits is shipped: add --compute_ground_truth"
-    )
+def test_a_table_is_no_source_for_itself(tmp_path):
+    flags = ["--dataset=digits", "--source=digits", f"--workdir={tmp_path / 'run'}"]
+    done = commands.run("sigmoid_slope", *flags)
+    assert (done.code, done.stdout) == (1, "")
+    assert done.stderr == "error: --source=digits is the data set itself: give another one\n"
     assert not (tmp_path / "run").exists()
 
 

@@ -21,6 +21,7 @@ from spd_jax.studies.extrapolation import ComputedTable
 from spd_jax.studies.one_split import Split
 from spd_jax.studies.run_folder import RunFolder
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
+from spd_jax.surrogates.regressors import GaussianProcess
 
 # Splits
 
@@ -133,9 +134,13 @@ def hand_made(slopes, *runs):
     )
 
 
+def split_of(table, train, test, left):
+    return Split(table.take(train), *(np.array(own, int) for own in (train, test, left, train)))
+
+
 def test_scores_by_hand():
     table = hand_made([0.1, 0.2, 0.3, 0.4, 0.5], [1.0, 3.0, 5.0, 4.0, 2.0])
-    split = Split(np.array([3, 4]), np.array([0, 1, 2]), np.array([0, 1]))
+    split = split_of(table, [3, 4], [0, 1, 2], [0, 1])
     figures = one_split.score(table, split, np.array([2.0, 1.0, 3.0, 5.0, 4.0]))
     # Of ten pairs, 6 agree; (0, 1), (1, 4), (2, 3) and (2, 4) do not.
     assert figures["kendall_tau"] == pytest.approx(0.2)
@@ -147,7 +152,7 @@ def test_scores_by_hand():
 
 def test_scores_at_degenerate_points_are_ready_for_json():
     table = hand_made([0.1, 0.2, 0.3], [0.5, 0.5, 0.5])
-    split = Split(np.array([1, 2]), np.array([0]), np.array([], int))
+    split = split_of(table, [1, 2], [0], [])
     figures = one_split.score(table, split, np.array([1.0, 2.0, 3.0]))
     assert figures["kendall_tau"] is None  # a constant truth asks for no ranking
     assert figures["kendall_tau_test"] is None
@@ -198,14 +203,14 @@ def test_scores_of_any_scale_keep_their_order_in_the_file(slope_run, table, tmp_
 def test_a_summary_hides_no_failure(slope_run, table):
     results, whole = results_of(slope_run), slope_run.summary
     found = extrapolation.summarise(table, SETTINGS, results)
-    assert {"dataset": "table", **found} == whole
+    assert {"dataset": "table", "source": "", **found} == whole
     results[1]["figures"]["dish"]["kendall_tau_left"] = None
     found = extrapolation.summarise(table, SETTINGS, results)
     value = whole["dish"]["kendall_tau_left"]["values"][0]
     assert found["dish"]["kendall_tau_left"] == {
         "median": None, "q25": None, "q75": None, "values": [value, None],
     }  # fmt: skip
-    (row,) = [line for line in report.results(found).splitlines() if "tau, left" in line]
+    (row,) = [line for line in report.results(whole | found).splitlines() if "tau, left" in line]
     assert row.split()[2] == "-"
 
 
@@ -241,6 +246,73 @@ def test_nothing_is_learned_from_slopes_that_a_seed_does_not_know(table, tmp_pat
         for name in candidates
     }
     assert log["chosen"] == min(means, key=means.get)
+
+
+# From another table
+
+
+@pytest.fixture(scope="module")
+def from_elsewhere(slope_run, tmp_path_factory):
+    """Return a source of other slopes, and the folders of runs on two truths of one table."""
+    slopes = [0.02, 0.1, 0.25, 0.5, 0.9, 1.3, 1.7, 2.01]
+    source = dataclasses.replace(
+        hand_made(slopes, [0.2, 0.7, 0.9, 0.85, 0.8, 0.6, 0.5, 0.4]),
+        source=pathlib.Path("other_sigmoid_slope.csv"),
+    )
+    folders = []
+    turned = dataclasses.replace(slope_run.table, scores=-slope_run.table.scores)
+    for table in (slope_run.table, turned):
+        folders.append(tmp_path_factory.mktemp("source"))
+        extrapolation.run(PROBLEM, table, SETTINGS, folders[-1], source=source)
+    return source, folders
+
+
+def test_from_another_table_no_truth_of_this_one_is_used(from_elsewhere):
+    _, folders = from_elsewhere
+    for one, other in zip(*(predictions(folder).values() for folder in folders), strict=True):
+        assert set(one["split"]) == {"test"}
+        assert np.any(one["true"] != other["true"])
+        for method in (*files_of_a_run.METHODS, "source_table"):
+            assert one[method].tolist() == other[method].tolist()
+
+
+def test_methods_learn_from_all_of_the_source_and_it_is_read_itself(from_elsewhere):
+    source, (folder, _) = from_elsewhere
+    own = np.array([float(name) for name in source.cells.names])
+    rivals = {
+        "dish": DishSurrogate(PROBLEM.family(1), CONFIG),
+        "gaussian_process": GaussianProcess(PROBLEM.features.features),
+    }
+    for seed, columns in predictions(folder).items():
+        inside = columns["slope"] >= 0.37
+        expected = {"source_table": np.interp(columns["slope"], own, source.scores)}
+        for name, rival in rivals.items():
+            fitted = rival.fit(jax.random.key(seed), source.cells.archs, source.scores)
+            expected[name] = fitted.predict(columns["slope"].astype(np.float32))
+        for name, values in expected.items():
+            z = (values - values[inside].mean()) / values[inside].std()
+            np.testing.assert_allclose(z, columns[name], atol=2e-3)
+        assert (columns["dish_low"] <= columns["dish"]).all()
+
+
+def test_the_summary_and_the_pictures_say_where_was_learned(from_elsewhere):
+    folder = from_elsewhere[1][0]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["dataset"], summary["source"]) == ("table", "other")
+    assert summary["methods"] == [*files_of_a_run.METHODS, "source_table"]
+    (row,) = [line for line in report.results(summary).splitlines() if "tau, left" in line]
+    assert len(row.split()) == 7
+    drawn = files_of_a_run.read(folder)
+    near = report.figure1(drawn).axes[0]
+    lines = {line.get_label(): line for line in near.lines}
+    band = drawn.bands["source_table"].median
+    tau = summary["source_table"]["kendall_tau"]["median"]
+    label = f"other's table itself, τ = {tau:.2f}"
+    np.testing.assert_array_equal(lines[label].get_ydata(), band)
+    tau = summary["dish_untrained"]["kendall_tau"]["median"]
+    assert f"dish, untrained, τ = {tau:.2f}" in lines
+    assert "learned from other" in report.figure4(drawn).get_suptitle()
+    assert "training interval " not in [text.get_text() for text in near.texts]
 
 
 def test_a_known_slope_that_explodes_spoils_no_other(table, tmp_path):

@@ -21,6 +21,38 @@ DISH_PRESETS = {
     # The same, with the inner rate left to A.1 too: what the training interval alone can choose.
     "a1": DishConfig(inner_steps=200, outer_steps=0, ensemble_size=48, inner_learning_rate=0.1),
     "paper": DishConfig(),  # table 2
+    # What `experiments.tune --target=mnist` printed: chosen on Fashion-MNIST and digits alone
+    # (experiments/results/mnist_blind_tuning.csv), there with four dishes.
+    "mnist_blind": DishConfig(
+        inner_steps=200,
+        outer_steps=40,
+        train_samples=20,
+        valid_samples=20,
+        ensemble_size=16,
+        motif_batch=20,
+        targets="ranks",
+        gradient="evaluation_only",
+        inner_learning_rate=0.0248,
+        inner_l2=0.000167,
+        outer_learning_rate=0.0493,
+        outer_l2=3.97e-05,
+        decay=0.775,
+    ),
+    # Likewise for Fashion-MNIST: chosen on MNIST and digits alone, out of twelve draws.
+    "fashion_mnist_blind": DishConfig(
+        inner_steps=250,
+        outer_steps=60,
+        ensemble_size=8,
+        motif_batch=20,
+        targets="ranks",
+        gradient="truncated",
+        truncation=50,
+        inner_learning_rate=0.00828,
+        inner_l2=8.43e-05,
+        outer_learning_rate=0.0325,
+        outer_l2=0.000185,
+        decay=0.543,
+    ),
 }
 # What a dish learns with that shall rank the slopes of another data set: timid inner runs, whose
 # scores only learning puts in order, and ranks, which no outlier rules. See docs/carry_over.md.
@@ -39,11 +71,18 @@ CANDIDATES: dict[str, tuple[tuple[int, ...], tuple[float, ...]]] = {
     "best": ((1, 3), (1.0,)),
     "a1": ((1, 3), (0.1, 0.3, 1.0)),
     "paper": ((1,), (0.01,)),
+    "mnist_blind": ((3,), (0.0248,)),
+    "fashion_mnist_blind": ((5,), (0.00828,)),
+}
+# Of presets that learn from another data set's table: the one they predict, and that other one.
+TRANSFERS = {
+    "mnist_blind": ("mnist", "fashion_mnist"),
+    "fashion_mnist_blind": ("fashion_mnist", "mnist"),
 }
 TABLES = {
     "mnist": "mnist_sigmoid_slope",
     "fashion_mnist": "fashion_mnist_sigmoid_slope",
-    "digits": "",
+    "digits": "digits_sigmoid_slope",
 }
 
 

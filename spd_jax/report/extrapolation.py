@@ -13,11 +13,19 @@ from matplotlib.figure import Figure
 from spd_jax.report import style
 from spd_jax.report.style import INK, label_axes
 from spd_jax.report.text import table, wrapped
-from spd_jax.studies.predictions import METHODS, SAMPLES, Band, Run, quartiles, read
+from spd_jax.studies.predictions import SAMPLES, SOURCE, Band, Run, quartiles, read
 
 # Hues as in the paper.
 TRUTH, DISH, MLP, GAUSSIAN = style.BLUE, style.GREEN, style.VERMILION, style.PURPLE
-SCORE = "validation accuracy\n(standard deviations over the training motifs)"
+TABLE, UNTRAINED = style.ORANGE, style.GREY
+NAMES = {
+    "dish": "dish",
+    "dish_untrained": "untrained",
+    "slope_mlp": "MLP",
+    "gaussian_process": "process",
+    SOURCE: "source",
+}
+SCORE = "validation accuracy\n(standard deviations over the {})"
 FIGURES = {
     "kendall_tau": "tau",
     "kendall_tau_test": "tau, held out",
@@ -34,14 +42,17 @@ def results(summary: Mapping[str, Any]) -> str:
       summary: of the experiment, as its summary.json holds it.
     """
     rows = []
+    methods = summary["methods"]
     for figure, words in FIGURES.items():
-        spreads = [summary[method][figure] for method in METHODS]
+        if summary["source"] and figure == "kendall_tau_test":
+            continue  # all of them are held out
+        spreads = [summary[method][figure] for method in methods]
         known = [spread["median"] is not None for spread in spreads]
         pairs = list(zip(spreads, known, strict=True))
         rows.append([words, *(f"{s['median']:.3f}" if k else "-" for s, k in pairs)])
-        rows.append(["", *(f"[{s['q25']:.2f}, {s['q75']:.2f}]" if k else "" for s, k in pairs)])
+        rows.append(["", *(f"{s['q25']:.2f}..{s['q75']:.2f}" if k else "" for s, k in pairs)])
     seeds = len(summary["seeds"])
-    title = f"medians, [quartiles] below, over {seeds} seed" + ("s" if seeds > 1 else "")
+    title = f"medians, quartiles below, over {seeds} seed" + ("s" if seeds > 1 else "")
     ceiling = summary["noise_ceiling"]
     words = "-" if ceiling is None else f"{ceiling:.3f}"
     peak = summary["true_peak_slope"]
@@ -51,7 +62,11 @@ def results(summary: Mapping[str, Any]) -> str:
         f"{summary['ground_truth_rows']} trained networks",
         f"tau between one seed of the ground truth and the others: {words}",
     ]
-    return table(title, ["", *METHODS], rows) + "\n".join(map(wrapped, notes))
+    if summary["source"]:
+        notes[0] = "all learned from another table, which source reads directly; "
+        notes[0] += f"left: of {summary['train_interval'][0]:g}"
+    head = ["", *(NAMES[method] for method in methods)]
+    return table(title, head, rows) + "\n".join(map(wrapped, notes))
 
 
 def draw(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
@@ -106,11 +121,18 @@ def figure1(run: Run) -> Figure:
     near, whole = figure.subplots(1, 2, width_ratios=[1.75, 1])
     for axes in (near, whole):
         _truth_and_dish(axes, run, "dish")
-        _curve(axes, run, "slope_mlp", MLP, label="MLP on the slope", ls="-.")
-        _curve(axes, run, "gaussian_process", GAUSSIAN, label="Gaussian process", ls="--", lw=1)
+        label = "MLP on the slope" + _with_tau(run, "slope_mlp")
+        _curve(axes, run, "slope_mlp", MLP, label=label, ls="-.")
+        label = "Gaussian process" + _with_tau(run, "gaussian_process")
+        _curve(axes, run, "gaussian_process", GAUSSIAN, label=label, ls="--", lw=1)
+        if SOURCE in run.bands:
+            label = f"{run.source}'s table itself" + _with_tau(run, SOURCE)
+            _curve(axes, run, SOURCE, TABLE, label=label, lw=1.2)
+            label = "dish, untrained" + _with_tau(run, "dish_untrained")
+            _curve(axes, run, "dish_untrained", UNTRAINED, label=label, ls=":", lw=1.2)
         lines = [axes.axvline(c, 0, 0.84, color=colour, ls="--") for c, _, colour in peaks(run)]
-    label_axes(near, "(a)  around the peak", "sigmoid slope c", SCORE)
-    label_axes(whole, "(b)  whole range", "sigmoid slope c (logarithmic)", SCORE)
+    label_axes(near, "(a)  around the peak", "sigmoid slope c", _score(run))
+    label_axes(whole, "(b)  whole range", "sigmoid slope c (logarithmic)", _score(run))
     _look_near(near, run)
     words = [words for _, words, _ in peaks(run)]
     near.legend(lines, words, loc="upper right", frameon=False, labelcolor="linecolor")
@@ -133,7 +155,7 @@ def figure4(run: Run) -> Figure:
     for axes, (name, title) in zip(figure.subplots(1, len(panels), squeeze=False)[0],
                                    panels.items(), strict=True):  # fmt: skip
         _truth_and_dish(axes, run, name)
-        label_axes(axes, title, "sigmoid slope c", SCORE)
+        label_axes(axes, title, "sigmoid slope c", _score(run))
         _look_near(axes, run)
         tau = run.tau[name]
         if tau is not None:
@@ -199,6 +221,19 @@ def synthetic_data(run: Run) -> Figure:
     return figure
 
 
+def _score(run: Run) -> str:
+    """Return what the vertical axis shows."""
+    if run.source:
+        return SCORE.format(f"slopes from {run.train_interval[0]:g} on")
+    return SCORE.format("training motifs")
+
+
+def _with_tau(run: Run, name: str) -> str:
+    """Return `, τ = 0.70` of a method, where all learned from another table; else nothing."""
+    tau = run.tau.get(name) if run.source else None
+    return "" if tau is None else f", τ = {tau.median:.2f}"
+
+
 def _learned(run: Run) -> bool:
     return any(own.max() > 0 for own, _ in run.losses.values())
 
@@ -207,7 +242,8 @@ def _titled(run: Run, size: tuple[float, float], what: str = "Sigmoid slopes: ")
     """Return a figure whose title says whose results it shows."""
     figure = Figure(figsize=size, layout="constrained")
     seeds = f"{run.seeds} seed" + ("s" if run.seeds > 1 else "")
-    parts = [run.dataset, f"preset {run.preset}" if run.preset else "", seeds]
+    parts = [run.dataset, f"learned from {run.source}" if run.source else ""]
+    parts += [f"preset {run.preset}" if run.preset else "", seeds]
     words = what + ", ".join(part for part in parts if part)
     figure.suptitle(words, x=0.01, ha="left", fontsize=12, color=INK)
     return figure
@@ -222,9 +258,10 @@ def _after(run: Run) -> str:
 
 def _legend(figure: Figure, axes: Axes) -> None:
     options: dict[str, Any] = {"handlelength": 2.6, "columnspacing": 1.6, "frameon": False}
+    options |= {"loc": "outside lower center", "fontsize": 9}
     # matplotlib lists error bars last.
     handles, labels = (found[-1:] + found[:-1] for found in axes.get_legend_handles_labels())
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=9, **options)
+    figure.legend(handles, labels, ncols=5 if len(labels) <= 5 else 3, **options)
 
 
 def _curve(axes: Axes, run: Run, name: str, colour: str, **line: Any) -> None:
@@ -239,13 +276,14 @@ def _curve(axes: Axes, run: Run, name: str, colour: str, **line: Any) -> None:
 
 
 def _truth_and_dish(axes: Axes, run: Run, name: str) -> None:
-    axes.axvspan(*_shown_interval(run), color="#56B4E9", alpha=0.13, lw=0, zorder=0)
+    if not run.source:
+        axes.axvspan(*_shown_interval(run), color="#56B4E9", alpha=0.13, lw=0, zorder=0)
     error = np.nan_to_num(run.truth_error)
     label = "ground truth (± standard error)" if error.any() else "ground truth"
     marks: dict[str, Any] = {"fmt": "D", "ms": 4, "elinewidth": 1.2, "zorder": 4}
     axes.errorbar(run.slopes, run.truth, yerr=error, color=TRUTH, label=label, **marks)
     spread = f"{run.seeds} seeds" if run.seeds > 1 else "its members"
-    label = f"Synthetic Petri Dish (median, quartiles of {spread})"
+    label = f"Synthetic Petri Dish (median, quartiles of {spread}){_with_tau(run, name)}"
     _curve(axes, run, name, DISH, label=label, lw=2, marker="o", ms=3)
 
 
@@ -256,7 +294,8 @@ def _look_near(axes: Axes, run: Run) -> None:
     words |= {"transform": axes.get_xaxis_transform()}
     words["bbox"] = {"facecolor": "#E9F5FC", "alpha": 0.85, "lw": 0, "pad": 1}
     low, high = _shown_interval(run)
-    axes.text(high, 0.03, "training interval ", ha="right", **words)
+    if not run.source:
+        axes.text(high, 0.03, "training interval ", ha="right", **words)
     worst = int(np.nanargmin(run.truth))
     if run.truth[worst] < axes.get_ylim()[0]:
         note = f"  ← truth falls to $-${-run.truth[worst]:.0f} at c = {run.slopes[worst]:.3g}"

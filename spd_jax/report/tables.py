@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spd_jax.report.text import duration, table
-from spd_jax.studies.candidates import Look
+from spd_jax.studies.candidates import Look, means, short
 
 
 def table_summary(summary: Mapping[str, Any]) -> str:
@@ -31,20 +31,26 @@ def table_summary(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def candidates_table(looks: Sequence[Look]) -> str:
-    """Return held-out loss and tau by candidate and outer step, means over trials, best first."""
-    found: dict[tuple[str, int], list[tuple[float, float]]] = {}
-    for look in looks:
-        found.setdefault((look.candidate, look.step), []).append((look.loss, look.tau))
-    rows = [
-        (sum(loss for loss, _ in own) / len(own), sum(tau for _, tau in own) / len(own), place, own)
-        for place, own in found.items()
-    ]
+def candidates_table(looks: Sequence[Look], criterion: str = "loss") -> str:
+    """Return held-out loss and tau by candidate and outer step, means over trials: the best 20.
+
+    Args:
+      looks: of a comparison.
+      criterion: "loss" or "tau", what is best.
+    """
+    found = means(looks)
+    found.sort(key=lambda own: own.loss if criterion == "loss" else -own.tau)
     return table(
         "held-out figures of every candidate, best first",
         ["candidate", "step", "loss", "tau", "trials"],
         [
-            [candidate, str(step), f"{loss:.3f}", f"{tau:.3f}", str(len(own))]
-            for loss, tau, (candidate, step), own in sorted(rows, key=lambda row: row[0])
+            [
+                short(own.candidate),
+                str(own.step),
+                f"{own.loss:.3f}",
+                f"{own.tau:.3f}",
+                str(own.trials),
+            ]
+            for own in found[:20]
         ],
     )

@@ -1,36 +1,41 @@
-"""Comparing settings of a dish on motifs that no reported figure uses (appendix A.1).
+"""Choosing a dish's settings on motifs or tables that no reported figure uses (appendix A.1).
 
-Each candidate learns from some of the tuning motifs and predicts the others, after every few
-outer steps. Trials keep every prediction, tuning.csv the figures; the setting to choose has
-the smallest mean held-out outer loss.
+Candidates are given, or drawn at random from the papers' ranges. Each learns from some motifs
+and predicts others, after every few outer steps. Trials keep every prediction, exams.json names
+all motifs and tables that anybody saw, tuning.csv has the figures. Chosen is the candidate, with
+its number of outer steps, whose mean over exams and dishes is best by a criterion.
 """
 
 import dataclasses
 import math
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from spd_jax import archs as batches
 from spd_jax import dish, files, metrics
 from spd_jax.dish import DishConfig, DishState
 from spd_jax.errors import UserError
 from spd_jax.ground_truth import lookup
 from spd_jax.ground_truth.lookup import TruthTable
 from spd_jax.problems import Problem
-from spd_jax.studies import events, machine, tuning
+from spd_jax.studies import events, exams, machine, tuning
 from spd_jax.studies import settings as settings_lib
-from spd_jax.studies.run_folder import RunFolder, open_folder
+from spd_jax.studies.exams import Exam
+from spd_jax.studies.run_folder import RunFolder, logger, open_folder
 from spd_jax.studies.settings import setting
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
 
 COLUMNS = (
-    "candidate", "known", "split", "draw", "outer_step", "held_out_loss", "held_out_tau",
-    "learned_from",
+    "candidate", "exam", "draw", "outer_step", "held_out_loss", "held_out_tau", "learned_from",
+    "asked",
 )  # fmt: skip
+RANGES = {"table_2": tuning.TABLE_2, "table_4": tuning.TABLE_4}
+CRITERIA = ("tau", "loss")
+LONG = 50  # letters of a candidate: longer ones are named by their digest
 _READERS: dict[type, Callable[[str], Any]] = {
     int: int,
     float: float,
@@ -43,15 +48,39 @@ _READERS: dict[type, Callable[[str], Any]] = {
 class CandidateSettings:
     """Settings of a comparison of candidates."""
 
-    preset: str = setting("tiny", "whose tuning motifs are used")
+    target: str = setting(
+        "",
+        "ground truth that the settings are for: they are chosen on the other shipped tables, one "
+        "learned from, one asked about; unseen: on all of them; default: on tuning motifs",
+    )
+    preset: str = setting("tiny", "whose tuning motifs are used, without a target")
     dish_preset: str = setting("best", "settings that candidates change", flag="dish", free=True)
     dish: DishConfig = setting(DishConfig(), "", by_preset=True)
     candidates: tuple[str, ...] = setting(
-        ("init_scale=0.2",), "settings to compare: name=value, several joined by +", free=True
+        (), "settings to compare: name=value, several joined by +", free=True
+    )
+    random: int = setting(20, "candidates drawn at random, beside these", at_least=0, free=True)
+    ranges: str = setting("table_2", "what they are drawn from", choices=tuple(RANGES), free=True)
+    wider: bool = setting(
+        True, "also draw gradient and targets, and inner rates of up to 1", free=True
+    )
+    draw_seed: int = setting(0, "decides the random candidates", at_least=0, free=True)
+    criterion: str = setting(
+        "tau",
+        "what chooses: the largest mean held-out tau, which no outlier of the truths moves, or the "
+        "smallest mean outer loss (appendix A.1)",
+        choices=CRITERIA,
+        free=True,
     )
     splits: int = setting(2, "splits of the tuning motifs", at_least=1, free=True)
-    draws: int = setting(2, "dishes drawn for each split", at_least=1, free=True)
-    known: int = setting(40, "motifs to learn from", at_least=2)
+    draws: int = setting(2, "dishes drawn for each exam", at_least=1, free=True)
+    finalists: int = setting(
+        0,
+        "candidates that are tried with all draws, the best of those with one; 0: all of them",
+        at_least=0,
+        free=True,
+    )
+    known: int = setting(40, "tuning motifs to learn from", at_least=2)
     steps: int = setting(16, "outer steps", at_least=0)
     every: int = setting(4, "outer steps between two looks", at_least=1)
 
@@ -62,33 +91,53 @@ class Look:
 
     Attributes:
       candidate: the settings, as `name=value+name=value`.
-      split: number of the split of the tuning motifs.
+      exam: name of what was learned from and asked.
       draw: number of the dish.
       step: outer steps taken.
       loss: outer loss, standardised scores against truth; infinite where a motif diverged.
-      tau: Kendall's tau.
+      tau: Kendall's tau; NaN where nothing was ranked.
     """
 
     candidate: str
-    split: int
+    exam: str
     draw: int
     step: int
     loss: float
     tau: float
 
 
-def surrogate_of(candidate: str, problem: Problem, settings: CandidateSettings) -> DishSurrogate:
-    """Return the dish of `name=value+name=value`; `hidden_size` is the network's.
+class Choice(NamedTuple):
+    """A candidate after some outer steps.
+
+    Attributes:
+      candidate: the settings, as `name=value+name=value`.
+      step: outer steps taken.
+      loss: mean outer loss over exams and dishes; infinite where a motif diverged.
+      tau: mean Kendall's tau, -1 standing for a dish that ranked nothing.
+      trials: dishes that the means are over.
+    """
+
+    candidate: str
+    step: int
+    loss: float
+    tau: float
+    trials: int
+
+
+def surrogate_of(
+    candidate: str, problem: Problem, settings: CandidateSettings
+) -> tuple[DishSurrogate, int]:
+    """Return the dish of `name=value+name=value`, and its `hidden_size`, the network's width.
 
     Raises:
       UserError: no such setting, or one that takes no single number or word.
     """
-    config, hidden = settings.dish, 3
+    config, hidden = settings.dish, problem.hidden_size
     for part in candidate.split("+"):
         name, _, text = part.partition("=")
         if name == "outer_steps":
             raise UserError("a candidate sets outer_steps, which is the same for all: set steps")
-        default = 3 if name == "hidden_size" else settings_lib.to_json(config).get(name)
+        default = hidden if name == "hidden_size" else settings_lib.to_json(config).get(name)
         try:
             value = _READERS[type(default)](text)
         except (KeyError, ValueError) as error:
@@ -100,9 +149,44 @@ def surrogate_of(candidate: str, problem: Problem, settings: CandidateSettings) 
             hidden = value
         else:
             config = dataclasses.replace(config, **{name: value})
+    if config.schedule == "cosine":
+        raise UserError(
+            "schedule=cosine depends on the number of outer steps, which the looks choose: compare "
+            "staircase or constant"
+        )
     config = dataclasses.replace(config, outer_steps=settings.steps)
     dish.check(config)
-    return DishSurrogate(problem.family(hidden), config, sharding=machine.motif_sharding())
+    found = DishSurrogate(problem.family(hidden), config, sharding=machine.motif_sharding())
+    return found, hidden
+
+
+def short(candidate: str) -> str:
+    """Return the name of a candidate in tables and file names: 16 hexadecimal digits if it is long.
+
+    >>> short("init_scale=0.2")
+    'init_scale=0.2'
+    """
+    return candidate if len(candidate) <= LONG else sha256(candidate.encode()).hexdigest()[:16]
+
+
+def drawn(settings: CandidateSettings) -> list[str]:
+    """Return the random candidates: more of them begin with the same ones.
+
+    Each number is rounded to three digits, and there are as many valid as train samples. The
+    number of outer steps is not drawn: all of them are looked at.
+    """
+    ranges = {**RANGES[settings.ranges], **(tuning.WIDER if settings.wider else {})}
+    del ranges["outer_steps"]
+    found = []
+    for number in range(settings.random):
+        key = jax.random.fold_in(jax.random.key(settings.draw_seed), number)
+        own = tuning.draw(key, ranges)
+        own["valid_samples"] = own["train_samples"]
+        if own.get("gradient") != "truncated":
+            own.pop("truncation", None)
+        words = (f"{x:.3g}" if isinstance(x, float) else str(x) for x in own.values())
+        found.append("+".join(f"{name}={text}" for name, text in zip(own, words, strict=True)))
+    return found
 
 
 def run(
@@ -110,14 +194,16 @@ def run(
     settings: CandidateSettings,
     workdir: str | os.PathLike[str],
     *,
+    table: TruthTable | None = None,
     listen: events.Listener = events.ignore,
 ) -> list[Look]:
-    """Compare the candidates, or go on with it; write tuning.csv.
+    """Compare the candidates, or go on with it; write exams.json and tuning.csv.
 
     Args:
-      problem: whose dish is set up; it must have a tuning table.
+      problem: whose dish is set up.
       settings: the candidates, and how they are compared.
       workdir: the run folder; candidates that it has seen before are kept.
+      table: tuning motifs; None takes the shipped ones, or those that `target` leaves.
       listen: told what happens.
 
     Returns:
@@ -127,70 +213,139 @@ def run(
       UserError: settings with which nothing can be compared, or a folder of another run.
     """
     settings_lib.check(settings)
-    table = _tuning_table(problem, settings)
-    if not any(settings.candidates):
-        raise UserError("there are no candidates: give settings as name=value")
-    surrogates = {own: surrogate_of(own, problem, settings) for own in settings.candidates}
-    config = {"study": "candidates", "table": table.identity, **settings_lib.described(settings)}
-    trials = [
-        (candidate, split, draw)
-        for split in range(settings.splits)
-        for draw in range(settings.draws)
-        for candidate in surrogates
-    ]
-    looks: list[Look] = []
+    tables = _tables(problem, settings) if table is None else {"given": table}
+    if settings.target:
+        asked = exams.of_pairs(tables)
+    else:
+        (only,) = tables.values()
+        asked = exams.of_splits(only, settings.known, settings.splits)
+    names = [*filter(None, settings.candidates), *drawn(settings)]
+    if not names:
+        raise UserError("there are no candidates: give settings as name=value, or draw some")
+    surrogates = {own: surrogate_of(own, problem, settings)[0] for own in names}
+    config = {"study": "candidates", **settings_lib.described(settings)}
+    config["tables"] = {name: own.identity for name, own in tables.items()}
     with open_folder(workdir, config) as folder:
-        listen(events.Stage("trials", len(trials), note="compiling"))
-        for done, trial in enumerate(trials, 1):
-            found = _trial(folder, table, surrogates[trial[0]], settings, trial)
-            looks += found
-            best = min(found, key=lambda look: look.loss)
-            listen(events.Advanced(done, f"{trial[0]}: loss {best.loss:.3f} at step {best.step}"))
+        if settings.finalists and settings.draws > 1:
+            looks = _all_trials(folder, surrogates, asked, settings, 1, listen)
+            best = {own.candidate: None for own in _ranked(means(looks), settings.criterion)}
+            finalists = list(best)[: settings.finalists]
+            chosen = {name: surrogates[name] for name in finalists}
+            looks = [look for look in looks if look.candidate not in chosen]
+            looks += _all_trials(folder, chosen, asked, settings, settings.draws, listen)
+        else:
+            looks = _all_trials(folder, surrogates, asked, settings, settings.draws, listen)
         _write_log(folder)
     return looks
 
 
-def _tuning_table(problem: Problem, settings: CandidateSettings) -> TruthTable:
-    """Return the motifs to compare on; raises UserError where there are too few."""
+def _all_trials(
+    folder: RunFolder,
+    surrogates: Mapping[str, DishSurrogate],
+    asked: Sequence[Exam],
+    settings: CandidateSettings,
+    draws: int,
+    listen: events.Listener,
+) -> list[Look]:
+    """Return the looks of all candidates in all exams with the first `draws` dishes."""
+    trials = [  # those of one candidate in turn, since they share what was compiled
+        Place(candidate, exam, draw)
+        for candidate in surrogates
+        for exam in asked
+        for draw in range(draws)
+    ]
+    looks: list[Look] = []
+    listen(events.Stage("trials", len(trials), note="compiling"))
+    for done, place in enumerate(trials, 1):
+        found = _trial(folder, surrogates[place.candidate], settings, place)
+        looks += found
+        best = max(found, key=lambda look: -math.inf if math.isnan(look.tau) else look.tau)
+        note = f"{short(place.candidate)}, {place.exam.name}: tau {best.tau:.3f}"
+        listen(events.Advanced(done, f"{note} at step {best.step}"))
+    return looks
+
+
+def means(looks: Sequence[Look]) -> list[Choice]:
+    """Return every candidate after every number of outer steps that was looked at."""
+    groups: dict[tuple[str, int], list[Look]] = {}
+    for look in looks:
+        groups.setdefault((look.candidate, look.step), []).append(look)
+    return [
+        Choice(
+            candidate,
+            step,
+            float(np.mean([look.loss for look in own])),
+            float(np.mean([-1.0 if math.isnan(look.tau) else look.tau for look in own])),
+            len(own),
+        )
+        for (candidate, step), own in groups.items()
+    ]
+
+
+def choose(looks: Sequence[Look], criterion: str) -> Choice:
+    """Return the best candidate that took an outer step (any, where none did).
+
+    Candidates that were tried less often than others are left out.
+
+    Args:
+      looks: of a comparison.
+      criterion: "tau" or "loss".
+    """
+    found = means(looks)
+    most = max(own.trials for own in found)
+    return _ranked([own for own in found if own.trials == most], criterion)[0]
+
+
+def _ranked(found: Sequence[Choice], criterion: str) -> list[Choice]:
+    """Return those that took an outer step (all, where none did), the best first."""
+    found = [own for own in found if own.step > 0] or list(found)
+    return sorted(found, key=lambda own: own.loss if criterion == "loss" else -own.tau)
+
+
+def chosen_dish(
+    choice: Choice, problem: Problem, settings: CandidateSettings
+) -> tuple[DishSurrogate, int]:
+    """Return the dish of a choice, with as many outer steps as it says, and its `hidden_size`."""
+    found, hidden = surrogate_of(choice.candidate, problem, settings)
+    config = dataclasses.replace(found.config, outer_steps=choice.step)
+    return dataclasses.replace(found, config=config), hidden
+
+
+def _tables(problem: Problem, settings: CandidateSettings) -> dict[str, TruthTable]:
+    """Return the shipped tables that may be looked at, by name."""
+    if settings.target:
+        return exams.tables_beside(problem, settings.target)
     name = problem.ground_truth(settings.preset).tuning_table
     if not name:
         raise UserError(
-            f"{problem.name} has no tuning motifs with preset {settings.preset}: buy a table of "
-            "part tuning, and register it"
+            f"{problem.name} has no tuning motifs with preset {settings.preset}: give a table and "
+            "the cells of it to use, or a target, or register a table of part tuning"
         )
-    table = lookup.read(lookup.shipped(name), problem.space)
-    if settings.known > len(table) - 2:
-        raise UserError(
-            f"known={settings.known} of {len(table)} tuning motifs leaves none to predict: give "
-            f"at most {len(table) - 2}"
-        )
-    return table
+    return {"tuning": lookup.read(lookup.shipped(name), problem.space)}
+
+
+class Place(NamedTuple):
+    """Which trial: a candidate, what it is judged by, and the number of its dish."""
+
+    candidate: str
+    exam: Exam
+    draw: int
 
 
 def _trial(
-    folder: RunFolder,
-    table: TruthTable,
-    surrogate: DishSurrogate,
-    settings: CandidateSettings,
-    trial: tuple[str, int, int],
+    folder: RunFolder, surrogate: DishSurrogate, settings: CandidateSettings, place: Place
 ) -> list[Look]:
     """Return the looks of one trial, from the folder where it holds them."""
-    candidate, split, draw = trial
-    name = f"trials/{candidate}_split{split}_draw{draw}.json"
+    candidate, exam, draw = place
+    name = f"trials/{short(candidate)}_{exam.name}_draw{draw}.json"
     kept = folder.read_json(name, _read_trial)
     if kept is None:
-        order = np.random.default_rng(split).permutation(len(table))
-        known = np.sort(order[: settings.known])
-        kept = {
-            "candidate": candidate,
-            "split": split,
-            "draw": draw,
-            "known": known.tolist(),
-            "looks": _try_out(surrogate, jax.random.key(draw), table, known, settings.every),
-        }
+        looks = _try_out(surrogate, jax.random.key(draw), exam, settings.every)
+        kept = {"candidate": candidate, "exam": exam.name, "draw": draw, "looks": looks}
+        kept["seen"] = exam.described()
         folder.keep_json(name, kept)
     looks = _read_trial(kept)["looks"]
-    return [Look(candidate, split, draw, x["step"], _loss(x), x["tau"]) for x in looks]
+    return [Look(candidate, exam.name, draw, x["step"], _loss(x), x["tau"]) for x in looks]
 
 
 def _loss(look: dict[str, Any]) -> float:
@@ -208,25 +363,28 @@ def _read_trial(content: Any) -> dict[str, Any]:
         raise ValueError("no looks")
     return {
         "candidate": str(content["candidate"]),
-        "split": int(content["split"]),
+        "exam": str(content["exam"]),
         "draw": int(content["draw"]),
-        "known": [int(i) for i in content["known"]],
         "looks": content["looks"],
+        "seen": {
+            role: {"table": str(own["table"]), "motifs": list(map(str, own["motifs"]))}
+            for role, own in content["seen"].items()
+        },
     }
 
 
 def _try_out(
-    surrogate: DishSurrogate, key: jax.Array, table: TruthTable, known: np.ndarray, every: int
+    surrogate: DishSurrogate, key: jax.Array, exam: Exam, every: int
 ) -> list[dict[str, Any]]:
-    """Fit to the known motifs; return what the dish said of the others, by outer step."""
-    others = np.setdiff1d(np.arange(len(table)), known)
-    archs, truth = batches.take(table.cells.archs, others), table.scores[others]
+    """Fit to what an exam shows; return what the dish said of what it asks, by outer step."""
+    truth = exam.asked.scores
     looks: list[dict[str, Any]] = []
 
     def look(state: DishState) -> None:
         predicted = dish.predict(
-            state, surrogate.family, surrogate.config, archs, sharding=surrogate.sharding
-        )
+            state, surrogate.family, surrogate.config, exam.asked.cells.archs,
+            sharding=surrogate.sharding,
+        )  # fmt: skip
         figures = {
             "step": int(state.step),
             "loss": tuning.held_out_loss(predicted, truth),
@@ -236,25 +394,31 @@ def _try_out(
         looks.append(files.to_json(figures))
 
     look(surrogate.start(key))
-    surrogate.fit(
-        key,
-        batches.take(table.cells.archs, known),
-        table.scores[known],
-        on_step=lambda step: look(step.state) if step.done % every == 0 else None,
-    )
+    try:
+        surrogate.fit(
+            key,
+            exam.known.cells.archs,
+            exam.known.scores,
+            on_step=lambda step: look(step.state) if step.done % every == 0 else None,
+        )
+    except UserError as error:  # no motif's inner training is finite: a candidate that fails
+        looks.append({"step": surrogate.config.outer_steps, "loss": None, "tau": None})
+        logger.warning("%s", error)
     return looks
 
 
 def _write_log(folder: RunFolder) -> None:
-    """Write tuning.csv: the looks of every trial that the folder holds."""
-    rows = []
+    """Write tuning.csv and exams.json: looks and motifs of every trial that the folder holds."""
+    rows, shown = [], {}
     for path in sorted((folder.path / "trials").glob("[!.]*.json")):
         trial = folder.read_json(f"trials/{path.name}", _read_trial)
         if trial is None:
             continue
-        learned_from = " ".join(map(str, trial["known"]))
+        shown[trial["exam"]] = trial["seen"]
+        seen = [f"{len(own['motifs'])} of {own['table']}" for own in trial["seen"].values()]
         for look in trial["looks"]:
             figures = [f"{value:.4f}" for value in (_loss(look), look["tau"])]
-            place = [trial["candidate"], len(trial["known"]), trial["split"], trial["draw"]]
-            rows.append([*place, look["step"], *figures, learned_from])
+            place = [trial["candidate"], trial["exam"], trial["draw"], look["step"]]
+            rows.append([*place, *figures, *seen])
     files.write_csv(folder.path / "tuning.csv", {}, COLUMNS, rows)
+    folder.write_json("exams.json", shown)

@@ -3,6 +3,9 @@
 The dish, its untrained self, the paper's MLP control and a Gaussian process know the scores
 of slopes in a training interval alone, and predict those of all slopes of a table. Every seed
 draws its own known slopes, and chooses the dish's settings on them (appendix A.1).
+
+Or all of them learn from a whole table of another data set (ours), and that table, read
+directly, is one more rival.
 """
 
 import dataclasses
@@ -82,14 +85,23 @@ class ComputedTable:
     data_dir: str | None = None
 
 
-def draw_split(table: TruthTable, seed: int, settings: ExtrapolationSettings) -> Split:
-    """Draw the known slopes of a seed; raises UserError when the interval has too few."""
+def draw_split(
+    table: TruthTable, seed: int, settings: ExtrapolationSettings, source: TruthTable | None = None
+) -> Split:
+    """Draw the known slopes of a seed; raises UserError when the interval has too few.
+
+    All slopes of `source`, in order, take their place where there is one.
+    """
     slopes = slopes_of(table.cells.names)
+    left = np.flatnonzero(slopes < settings.train_slope_min)
+    if source is not None:
+        inside = _inside(slopes, str(table.source), dataclasses.replace(settings, num_train=2))
+        return Split(source, np.arange(0), np.arange(len(slopes)), left, inside)
     inside = _inside(slopes, str(table.source), settings)
     order = np.random.default_rng(seed).permutation(inside)
     train = np.sort(order[: settings.num_train])
     others = np.setdiff1d(np.arange(len(slopes)), train)
-    return Split(train, others, np.flatnonzero(slopes < settings.train_slope_min))
+    return Split(table.take(train), train, others, left, inside)
 
 
 def _inside(slopes: np.ndarray, source: str, settings: ExtrapolationSettings) -> np.ndarray:
@@ -110,6 +122,7 @@ def run(
     settings: ExtrapolationSettings,
     workdir: str | os.PathLike[str],
     *,
+    source: TruthTable | None = None,
     listen: events.Listener = events.ignore,
 ) -> dict[str, Any]:
     """Run every seed that the folder does not hold yet, and write the run's files.
@@ -119,6 +132,7 @@ def run(
       table: ground truths; or how to compute them into the folder, first.
       settings: of the experiment.
       workdir: the run folder.
+      source: table of another data set, all of which is learned from in place of known slopes.
       listen: told what happens.
 
     Returns:
@@ -131,15 +145,19 @@ def run(
     candidates = candidates_of(problem, settings)
     config = {"study": "extrapolation", **_described(settings)}
     grows = settings_lib.growing(settings)
+    if source is not None:
+        source = in_order(source)
+        config["source"] = source.identity
     # Settings that do not fit the table are refused before anything is written or trained.
     if isinstance(table, TruthTable):
         table = in_order(table)
-        draw_split(table, settings.seed, settings)
+        draw_split(table, settings.seed, settings, source)
         config["table"] = table.identity
-        name = table.source.stem.removesuffix(f"_{problem.space.name}")
+        name = _data_of(table, problem)
     else:
         name = table.dataset
-        _inside(slopes_of(table.slopes), f"the table of {name}", settings)
+        least = settings if source is None else dataclasses.replace(settings, num_train=2)
+        _inside(slopes_of(table.slopes), f"the table of {name}", least)
         described = {"slopes": table.slopes, "dataset": name, "epochs": table.epochs}
         config["computed"] = settings_lib.to_json(described)
         config["ground_truth_seeds"] = table.seeds
@@ -147,25 +165,33 @@ def run(
     with open_folder(workdir, config, grows) as folder:
         if isinstance(table, ComputedTable):
             table = in_order(compute_table(folder, problem, table, listen))
-        results = _run_seeds(folder, table, settings, candidates, listen)
-        summary = {"dataset": name, **summarise(table, settings, results)}
+        seeds = range(settings.seed, settings.seed + settings.num_seeds)
+        splits = {seed: draw_split(table, seed, settings, source) for seed in seeds}
+        results = _run_seeds(folder, table, splits, candidates, listen)
+        origin = "" if source is None else _data_of(source, problem)
+        summary = {"dataset": name, "source": origin, **summarise(table, settings, results)}
         predictions.write_curves(folder, table, results)
-        _write_samples(folder, table, settings, candidates, results)
+        _write_samples(folder, table, splits, candidates, results)
         folder.write_json("summary.json", summary)
     return summary
+
+
+def _data_of(table: TruthTable, problem: Problem) -> str:
+    """Return the data set that a table's file is called after."""
+    return table.source.stem.removesuffix(f"_{problem.space.name}")
 
 
 def _write_samples(
     folder: RunFolder,
     table: TruthTable,
-    settings: ExtrapolationSettings,
+    splits: Mapping[int, Split],
     candidates: Mapping[str, DishSurrogate],
     results: Mapping[int, Mapping[str, Any]],
 ) -> None:
     """Write the samples of the first seed's dish, before and after learning."""
     seed, first = next(iter(results.items()))
     surrogate = candidates[first["setting"]]
-    fitted = one_split.find_dish(folder, seed, table, draw_split(table, seed, settings), surrogate)
+    fitted = one_split.find_dish(folder, seed, table, splits[seed], surrogate)
     start = surrogate.start(jax.random.key(seed))
     predictions.write_samples(folder, start.data, fitted.state.data)
 
@@ -232,13 +258,12 @@ def compute_table(
 def _run_seeds(
     folder: RunFolder,
     table: TruthTable,
-    settings: ExtrapolationSettings,
+    splits: Mapping[int, Split],
     candidates: Mapping[str, DishSurrogate],
     listen: events.Listener,
 ) -> dict[int, dict[str, Any]]:
     """Run every seed that the folder does not hold yet; return the results of all."""
-    seeds = range(settings.seed, settings.seed + settings.num_seeds)
-    splits = {seed: draw_split(table, seed, settings) for seed in seeds}
+    seeds = list(splits)
     names = {seed: f"states/{table.identity[:8]}/result_seed{seed}.json" for seed in seeds}
     found = {seed: folder.read_json(names[seed], _result) for seed in seeds}
     results = {seed: result for seed, result in found.items() if result is not None}
@@ -263,7 +288,10 @@ def _result(content: Any) -> dict[str, Any]:
         "train": [int(i) for i in content["train"]],
         "setting": str(content["setting"]),
         "predictions": {str(name): list(own) for name, own in content["predictions"].items()},
-        "figures": {m: {f: content["figures"][m][f] for f in FIGURES} for m in METHODS},
+        "figures": {
+            method: {figure: content["figures"][method][figure] for figure in FIGURES}
+            for method in dict.fromkeys((*METHODS, *content["figures"]))
+        },
         "seconds": {str(name): float(value) for name, value in content["seconds"].items()},
         "outer_steps": int(content["outer_steps"]),
         "metrics": [dict(line) for line in content["metrics"]],
@@ -278,6 +306,7 @@ def summarise(
     chosen = [result["setting"] for result in found]
     return {
         "preset": settings.preset,
+        "methods": list(found[0]["figures"]),
         "train_interval": [settings.train_slope_min, settings.train_slope_max],
         "num_train": settings.num_train,
         "num_dishes": settings.dish.ensemble_size,
@@ -293,7 +322,7 @@ def summarise(
                 figure: metrics.spread([r["figures"][method][figure] for r in found])
                 for figure in FIGURES
             }
-            for method in METHODS
+            for method in found[0]["figures"]
         },
         "seconds": {
             name: metrics.spread([result["seconds"][name] for result in found])

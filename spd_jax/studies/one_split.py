@@ -1,7 +1,8 @@
 """One seed of the extrapolation: every method on one split of a table of slopes.
 
-What is known are some slopes of the training interval; the dish chooses its settings on them,
-all methods are fitted on them, and predict every slope of the table.
+What is known are some slopes of the training interval, or all slopes of another table; the dish
+chooses its settings on them, all methods are fitted on them, and predict every slope of the
+table.
 """
 
 import dataclasses
@@ -13,12 +14,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from spd_jax import archs as batches
 from spd_jax import dish, files, metrics
 from spd_jax.dish import DishState
 from spd_jax.ground_truth.lookup import TruthTable
 from spd_jax.studies import machine, saved_fits, tuning
-from spd_jax.studies.predictions import METHODS, slopes_of
+from spd_jax.studies.predictions import METHODS, SOURCE, slopes_of
 from spd_jax.studies.run_folder import RunFolder
 from spd_jax.surrogates.dish_surrogate import DishSurrogate, FittedDish
 from spd_jax.surrogates.protocol import FitStep, Surrogate
@@ -30,17 +30,21 @@ SAVE_EVERY = 5  # outer steps between two saved states
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Which motifs of a table a seed knows.
+    """Which motifs of a table a seed knows, as indices into it, and what it learns from.
 
     Attributes:
-      train: indices of the known motifs, `[num_train]`.
+      known: what is learned from: the known motifs, or another table.
+      train: the known motifs, `[num_train]`; none when another table is learned from.
       test: the others.
       left: the ones left of the training interval.
+      inside: the ones in the interval.
     """
 
+    known: TruthTable
     train: np.ndarray
     test: np.ndarray
     left: np.ndarray
+    inside: np.ndarray
 
 
 def run_seed(
@@ -56,14 +60,14 @@ def run_seed(
 
     Returns:
       JSON-ready: `predictions` (columns by name, in standard deviations over the known
-      motifs), `figures` by method, `seconds`, and the seed's lines of metrics.jsonl.
+      motifs; from another table, over the table's motifs in the training interval), `figures`
+      by method, `seconds`, and the seed's lines of metrics.jsonl.
     """
-    archs, truth = table.cells.archs, table.scores
-    known, known_truth = batches.take(archs, split.train), truth[split.train]
+    archs, known = table.cells.archs, split.known.cells.archs
     key = jax.random.key(seed)
     seconds = {"compile": 0.0}
     with machine.timed(seconds, "tune"):
-        setting = _choose(folder, seed, key, table, split.train, candidates)
+        setting = _choose(folder, seed, key, table, split, candidates)
     surrogate = candidates[setting]
     with machine.timed(seconds, "fit"):
         fitted, logged = _fit_dish(folder, seed, table, split, surrogate)
@@ -75,27 +79,64 @@ def run_seed(
         members = _members(surrogate, fitted.state, archs)
     predicted = {"dish": np.median(members, axis=0)} | _quartiles("dish", members)
     if int(fitted.state.stop_step) > 0:
-        members = _standardised(_members(surrogate, surrogate.start(key), archs), split.train)
+        members = _untrained(surrogate, key, known, archs)
     predicted |= {"dish_untrained": np.median(members, axis=0)}
     predicted |= _quartiles("dish_untrained", members)
-    mean, std = known_truth.mean(), known_truth.std() or 1.0
-    rivals: dict[str, Surrogate] = {
-        "slope_mlp": SlopeMlp(),
-        "gaussian_process": GaussianProcess(lambda slopes: np.asarray(slopes, float)[:, None]),
-    }
-    for name, rival in rivals.items():
-        with machine.timed(seconds, name):
-            values = rival.fit(key, known, known_truth).predict(archs)
-        predicted[name] = (np.asarray(values) - mean) / std
+    predicted |= _rivals(key, table, split, seconds)
+    if len(split.train) == 0:
+        predicted = _on_one_scale(predicted, split.inside)
     return {
         "train": split.train.tolist(),
         "setting": setting,
         "predictions": files.to_json(predicted),
-        "figures": {name: score(table, split, predicted[name]) for name in METHODS},
+        "figures": {
+            name: score(table, split, predicted[name])
+            for name in (*METHODS, SOURCE)
+            if name in predicted
+        },
         "seconds": dict(seconds),
         "outer_steps": int(fitted.state.stop_step),
         "metrics": logged,
     }
+
+
+def _rivals(
+    key: jax.Array, table: TruthTable, split: Split, seconds: dict[str, float]
+) -> dict[str, np.ndarray]:
+    """Return what the rivals predict, by name, in standard deviations over the known motifs.
+
+    Another table that is learned from is itself a rival, read at the same slopes (between
+    slopes of its own along a straight line).
+    """
+    known, truth = split.known.cells.archs, split.known.scores
+    rivals: dict[str, Surrogate] = {
+        "slope_mlp": SlopeMlp(),
+        "gaussian_process": GaussianProcess(lambda slopes: np.asarray(slopes, float)[:, None]),
+    }
+    values = {}
+    for name, rival in rivals.items():
+        with machine.timed(seconds, name):
+            values[name] = np.asarray(rival.fit(key, known, truth).predict(table.cells.archs))
+    if len(split.train) == 0:
+        own = slopes_of(split.known.cells.names)
+        values[SOURCE] = np.interp(slopes_of(table.cells.names), own, truth)
+    mean, std = truth.mean(), truth.std() or 1.0
+    return {name: (value - mean) / std for name, value in values.items()}
+
+
+def _on_one_scale(predicted: dict[str, np.ndarray], inside: np.ndarray) -> dict[str, np.ndarray]:
+    """Return predictions shifted and scaled so that those `inside` have mean 0 and deviation 1.
+
+    A method that learned from another table predicts in its unit: this makes the curves
+    comparable and changes no order. A method's band moves with it.
+    """
+    found = {}
+    for name, values in predicted.items():
+        base = predicted[name.removesuffix("_low").removesuffix("_high")][inside]
+        base = base[np.isfinite(base)]
+        mean, std = (base.mean(), base.std() or 1.0) if len(base) else (0.0, 1.0)
+        found[name] = (values - mean) / std
+    return found
 
 
 def _members(surrogate: DishSurrogate, state: DishState, archs: Any) -> np.ndarray:
@@ -111,7 +152,7 @@ def _choose(
     seed: int,
     key: jax.Array,
     table: TruthTable,
-    train: np.ndarray,
+    split: Split,
     candidates: Mapping[str, DishSurrogate],
 ) -> str:
     """Return the setting that A.1 takes; tuning_seed<n>.json names every slope it saw."""
@@ -125,11 +166,11 @@ def _choose(
     chosen = tuning.choose(
         jax.random.fold_in(key, 1),
         candidates,
-        batches.take(table.cells.archs, train),
-        table.scores[train],
+        split.known.cells.archs,
+        split.known.scores,
         on_trial=trials.append,
     )
-    seen = slopes_of(table.cells.names)[train]
+    seen = slopes_of(split.known.cells.names)
     entries = [
         {
             "setting": trial.name,
@@ -163,8 +204,8 @@ def find_dish(
         f"{_dish_folder(folder, table).name}/dish_seed{seed}",
         surrogate,
         jax.random.key(seed),
-        batches.take(table.cells.archs, split.train),
-        table.scores[split.train],
+        split.known.cells.archs,
+        split.known.scores,
         every=SAVE_EVERY,
         on_start=on_start,
         on_step=on_step,
@@ -189,11 +230,11 @@ def _fit_dish(
 
     fitted = find_dish(folder, seed, table, split, surrogate, on_start=keep_before, on_step=on_step)
     keep_before(fitted.state)  # a killed run may have written the last line already
+    known = dish.KnownMotifs.of(split.known.cells.archs, split.known.scores)
     raw = dish.raw_scores(
-        fitted.state, surrogate.family, surrogate.config,
-        batches.take(table.cells.archs, split.train), sharding=surrogate.sharding,
-    )  # fmt: skip
-    losses = dish.outer_losses(surrogate.config, raw, table.scores[split.train])
+        fitted.state, surrogate.family, surrogate.config, known.archs, sharding=surrogate.sharding
+    )
+    losses = dish.outer_losses(surrogate.config, raw, known.targets(surrogate.config).truth)
     log("fit", int(fitted.state.stop_step), losses)
     return fitted, folder.metrics(lambda line: line["seed"] == seed)
 
@@ -238,11 +279,16 @@ def score(table: TruthTable, split: Split, predicted: np.ndarray) -> dict[str, f
     return figures
 
 
-def _standardised(members: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """Standardise raw scores `[E, M]` over the training motifs; one that diverged stays worst."""
-    finite = np.isfinite(members)
-    known = np.where(finite, members, np.nan)[:, train]
-    mean, std = np.nanmean(known, axis=1), np.nanstd(known, axis=1)
+def _untrained(surrogate: DishSurrogate, key: jax.Array, known: Any, archs: Any) -> np.ndarray:
+    """Return every member's scores `[E, M]` before any outer step.
+
+    They are standardised over the known motifs, as those of a fitted dish are; a motif that
+    diverged stays worst.
+    """
+    state = surrogate.start(key)
+    seen, members = (_members(surrogate, state, own) for own in (known, archs))
+    seen, finite = np.where(np.isfinite(seen), seen, np.nan), np.isfinite(members)
+    mean, std = np.nanmean(seen, axis=1), np.nanstd(seen, axis=1)
     scaled = (np.where(finite, members, 0) - mean[:, None]) / np.where(std > 0, std, 1)[:, None]
     return np.where(finite, scaled, -np.inf)
 

@@ -24,6 +24,7 @@ FIGURES = (
     "peak_error",
 )
 METHODS = ("dish", "dish_untrained", "slope_mlp", "gaussian_process")
+SOURCE = "source_table"  # one more method, where another table is learned from
 SAMPLES = ("train_inputs_start", "train_inputs", "valid_inputs", "train_labels", "valid_labels")
 KIND = "synthetic data"  # what the file of samples belongs to
 HUGE = 1e30  # what is larger has diverged
@@ -88,24 +89,27 @@ class Run:
     Attributes:
       dataset: of the ground truth, in words; empty where it is not known.
       preset: name of the dish's settings; empty where it is not known.
+      source: data set of the table that was learned from; empty where it is this one.
       slopes: `[K]` float64, strictly increasing, unitless.
       inside: `[K]` bool, which of them lie in the training interval.
       truth: `[K]`, validation accuracy in standard deviations (population) from the mean
         of the slopes inside; NaN where it is not known.
       truth_error: `[K]`, its standard error in the same unit; NaN where it is not known.
-      bands: for each of `METHODS` the predictions `[K]`, in standard deviations over each
-        seed's training motifs. With a single seed they are those of the dish's members.
+      bands: for each of `METHODS`, and `SOURCE` where there is one, the predictions `[K]`, in
+        standard deviations over each seed's training motifs, or over the slopes inside where
+        another table was learned from. With a single seed they are those of the dish's members.
       seeds: how many there are.
       train_interval: least and greatest slope that a motif was trained on.
       true_peak, dish_peak: slopes of the best truth and of the dish's best prediction; None
         where the run has none.
-      tau: Kendall's tau of `dish` and `dish_untrained`; None where the run has none.
+      tau: Kendall's tau of every method; None where the run has none.
       losses: for each seed the outer steps `[S]`, ascending, and outer losses `[S, E]`.
       samples: the arrays named in `SAMPLES`, inputs `[N, D]` and labels `[N, C]`.
     """
 
     dataset: str
     preset: str
+    source: str
     slopes: np.ndarray
     inside: np.ndarray
     truth: np.ndarray
@@ -185,18 +189,24 @@ def _summary(summary: dict[str, Any]) -> dict[str, Any]:
     return {
         "dataset": str(summary.get("dataset", "")),
         "preset": str(summary.get("preset", "")),
+        "source": str(summary.get("source", "")),
         "train_interval": (low, high),
         "true_peak": None if true is None else Band(*[number(true)] * 3),
         "dish_peak": figure(summary["dish"]["predicted_peak_slope"]),
-        "tau": {name: figure(summary[name]["kendall_tau"]) for name in METHODS[:2]},
+        "tau": {
+            name: figure(summary[name]["kendall_tau"])
+            for name in (*METHODS, SOURCE)
+            if name in summary
+        },
     }
 
 
 def _curves(path: pathlib.Path, low: float, high: float) -> dict[str, Any]:
     """Return the fields of `Run` that predictions.csv holds, a row for each seed and slope."""
-    names = ["seed", "slope", "true", "true_standard_error", *METHODS]
-    names += [f"{name}_{end}" for name in METHODS[:2] for end in ("low", "high")]
     _, lines = files.read_csv(path)
+    methods = [*METHODS, *[SOURCE for _, row in lines[:1] if SOURCE in row]]
+    names = ["seed", "slope", "true", "true_standard_error", *methods]
+    names += [f"{name}_{end}" for name in METHODS[:2] for end in ("low", "high")]
     rows = [[float(row[name] or "nan") for name in names] for _, row in lines]
     if not rows:
         raise ValueError("no rows")
@@ -217,7 +227,7 @@ def _curves(path: pathlib.Path, low: float, high: float) -> dict[str, Any]:
     known = truth[inside & np.isfinite(truth)]
     if known.size == 0 or known.std() == 0:
         raise ValueError("the truth does not vary in the training interval")
-    bands = {name: quartiles(tables[name]) for name in METHODS}
+    bands = {name: quartiles(tables[name]) for name in methods}
     if len(seeds) == 1:
         for name in METHODS[:2]:
             bands[name] = Band(*(quartiles(tables[name + end])[0] for end in ("", "_low", "_high")))

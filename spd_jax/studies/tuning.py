@@ -28,7 +28,8 @@ class Interval(NamedTuple):
     high: float
 
 
-Ranges = Mapping[str, Interval | tuple[int, ...]]
+Value = int | float | str
+Ranges = Mapping[str, Interval | tuple[int, ...] | tuple[str, ...]]
 
 # The search ranges of arXiv 2005.13092, by field of DishConfig; `hidden_size` is the family's.
 TABLE_2: Ranges = {
@@ -57,6 +58,15 @@ TABLE_4: Ranges = {
     "outer_learning_rate": Interval(0.01, 2.5),
     "outer_l2": Interval(1e-6, 1e-3),
     "outer_steps": (100, 200, 300),
+}
+# Ours, beside the papers' ranges: from the timidest inner rate of table 2 to the boldest that this
+# project tried; what the outer loss compares with; and what the outer gradient goes through, half
+# of all draws as in the papers.
+WIDER: Ranges = {
+    "inner_learning_rate": Interval(1e-3, 1.0),
+    "targets": ("values", "ranks"),
+    "gradient": ("full", "full", "truncated", "evaluation_only"),
+    "truncation": (20, 50),
 }
 
 
@@ -124,9 +134,9 @@ def choose(
     return min(means, key=lambda name: means[name])
 
 
-def draw(key: Key, ranges: Ranges) -> dict[str, int | float]:
+def draw(key: Key, ranges: Ranges) -> dict[str, Value]:
     """Draw one setting: log-uniform from an interval, uniform from a tuple; `key` is consumed."""
-    setting: dict[str, int | float] = {}
+    setting: dict[str, Value] = {}
     for name_key, (name, values) in zip(
         jax.random.split(key, len(ranges)), ranges.items(), strict=True
     ):
@@ -140,7 +150,7 @@ def draw(key: Key, ranges: Ranges) -> dict[str, int | float]:
 
 def search(
     key: Key,
-    make: Callable[[dict[str, int | float]], Surrogate],
+    make: Callable[[dict[str, Value]], Surrogate],
     ranges: Ranges,
     archs: Archs,
     scores: ArrayLike,
@@ -148,7 +158,7 @@ def search(
     trials: int = 20,
     outer_loss: str = "zscored_mse",
     on_trial: Callable[[Trial], None] = lambda trial: None,
-) -> dict[str, int | float]:
+) -> dict[str, Value]:
     """Random search: draw settings from ranges, and `choose` among them.
 
     Args:
