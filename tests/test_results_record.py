@@ -130,3 +130,45 @@ def test_the_table_of_the_ablation_is_its_record():
             assert text == f"{own.mean():.2f} ± {own.std(ddof=1):.2f}"
         assert loss == f"{values['outer_loss_last'].mean():.2f}"
         assert converged == f"{values['converged_after'].mean():.2f}"
+
+
+# Image cells
+
+IMAGE_CELLS = (ROOT / "docs" / "image_cells.md").read_text("utf-8")
+
+
+def test_the_table_of_searches_of_image_cells_is_its_record():
+    summary = record("nasbench201_search")["summary"]
+    methods = {own["label"]: own for own in summary["methods"].values()}
+    rows = rows_after(IMAGE_CELLS, "### NAS-Bench-201: Algorithm 1")
+    assert {row[0] for row in rows} == set(methods)
+    for label, at_100, at_60, at_80, taus in rows:
+        own = methods[label]
+        test = own["at_equal_ground_truths"]["test"]
+        assert at_100 == f"{100 * test['mean']:.2f} ({100 * test['std']:.2f})"
+        for told, cost in ((at_60, "60"), (at_80, "80")):
+            assert told == f"{100 * own['by_ground_truths'][cost]['test']:.2f}"
+        medians = [f"{tau['median']:.2f}" for tau in own["tau_by_iteration"].values()]
+        assert taus == (", ".join(medians) or "-")
+    assert f"{100 * summary['best_possible']:.2f} %" in IMAGE_CELLS
+
+
+@pytest.mark.parametrize(
+    ("title", "name", "knowns"),
+    [
+        ("### NAS-Bench-201: who ranks held-out cells", "nasbench201_league", (0, 10, 20, 40, 80)),
+        ("### NAS-Bench-101", "nasbench101_league", (0, 40)),
+    ],
+)
+def test_the_leagues_of_image_cells_are_their_records(title, name, knowns):
+    found = {}
+    for row in lines_of(name)[0]:
+        place = row["surrogate"], int(row["known"])
+        found.setdefault(place, []).append(float(row["kendall_tau"]))
+    rows = rows_after(IMAGE_CELLS, title)
+    assert {row[0] for row in rows} == {surrogate for surrogate, _ in found}
+    for surrogate, *told, _ in rows:
+        for cell, known in zip(told, knowns, strict=True):
+            taus = found.get((surrogate, known))
+            words = "" if taus is None else f"{np.mean(taus):.3f} ({np.std(taus, ddof=1):.3f})"
+            assert cell == words, (surrogate, known)
