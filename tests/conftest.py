@@ -14,6 +14,7 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # before jax reads
 
 import jax
 import pytest
+from hypothesis import HealthCheck, settings
 from sigmoid_slope_runs import slope_run  # noqa: F401
 
 # A shell starts what it puts in the background with Ctrl-C ignored, and children inherit that.
@@ -24,10 +25,15 @@ CACHE = pathlib.Path(__file__).resolve().parents[1] / ".jax_cache"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
+# A case may wait for a compilation, or for another process on a busy machine.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
+
 # The files that take longest. They begin first, so that none is left for one core at the end.
 SLOW = (
     "test_benchmark", "test_dish_scores", "test_surrogate_contract",
     "test_sigmoid_slope_experiment", "test_language_model", "test_nao", "test_rnn_cell_kill",
+    "test_carry_over", "test_ablation",
 )  # fmt: skip
 
 

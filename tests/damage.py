@@ -63,7 +63,7 @@ trees = st.recursive(
 def cases(count: int) -> settings:
     """Return settings of so many cases, without a deadline for each: some refit a surrogate."""
     return settings(
-        max_examples=max(int(count * TIMES), 1), deadline=None, derandomize=TIMES == 1,
+        max_examples=max(int(count * TIMES), 1), derandomize=TIMES == 1,
         database=None, suppress_health_check=list(HealthCheck), report_multiple_bugs=False,
     )  # fmt: skip
 

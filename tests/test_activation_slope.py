@@ -98,7 +98,7 @@ def test_an_outer_step_learns_from_all_kinds_at_once():
 slopes = st.floats(float(np.float32(0.01)), float(np.float32(2.01)), width=32)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.sampled_from(KINDS), slopes)
 def test_text_comes_back_to_the_bit(kind, slope):
     motif = arch(kind, slope)

@@ -380,7 +380,7 @@ def whole():
     cut=st.none() | st.integers(0, 2**20),
     read_only=st.booleans(),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_flipped_and_cut_bytes_are_answered_or_refused(tmp_path_factory, flips, cut, read_only):
     content = bytearray(whole())
     for place, bits in flips:

@@ -116,7 +116,7 @@ ALL_KEYS = st.builds(
 
 
 @given(evaluations=st.dictionaries(ALL_KEYS, EVALUATIONS, max_size=6))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_what_comes_back_is_equal_to_the_bit(tmp_path_factory, evaluations):
     path = tmp_path_factory.mktemp("ledger") / "l"
     with Ledger(path) as ledger:
@@ -392,7 +392,7 @@ SCORES = st.sampled_from([1.0, 2.0, math.nan])
 
 
 @given(first=st.dictionaries(KEYS, SCORES), second=st.dictionaries(KEYS, SCORES))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_merging_is_a_union_that_keeps_the_first(tmp_path_factory, first, second):
     folder = tmp_path_factory.mktemp("merge")
     for name, scores in (("a", first), ("b", second)):

@@ -75,7 +75,7 @@ KEYS = st.builds(EvaluationKey, FREE, FREE, FREE, WHOLE, st.integers(3, 99), FRE
 
 
 @given(items=st.dictionaries(KEYS, EVALUATIONS, max_size=5))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_what_is_read_is_what_was_written(tmp_path_factory, items):
     path = tmp_path_factory.getbasetemp() / "round.csv"
     table.write(path, items.items(), {"from": "a test"})

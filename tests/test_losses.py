@@ -137,7 +137,7 @@ def test_normalised_outer_losses_do_not_depend_on_the_scale(name, scale):
 
 @pytest.mark.parametrize("name", ["zscored_mse", "absolute_pearson", "pairwise_rank"])
 @given(value=st.floats(-1, 1, width=32).filter(lambda x: abs(x) > 1e-3), count=st.integers(2, 40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_equal_scores_know_nothing_and_give_no_gradient(name, value, count):
     # Float32 means of equal numbers are off by a rounding, which is not a spread.
     scores = np.full(40, value, np.float32)
@@ -151,7 +151,7 @@ def test_equal_scores_know_nothing_and_give_no_gradient(name, value, count):
 
 
 @given(value=st.floats(-1, 1, width=32).filter(lambda x: abs(x) > 1e-3), count=st.integers(2, 40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_equal_truths_ask_for_nothing(value, count):
     scores = np.sin(np.arange(40, dtype=np.float32))
     truth = np.full(40, value, np.float32)
@@ -179,7 +179,7 @@ def test_one_motif_or_none_gives_finite_numbers(name):
 
 @each_outer
 @given(st.permutations(range(6)))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_the_order_of_the_motifs_does_not_matter(name, order):
     order = np.array(order)
     loss = VALUE_AND_GRAD[name]

@@ -121,7 +121,7 @@ def test_the_gradient_is_finite_where_a_place_has_one_legal_token():
 # Moving and decoding
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10**6), scale=st.sampled_from([0.1, 1.0, 30.0]))
 @pytest.mark.parametrize("space", [Words(), SPACE], ids=lambda space: space.name)
 def test_every_decoded_cell_is_legal_whatever_the_weights(space, seed, scale):
@@ -262,7 +262,7 @@ def test_a_space_with_illegal_tokens_is_refused():
 share = jax.jit(nao.share, static_argnums=(1, 2))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(count=st.integers(2, 130), size=st.integers(1, 60), seed=st.integers(0, 99))
 def test_an_epoch_takes_every_known_cell_once(count, size, seed):
     batches = -(-count // size)

@@ -130,7 +130,7 @@ def test_checksums_are_those_of_the_standard():
     assert nas_bench.crc32c([]).tolist() == []
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.binary(max_size=40), min_size=1, max_size=6))
 def test_many_checksums_at_once_are_those_of_each(texts):
     found = nas_bench.masked(nas_bench.crc32c(texts))
@@ -253,7 +253,7 @@ def test_a_file_with_the_name_of_a_published_one_must_be_it(records, tmp_path, m
         nas_bench.recognised(tmp_path / "no" / path.name)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_metrics_or_a_value_error(message):
     try:

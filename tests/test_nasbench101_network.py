@@ -19,7 +19,7 @@ from spd_jax.spaces.nasbench101 import NasBench101Space, from_matrix, network, t
 SMALL = Skeleton(stacks=1, cells=1, stem=5, image_size=4)
 DEEP = Skeleton(stacks=2, cells=2, stem=5, image_size=4)
 OFFICIAL = Skeleton(stacks=3, cells=3, stem=128, image_size=32)
-few = settings(max_examples=12, deadline=None)
+few = settings(max_examples=12)
 CONV3, CONV1, POOL = "conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3"
 # The example of the benchmark's own description: trainable_parameters 2,694,282.
 EXAMPLE = from_matrix(

@@ -33,8 +33,8 @@ SPACE = NasBench101Space()
 C3, C1, MP = OPERATIONS[1:]
 seeds = st.integers(0, 2**32 - 1)
 keys = seeds.map(jax.random.key)
-few = settings(max_examples=15, deadline=None)
-some = settings(max_examples=60, deadline=None)
+few = settings(max_examples=15)
+some = settings(max_examples=60)
 
 
 def cell_of(edges, operation):
@@ -461,7 +461,7 @@ def test_any_legal_tokens_are_the_nearest_cell(bits, operations):
 # The picture
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(valid)
 def test_lines_keep_clear_of_vertices_and_neighbours_of_each_other(cell):
     places = layout.layout(cell)

@@ -19,7 +19,7 @@ SMALL = Skeleton(stacks=1, cells=1, stem=2, image_size=4)
 DEEP = Skeleton(stacks=2, cells=2, stem=2, image_size=4)
 RESIDUAL = Skeleton(stacks=2, cells=1, stem=2, image_size=4, reduction="residual")
 OFFICIAL = Skeleton(stacks=3, cells=5, stem=16, image_size=32, reduction="residual")
-few = settings(max_examples=10, deadline=None)
+few = settings(max_examples=10)
 cells = st.lists(st.integers(0, 4), min_size=6, max_size=6).map(lambda x: np.array(x, np.int32))
 BLOCKS = [(3, 4, 4, 2)] * 3 + [(3, 2, 2, 4)] * 3  # stem, two cells; reduction, two cells
 ALL = np.array([3, 1, 2, 4, 3, 0], np.int32)  # has every operation

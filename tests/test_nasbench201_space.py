@@ -21,7 +21,7 @@ ALL = np.array(list(itertools.product(range(5), repeat=6)), np.int32)
 NONE, SKIP, CONV1, CONV3, POOL = range(5)
 seeds = st.integers(0, 2**32 - 1)
 keys = seeds.map(jax.random.key)
-few = settings(max_examples=15, deadline=None)
+few = settings(max_examples=15)
 archs = st.tuples(*[st.integers(0, 4)] * 6).map(lambda cell: np.array(cell, np.int32))
 
 

@@ -53,7 +53,7 @@ def known_cells(space):
 def test_proposals_are_new_cells_of_the_space_and_repeatable(proposer, space, examples):
     cells, scores = known_cells(space)
 
-    @settings(max_examples=examples, deadline=None)
+    @settings(max_examples=examples)
     @given(st.integers(0, 2**32 - 1))
     def check(seed):
         key = jax.random.key(seed)

@@ -70,7 +70,7 @@ def test_the_covariances_of_a_quadratic_network():
     assert np.isnan(linear("hidden_covariance").prepare(KEY).predict(ARCHS)).all()
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000), st.sampled_from([(4, 9), (6, 6), (8, 5)]))
 def test_the_score_is_that_of_the_correlation_matrix(seed, shape):
     values = np.random.default_rng(seed).normal(3.0, size=shape)

@@ -394,7 +394,7 @@ FILES = ("predictions.csv", "summary.json", "metrics.jsonl", "synthetic_data.npz
 
 
 @given(st.sampled_from(FILES), st.integers(0, 2**32), st.integers(1, 8), st.booleans())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 def test_a_damaged_file_is_read_or_refused_in_one_sentence(undamaged, name, seed, count, cut):
     rng = np.random.default_rng(seed)
     content = bytearray(undamaged[name])

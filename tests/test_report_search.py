@@ -87,7 +87,7 @@ runs_of_points = st.lists(
 
 
 @given(runs_of_points)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_mean_curve_against_a_loop(drawn):
     drawn = [sorted(dict(run).items()) for run in drawn]
     found = curve([record(*zip(*run, strict=True)) for run in drawn], "score")
@@ -308,7 +308,7 @@ places = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 
 
 @given(places, st.floats(0, 0.08))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_spread_out_keeps_order_gap_and_what_already_fits(drawn, gap):
     moved = style.spread_out(drawn, gap)
     order = np.argsort(drawn, kind="stable")

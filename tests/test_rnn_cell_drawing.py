@@ -53,7 +53,7 @@ def averaged(cell, variant):
 
 
 @given(any_cell())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_nodes_keep_their_distance_and_no_lines_cross(drawn):
     variant, cell = drawn
     x, depth, lanes = drawing.layout(cell, variant)

@@ -23,7 +23,7 @@ from spd_jax.spaces.rnn_cell import network as rnn_cell_network
 
 SIZES = {"inputs": 4, "hidden": 3, "outputs": 2, "length": 5}
 SPACES = {variant: RnnCellSpace(variant) for variant in VARIANTS}
-few = settings(max_examples=25, deadline=None)
+few = settings(max_examples=25)
 INPUTS = np.random.default_rng(0).normal(size=(3, 5, 4)).astype(np.float32)
 
 

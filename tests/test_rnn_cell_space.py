@@ -23,7 +23,7 @@ BATCH = 6
 variants = st.sampled_from(VARIANTS)
 seeds = st.integers(0, 2**32 - 1)
 keys = seeds.map(jax.random.key)
-few = settings(max_examples=40, deadline=None)
+few = settings(max_examples=40)
 
 
 def numbers(variant, kinds=4, reach=11):

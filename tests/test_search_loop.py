@@ -160,7 +160,7 @@ def test_a_warm_start_of_failures_alone_says_why_and_how_to_go_on():
     assert len(truth.sold) == 4
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 2**32 - 1), ranked=st.booleans())
 def test_no_cell_is_bought_twice_and_all_are_canonical(seed, ranked):
     surrogate = Linear(SPACE.features) if ranked else None

@@ -198,7 +198,7 @@ records = st.lists(st.none(), min_size=1, max_size=3).flatmap(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.dictionaries(st.tuples(texts, st.integers(0, 3)), records, min_size=1, max_size=3))
 def test_histories_come_back_to_the_bit(tmp_path_factory, histories):
     path = tmp_path_factory.mktemp("history") / "history.csv"

@@ -20,7 +20,7 @@ LOW, HIGH = np.float32(SPACE.low), np.float32(SPACE.high)
 slopes = st.floats(float(LOW), float(HIGH), width=32)
 batches = st.lists(slopes, min_size=5, max_size=5).map(lambda x: np.array(x, np.float32))
 keys = st.integers(0, 2**32 - 1).map(jax.random.key)
-few = settings(max_examples=40, deadline=None)
+few = settings(max_examples=40)
 
 
 def assert_inside(archs, space=SPACE):

@@ -21,7 +21,7 @@ from spd_jax.ledger import EvaluationKey, Ledger
 
 SIZE = 6
 keys = st.integers(0, 2**32 - 1).map(jax.random.key)
-few = settings(max_examples=15, deadline=None)
+few = settings(max_examples=15)
 SPACES = spaces()
 
 

@@ -21,7 +21,7 @@ def text(count):
 
 
 @given(rows=st.integers(1, 7), extra=st.integers(0, 300), length=st.integers(1, 60))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_evaluation_covers_every_step_once(rows, extra, length):
     tokens = text(rows + 1 + extra)
     batches = eval_batches(tokens, rows, length)
@@ -37,7 +37,7 @@ def test_evaluation_covers_every_step_once(rows, extra, length):
 
 
 @given(extra=st.integers(0, 300), length=st.integers(1, 60))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_equal_lengths_drop_the_remainder(extra, length):
     tokens = text(4 + extra)
     batches = epoch_batches(tokens, 3, length, None)
@@ -54,7 +54,7 @@ def test_equal_lengths_drop_the_remainder(extra, length):
     steps=st.integers(1, 4000),
     length=st.integers(5, 80),
 )
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_drawn_lengths_keep_one_shape_and_count_every_step_once(seeds, steps, length):
     tokens = text(2 * steps + 1)
     epochs = [epoch_batches(tokens, 2, length, [seed, 3]) for seed in seeds]
