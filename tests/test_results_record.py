@@ -172,3 +172,15 @@ def test_the_leagues_of_image_cells_are_their_records(title, name, knowns):
             taus = found.get((surrogate, known))
             words = "" if taus is None else f"{np.mean(taus):.3f} ({np.std(taus, ddof=1):.3f})"
             assert cell == words, (surrogate, known)
+
+
+def test_what_the_outer_loop_does_to_image_cells_is_its_record():
+    taus = {}
+    for row in lines_of("nasbench201_outer_loop")[0]:
+        taus.setdefault(row["surrogate"], []).append(float(row["kendall_tau"]))
+    before, after = np.array(taus["dish_untrained"]), np.array(taus["dish"])
+    assert f"from {before.mean():.3f} to {after.mean():.3f}: by {(after - before).mean():.3f}" in (
+        IMAGE_CELLS
+    )
+    assert len(before) == 10
+    assert np.sum(after > before) == 6  # "in six of ten splits"
