@@ -87,6 +87,6 @@ def make_outer_gradient(problem: Problem) -> Callable[[], tuple[np.ndarray, np.n
         found = losses(flat, data[1], valid_labels)
         loss = outer_loss(found, ground_truth, data, config.outer_l2)
         (gradient,) = torch.autograd.grad(loss, data)
-        return found.detach().numpy(), gradient.numpy()
+        return found.detach().cpu().numpy(), gradient.cpu().numpy()
 
     return outer_gradient
