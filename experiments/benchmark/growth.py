@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from spd_jax import dish, metrics
-from spd_jax.dish import DishConfig, DishState, core
+from spd_jax.dish import DishConfig, DishState, devices
 from spd_jax.spaces import sigmoid_slope
 
 Name = TypeVar("Name", bound=Hashable)
@@ -160,9 +160,10 @@ def predict_rows(plan: Plan, config: DishConfig) -> list[dict[str, Any]]:
     """Time `predict` against M. Its memory is that of one chunk, whatever M is."""
     family, state = sigmoid_slope.family(), start(config)
     archs = {count: slopes(count) for count in plan.predict_motifs}
+    largest = devices.chunk(lambda part: dish.scores(state, family, config, part), slopes(1))
     costs = {}
     for count in archs:
-        chunk = min(core.PREDICT_CHUNK, 1 << (count - 1).bit_length())
+        chunk = min(largest, 1 << (count - 1).bit_length())
         begin = time.perf_counter()
         compiled = dish.scores.lower(state, family, config, slopes(chunk)).compile()
         seconds = time.perf_counter() - begin
@@ -224,7 +225,7 @@ def device_rows(plan: Plan, quick: bool) -> list[dict[str, Any]]:
     """
     on_host = jax.devices()[0].platform == "cpu"
     most = (os.cpu_count() or 1) if on_host else jax.device_count()
-    shared = math.gcd(*plan.device_motifs, core.PREDICT_CHUNK)
+    shared = math.gcd(*plan.device_motifs, devices.CPU_CHUNK)
     counts = [1 << power for power in range(most.bit_length()) if shared % (1 << power) == 0]
     if not on_host:
         return [_device_row(count, [devices_here(plan, count)]) for count in counts]

@@ -18,7 +18,8 @@ import numpy as np
 from experiments.benchmark.growth import outer_program, over, rounds, slopes, start, widest
 from spd_jax import dish
 from spd_jax.axes import Array
-from spd_jax.dish import DishConfig, core
+from spd_jax.dish import DishConfig
+from spd_jax.dish.devices import CPU_CHUNK
 from spd_jax.spaces import sigmoid_slope
 
 SIMPLE = ("add", "sub", "mul", "add_any", "integer_pow")
@@ -186,7 +187,7 @@ def measure(plan: Plan) -> dict[str, Any]:
     ours, and also what surrounds the loops and what it computes twice.
     """
     config = DishConfig(inner_steps=plan.inner_steps, remat="step")
-    chunk = min(core.PREDICT_CHUNK, plan.predict_motifs)
+    chunk = min(CPU_CHUNK, plan.predict_motifs)
     devices = widest(math.gcd(chunk, plan.fit_motifs))
     programs = _programs(plan, config, chunk, devices)
     calls: dict[str, Callable[[], Any]] = {}

@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from spd_jax import archs as archs_lib
 from spd_jax.axes import Archs, Array, Key, Params
 from spd_jax.checks import is_count
-from spd_jax.dish import inner_loop, losses
+from spd_jax.dish import devices, inner_loop, losses
 from spd_jax.dish.config import RATES, DishConfig, outer_rate_factor, with_rates
 from spd_jax.dish.inner_loop import InnerCurves, SyntheticData
 from spd_jax.dish.state import (
@@ -32,7 +32,6 @@ from spd_jax.dish.state import (
 from spd_jax.errors import UserError
 from spd_jax.motif import MotifFamily
 
-PREDICT_CHUNK = 256  # motifs in one program: the inner loop's arrays stay in cache
 SEQUENTIAL_CHUNK = 8  # on each device; padding is trained, too, and nothing is gained by more
 
 
@@ -139,6 +138,7 @@ def _each(
 
 
 @functools.partial(jax.jit, static_argnames=("family", "sharding"))
+@devices.full_precision
 def outer_step(
     state: DishState,
     family: MotifFamily,
@@ -245,6 +245,7 @@ def _outer_gradient(
 
 
 @functools.partial(jax.jit, static_argnames=("family", "sharding"))
+@devices.full_precision
 def scores(
     state: DishState,
     family: MotifFamily,
@@ -297,7 +298,7 @@ def raw_scores(
     config: DishConfig,
     archs: Archs,
     *,
-    chunk: int = PREDICT_CHUNK,
+    chunk: int | None = None,
     sharding: jax.sharding.Sharding | None = None,
 ) -> np.ndarray:
     """Return every member's scores before they are standardised, chunk by chunk on the host.
@@ -307,7 +308,8 @@ def raw_scores(
       family: the motif-network.
       config: the settings of `init`.
       archs: any number of motifs, axis M in front.
-      chunk: motifs in one compiled program; fewer motifs are padded to a power of two.
+      chunk: motifs in one compiled program; fewer motifs are padded to a power of two. `None`:
+        what suits the device, see `devices.chunk`.
       sharding: where each chunk's motif axis lies, for several devices.
 
     Returns:
@@ -325,6 +327,7 @@ def raw_scores(
 
 
 @functools.partial(jax.jit, static_argnames=("family", "every", "sharding"))
+@devices.full_precision
 def _curves(
     state: DishState,
     family: MotifFamily,
@@ -348,7 +351,7 @@ def inner_curves(
     archs: Archs,
     *,
     every: int = 1,
-    chunk: int = PREDICT_CHUNK,
+    chunk: int | None = None,
     sharding: jax.sharding.Sharding | None = None,
 ) -> InnerCurves:
     """Return how every motif's network does during its inner training, chunk by chunk.
@@ -388,7 +391,7 @@ def _by_chunk(
     function: Callable[[Archs], Any],
     archs: Archs,
     family: MotifFamily,
-    chunk: int,
+    chunk: int | None,
     sharding: jax.sharding.Sharding | None,
 ) -> list[Any]:
     """Return what a function of a chunk of archs returns, `[E, m, ...]` in NumPy, chunk by chunk.
@@ -396,14 +399,16 @@ def _by_chunk(
     All chunks have one size, so that one program serves them; padding is cut off the results.
     """
     count = archs_lib.count(archs)
-    if count == 0 or chunk < 1:
+    if count == 0 or (chunk is not None and chunk < 1):
         raise UserError(f"{count} motifs in chunks of {chunk}: give at least one of each")
-    devices = 1 if sharding is None else len(sharding.device_set)
+    spread = 1 if sharding is None else len(sharding.device_set)
+    if chunk is None:
+        chunk = devices.chunk(function, archs_lib.take(archs, slice(0, 1)))
     if _is_sequential(family):
-        chunk = min(chunk, SEQUENTIAL_CHUNK * devices)
+        chunk = min(chunk, SEQUENTIAL_CHUNK * spread)
     else:
         chunk = min(chunk, 1 << (count - 1).bit_length())
-    chunk = -(-chunk // devices) * devices
+    chunk = -(-chunk // spread) * spread
     starts, parts = range(0, count, chunk), []
     for start in starts:
         part = archs_lib.padded(archs_lib.take(archs, slice(start, start + chunk)), chunk)
@@ -421,7 +426,7 @@ def predict(
     archs: Archs,
     *,
     per_member: bool = False,
-    chunk: int = PREDICT_CHUNK,
+    chunk: int | None = None,
     sharding: jax.sharding.Sharding | None = None,
 ) -> np.ndarray:
     """Score any number of motifs, higher is better (section 3.2): `scores`, chunk by chunk.

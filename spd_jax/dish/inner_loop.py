@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from spd_jax.axes import Arch, Array, Key, Params
-from spd_jax.dish import losses
+from spd_jax.dish import devices, losses
 from spd_jax.dish.config import DishConfig
 from spd_jax.motif import MotifFamily
 
@@ -366,6 +366,7 @@ class _Saved(NamedTuple):
     nu: Array
 
 
+@devices.full_precision
 def _scan_steps(
     rule: _Rule, carry: _Carry, inputs: _Inputs, steps: _StepInput
 ) -> tuple[_Carry, _Saved]:
@@ -407,6 +408,7 @@ def _segment(rule: _Rule) -> Callable[[_Carry, _Inputs, _StepInput], _Carry]:
     return segment
 
 
+@devices.full_precision
 def _backward(
     rule: _Rule, saved: _Saved, free: _Inputs, held: _Inputs, steps: _StepInput, bar: _Carry
 ) -> tuple[_Carry, _Inputs]:

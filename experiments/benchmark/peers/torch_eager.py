@@ -64,7 +64,8 @@ def _losses(problem: Problem, data: Tensor, differentiable: bool) -> Tensor:
 
 def inner_losses(problem: Problem) -> np.ndarray:
     """Return the validation loss of each motif, [M]."""
-    return _losses(problem, torch.tensor(problem.data), differentiable=False).cpu().numpy()
+    losses = _losses(problem, torch.tensor(problem.data), differentiable=False)
+    return losses.detach().cpu().numpy()
 
 
 def make_outer_step(problem: Problem) -> Callable[[], float]:
