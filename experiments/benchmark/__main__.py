@@ -126,6 +126,7 @@ def measure(folder: RunFolder, suite: Suite, parts: Sequence[str], quick: bool) 
 def main() -> None:
     """Measure, write, draw and print."""
     quick, suite = _QUICK.value, SUITES[_SUITE.value]
+    jax.config.update("jax_default_matmul_precision", "highest")  # peers compute what the dish does
     parts = list(dict.fromkeys(suite.parts if _PARTS.value is None else _PARTS.value))
     if parts == ["devices"]:  # a child of the growth part
         print(json.dumps(benchmark_growth.devices_here(growth_plan(quick), jax.device_count())))
