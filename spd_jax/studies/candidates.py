@@ -184,6 +184,8 @@ def drawn(settings: CandidateSettings) -> list[str]:
         own["valid_samples"] = own["train_samples"]
         if own.get("gradient") != "truncated":
             own.pop("truncation", None)
+        if own.get("schedule") == "constant":
+            own.pop("decay", None)
         words = (f"{x:.3g}" if isinstance(x, float) else str(x) for x in own.values())
         found.append("+".join(f"{name}={text}" for name, text in zip(own, words, strict=True)))
     return found

@@ -60,10 +60,11 @@ TABLE_4: Ranges = {
     "outer_steps": (100, 200, 300),
 }
 # Ours, beside the papers' ranges: from the timidest inner rate of table 2 to the boldest that this
-# project tried; what the outer loss compares with; and what the outer gradient goes through, half
-# of all draws as in the papers.
+# project tried; whether the outer rate decays; what the outer loss compares with; and what the
+# outer gradient goes through, half of all draws as in the papers.
 WIDER: Ranges = {
     "inner_learning_rate": Interval(1e-3, 1.0),
+    "schedule": ("staircase", "constant"),
     "targets": ("values", "ranks"),
     "gradient": ("full", "full", "truncated", "evaluation_only"),
     "truncation": (20, 50),
