@@ -184,3 +184,25 @@ def test_what_the_outer_loop_does_to_image_cells_is_its_record():
     )
     assert len(before) == 10
     assert np.sum(after > before) == 6  # "in six of ten splits"
+
+
+# Accelerators
+
+
+def test_the_tables_of_accelerators_are_their_records():
+    page = (ROOT / "docs" / "accelerators.md").read_text("utf-8")
+    growth, peers = record("benchmark_h100_growth")["growth"], record("benchmark_h100_peers")
+    steps = {f"{own['motifs']} motifs": own["seconds"]["median"] for own in growth["fit"]}
+    sixteen = next(own for own in growth["ensemble"] if own["dishes"] == 16)
+    steps["16 dishes of 18 motifs"] = sixteen["seconds"]["median"]
+    rows = rows_after(page, "### One outer step")
+    assert dict(rows) == {
+        name: f"{seconds:.4f}" for name, seconds in steps.items()
+    }
+    timed = {own["label"]: own for own in peers["peers"]["rows"].values()}
+    rows = rows_after(page, "### Against other programs")
+    assert len(rows) == len(timed)
+    for label, seconds, ratio in rows:
+        own = timed[label]
+        assert float(seconds) == pytest.approx(own["seconds"]["median"], rel=0.005)
+        assert float(ratio) == pytest.approx(own["ratio"], rel=0.04)
