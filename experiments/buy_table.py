@@ -12,18 +12,11 @@ from spd_jax.studies.table_purchase import TableSettings
 
 
 @dataclasses.dataclass(frozen=True)
-class BuyTable(TableSettings):
+class BuyTable(TableSettings, launch.Evaluations):
     """Settings of the table, with where its data come from."""
 
     problem: str = setting("rnn_cell", "whose cells are bought", free=True)
     data_dir: str = setting("download", 'folder of the data, or "download"', free=True)
-    workers: int = setting(0, "processes; 0 trains in this one", at_least=0, free=True)
-    time_limit: float | None = setting(
-        None,
-        "seconds that an evaluation may take before it is recorded as failed; needs workers; "
-        "default: any",
-        free=True,
-    )
     compare_with: str | None = setting(None, "another table, to compare the order with", free=True)
 
 
@@ -41,7 +34,7 @@ def main() -> None:
             settings,
             launch.workdir(f"runs/{problem.space.name}_{settings.preset}{part}"),
             data_dir=launch.folder_of_data(settings.data_dir),
-            workers=settings.workers,
+            workers=settings.trained_by,
             time_limit=settings.time_limit,
             compare_with=settings.compare_with,
             listen=display,

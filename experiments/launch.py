@@ -22,16 +22,17 @@ from spd_jax import problems
 from spd_jax.dish import DishConfig
 from spd_jax.dish.config import CHOICES, RATES
 from spd_jax.errors import UserError
+from spd_jax.ground_truth.executors import Workers
 from spd_jax.problems import Problem
 from spd_jax.studies import machine
 from spd_jax.studies import settings as settings_lib
-from spd_jax.studies.settings import Setting
+from spd_jax.studies.settings import Setting, setting
 
 MOST_DEVICES = 1024
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of this run; default runs/<experiment>")
 DEVICES = flags.DEFINE_integer(
     "cpu_devices",
-    min(os.cpu_count() or 1, MOST_DEVICES),
+    min(machine.cores(), MOST_DEVICES),
     "host devices that motifs are spread over on CPU",
     lower_bound=1,
     upper_bound=MOST_DEVICES,
@@ -41,6 +42,30 @@ Presets = Mapping[str, Mapping[str, Any]]  # by name: values of the fields that 
 # Fields of DishConfig whose flag has another name.
 RENAMED = {"ensemble_size": "num_dishes", "gradient": "outer_gradient"}
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, a quota, a limit of file sizes
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluations:
+    """Settings of an experiment that buys ground truths: who trains them."""
+
+    workers: int = setting(0, "processes that train; 0 trains in this one", at_least=0, free=True)
+    scheduler: str | None = setting(
+        None, "address of a running Dask scheduler whose workers train, see docs/cluster.md",
+        free=True,
+    )  # fmt: skip
+    time_limit: float | None = setting(
+        None,
+        "seconds that an evaluation may take before it is recorded as failed; needs workers; "
+        "default: any",
+        free=True,
+    )
+
+    @property
+    def trained_by(self) -> Workers:
+        """Return what `GroundTruth` calls its workers; raises UserError where both are given."""
+        if self.scheduler is not None and self.workers:
+            raise UserError("--scheduler brings workers of its own: leave --workers out")
+        return self.scheduler or self.workers
 
 
 class Interrupted(KeyboardInterrupt):

@@ -19,7 +19,7 @@ from spd_jax.studies.settings import setting
 
 
 @dataclasses.dataclass(frozen=True)
-class RnnCellSearch(SearchSettings):
+class RnnCellSearch(SearchSettings, launch.Evaluations):
     """Settings of the comparison, with the cell's own."""
 
     variant: str = setting(rnn_cell.VARIANT, "variant of the cell", choices=VARIANTS)
@@ -34,13 +34,6 @@ class RnnCellSearch(SearchSettings):
     )
     history: str | None = setting(
         None, "history.csv to replay; default: the shipped one", free=True
-    )
-    workers: int = setting(0, "processes that train cells", at_least=0, free=True)
-    time_limit: float | None = setting(
-        None,
-        "seconds that an evaluation may take before it is recorded as failed; needs workers; "
-        "default: any",
-        free=True,
     )
 
 
@@ -67,7 +60,7 @@ def search_or_replay(settings: RnnCellSearch) -> Comparison:
             settings,
             launch.workdir("runs/rnn_cell_search"),
             data_dir=data_dir,
-            workers=settings.workers,
+            workers=settings.trained_by,
             time_limit=settings.time_limit,
             listen=display,
         )

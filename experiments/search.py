@@ -14,7 +14,7 @@ from spd_jax.studies.settings import setting
 
 
 @dataclasses.dataclass(frozen=True)
-class Search(SearchSettings):
+class Search(SearchSettings, launch.Evaluations):
     """Settings of the comparison, with the problem and where its data come from."""
 
     space: str = setting("nasbench201", "problem that is searched", free=True)
@@ -22,13 +22,6 @@ class Search(SearchSettings):
     data_dir: str = setting(
         "download",
         'folder of the data, or "download"; where the ground truth is looked up, path of the table',
-        free=True,
-    )
-    workers: int = setting(0, "processes that train cells", at_least=0, free=True)
-    time_limit: float | None = setting(
-        None,
-        "seconds that an evaluation may take before it is recorded as failed; needs workers; "
-        "default: any",
         free=True,
     )
 
@@ -52,7 +45,7 @@ def main() -> None:
             settings,
             launch.workdir(f"runs/search_{settings.space}"),
             data_dir=data_dir,
-            workers=settings.workers,
+            workers=settings.trained_by,
             time_limit=settings.time_limit,
             listen=display,
         )

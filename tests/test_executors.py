@@ -160,7 +160,7 @@ def test_a_worker_compiles_into_the_cache_of_this_process():
 
 
 def test_a_worker_that_cannot_load_its_work_is_the_users_error(monkeypatch):
-    message = "a worker cannot start, or cannot load .* module that can be imported"
+    message = "worker .*cannot start, or cannot load .* module that can be imported"
     monkeypatch.setattr(sys.modules[__name__], "late", late_maker(), raising=False)
     for function in (late, Unpicklable()):  # noqa: F821 - a name of this process alone
         with pytest.raises(UserError, match=message) as caught:

@@ -196,9 +196,7 @@ def test_the_tables_of_accelerators_are_their_records():
     sixteen = next(own for own in growth["ensemble"] if own["dishes"] == 16)
     steps["16 dishes of 18 motifs"] = sixteen["seconds"]["median"]
     rows = rows_after(page, "### One outer step")
-    assert dict(rows) == {
-        name: f"{seconds:.4f}" for name, seconds in steps.items()
-    }
+    assert dict(rows) == {name: f"{seconds:.4f}" for name, seconds in steps.items()}
     timed = {own["label"]: own for own in peers["peers"]["rows"].values()}
     rows = rows_after(page, "### Against other programs")
     assert len(rows) == len(timed)

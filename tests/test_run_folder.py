@@ -50,7 +50,7 @@ def test_a_new_run_keeps_its_settings_and_versions(tmp_path):
     assert versions["packages"]["jax"] == jax.__version__
     assert versions["packages"]["numpy"] == np.__version__
     assert versions["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert versions["cores"] == os.cpu_count()
+    assert versions["cores"] == machine.cores()
     assert len(versions["devices"]) == jax.device_count()
     assert versions["commit"] == machine.commit()
     assert re.fullmatch(r"[0-9a-f]{12,}(-dirty)?|unknown", versions["commit"])
@@ -507,3 +507,12 @@ def test_metrics_that_cannot_be_written_are_the_users_error(tmp_path):
     folder.keep_metrics(lambda line: True)
     with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written \(.*\): free some"):
         folder.add_metrics({"step": 1})
+
+
+def test_cores_are_those_that_the_process_may_use(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 5, 7})
+    monkeypatch.setattr(machine, "QUOTA", tmp_path / "cpu.max")
+    assert machine.cores() == 4
+    for quota, expected in {"max": 4, "150000": 2, "10000": 1, "900000": 4}.items():
+        (tmp_path / "cpu.max").write_text(f"{quota} 100000\n")
+        assert machine.cores() == expected

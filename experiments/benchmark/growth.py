@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 import math
-import os
 import pathlib
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import numpy as np
 from spd_jax import dish, metrics
 from spd_jax.dish import DishConfig, DishState, devices
 from spd_jax.spaces import sigmoid_slope
+from spd_jax.studies import machine
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -224,7 +224,7 @@ def device_rows(plan: Plan, quick: bool) -> list[dict[str, Any]]:
     own, in turn; accelerators are taken as they are.
     """
     on_host = jax.devices()[0].platform == "cpu"
-    most = (os.cpu_count() or 1) if on_host else jax.device_count()
+    most = machine.cores() if on_host else jax.device_count()
     shared = math.gcd(*plan.device_motifs, devices.CPU_CHUNK)
     counts = [1 << power for power in range(most.bit_length()) if shared % (1 << power) == 0]
     if not on_host:

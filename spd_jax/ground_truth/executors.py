@@ -1,5 +1,6 @@
-"""Calls of one function, here or on a local Dask cluster, whose dead workers are replaced."""
+"""Calls of one function: here, in processes of this computer, or on a running Dask cluster."""
 
+import asyncio
 import collections
 import concurrent.futures
 import contextlib
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from spd_jax import __version__
 from spd_jax.checks import is_count, is_number
 from spd_jax.errors import UserError
 
@@ -29,9 +31,13 @@ JAX_SETTINGS = (
     "jax_persistent_cache_min_entry_size_bytes",
 )
 LOOK_EVERY = 0.5  # seconds between two looks at which workers there are
+CONNECT = 10  # seconds in which a scheduler must answer
 PATIENCE = 120.0  # seconds to wait for a worker when there is none, and for an answer
 MOST_STARTS = 5  # tries to start a worker that takes another's place
 GOES_ON = object()
+# How many processes of this computer work, 0 for this one alone; or the address of a Dask
+# scheduler whose workers do, such as "tcp://host:8786".
+Workers = int | str
 DASK_SETTINGS: dict[str, Any] = {
     # A death is answered here, where it is known which item it cost.
     "distributed.scheduler.allowed-failures": 0,
@@ -58,21 +64,23 @@ def run_all(
     function: Callable[[Item], Result],
     items: Sequence[Item],
     *,
-    workers: int = 0,
+    workers: Workers = 0,
     retries: int = 2,
     time_limit: float | None = None,
 ) -> Arrivals[Result]:
     """Apply a function to every item; yield every result as soon as it is there.
 
-    With `workers`, a local Dask cluster of so many spawned processes does the work. Each
-    process has one item at a time, so that the death of a process is the death of one
-    known item, and the others go on. Leaving the iteration early, by an error, an
-    interrupt or the generator's `close`, ends the processes.
+    With `workers`, a local Dask cluster of so many spawned processes does the work, or the
+    workers of the scheduler at that address. Each worker has one item at a time, so that the
+    death of a worker is the death of one known item, and the others go on. Leaving the iteration
+    early, by an error, an interrupt or the generator's `close`, ends the processes of a local
+    cluster, and gives up what a running one still has to do.
 
     Args:
       function: picklable where there are workers.
       items: its arguments, picklable likewise.
-      workers: 0 runs in this process; more are so many processes with one thread each.
+      workers: 0 runs in this process; more are so many processes with one thread each; a text is
+        the address of a running scheduler.
       retries: how often an item is given to another worker after its worker died.
       time_limit: seconds after which an item is given up and its worker killed; needs
         workers, because this process cannot be killed.
@@ -83,15 +91,22 @@ def run_all(
       too long.
 
     Raises:
-      UserError: negative counts, Dask is not installed, or workers that cannot start.
+      UserError: negative counts, Dask is not installed, workers that cannot start or lack what
+        they need, or a scheduler that does not answer, or went away.
     """
-    if not (is_count(workers, 0) and is_count(retries, 0)):
+    address = isinstance(workers, str) and ":" in workers
+    if not ((address or is_count(workers, 0)) and is_count(retries, 0)):
         raise UserError(
-            f"workers={workers} and retries={retries} must be whole numbers of at least 0"
+            f"workers={workers} and retries={retries} must be whole numbers of at least 0; workers "
+            "may be the address of a scheduler"
         )
     check_time_limit(time_limit, workers)
+    if isinstance(workers, str) and items:
+        with _remote_client(workers) as client, _while_it_answers(workers):
+            yield from _from_client(client, function, items, retries, time_limit)
+        return
     if workers and items:
-        with _local_client(min(workers, len(items))) as client:
+        with _local_client(min(int(workers), len(items))) as client:
             yield from _from_client(client, function, items, retries, time_limit)
         return
     for index, item in enumerate(items):
@@ -102,7 +117,7 @@ def run_all(
         yield index, result
 
 
-def check_time_limit(time_limit: float | None, workers: int) -> None:
+def check_time_limit(time_limit: float | None, workers: Workers) -> None:
     """Refuse a time limit that cannot be kept: see `run_all`; raises UserError."""
     kept = time_limit is None or (workers and is_number(time_limit) and time_limit > 0)
     if not kept:
@@ -128,7 +143,7 @@ def _from_client(
     time_limit: float | None,
 ) -> Arrivals[Result]:
     """Yield results as they arrive from the workers of a Dask client, one item on each."""
-    _greet(client, function)
+    greeted: set[str] = set()
     pending = collections.deque(range(len(items)))
     deaths: collections.Counter[int] = collections.Counter()
     busy: dict[str, _Run] = {}  # by the worker's address
@@ -136,6 +151,9 @@ def _from_client(
         present = _present(client, wait=not busy)
         for address in present:
             if pending and address not in busy:
+                if address not in greeted:
+                    _greet(client, address, function)
+                    greeted.add(address)
                 index = pending.popleft()
                 future = client.submit(function, items[index], workers=[address], pure=False)
                 busy[address] = _Run(index, future, time.monotonic())
@@ -151,27 +169,61 @@ def _from_client(
                     pending.appendleft(run.place)
                     continue
                 outcome = WorkerDied(f"its worker died {deaths[run.place]} times: {outcome}")
+            if isinstance(outcome, UserError):
+                outcome = UserError(f"worker {address}: {outcome}")
             yield run.place, outcome
             if isinstance(outcome, TimeLimitExceeded):
-                client.restart_workers([address], raise_for_error=False)
+                _restart(client, address)
 
 
-def _greet(client: Any, function: Callable[[Any], Any]) -> None:
-    """Carry the function into a worker: what cannot be loaded there fails here, once."""
+def _greet(client: Any, address: str, function: Callable[[Any], Any]) -> None:
+    """Carry the function into a worker: what cannot be loaded there fails here, once.
+
+    A worker that dies meanwhile is no concern: its first item will tell.
+    """
     try:
-        client.submit(_arrive, function, pure=False).result()
-    except Exception as error:
+        future = client.submit(_arrive, function, workers=[address], pure=False)
+    except Exception as error:  # whatever pickling raises
         raise _cannot_start(error) from error
+    deadline = time.monotonic() + PATIENCE
+    while future.status == "pending" and address in client.nthreads():
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"worker {address} does not answer: see what it does, or take it out of the cluster"
+            )
+        _wait_for_one(client, [future])
+    if future.status == "error":
+        raise _cannot_start(future.exception(), address)
+    if future.status == "finished" and (version := future.result(timeout=PATIENCE)) != __version__:
+        raise UserError(
+            f"worker {address} has spd_jax {version}, and this program {__version__}: install the "
+            "same version on both"
+        )
 
 
-def _arrive(function: Callable[[Any], Any]) -> None:
-    """Do nothing: to be called with a function, a worker must have loaded it."""
+def _arrive(function: Callable[[Any], Any]) -> str:
+    """Return this package's version: to be called with a function, a worker has loaded it."""
+    return __version__
 
 
-def _cannot_start(error: Exception) -> UserError:
+def _restart(client: Any, address: str) -> None:
+    """End a worker and what it runs; its nanny starts another in its place."""
+    try:
+        client.restart_workers([address], raise_for_error=False)
+    except ValueError as error:
+        raise UserError(
+            f"worker {address} cannot be restarted ({error}): start workers with a nanny, which is "
+            "Dask's default, or set no time limit"
+        ) from error
+
+
+def _cannot_start(error: BaseException, address: str = "") -> UserError:
+    while error.__cause__ is not None:  # what Dask says of it is general
+        error = error.__cause__
     why = " ".join(str(error).split())
+    worker = f"worker {address}" if address else "a worker"
     return UserError(
-        f"a worker cannot start, or cannot load what it shall run ({why}): define the task in a "
+        f"{worker} cannot start, or cannot load what it shall run ({why}): define the task in a "
         "module that can be imported, and begin the program below `if __name__ == '__main__':`"
     )
 
@@ -220,8 +272,40 @@ def _outcome(run: _Run, present: bool, time_limit: float | None) -> Any:
 
 
 @contextlib.contextmanager
-def _local_client(workers: int) -> Iterator[Any]:
-    """Yield the client of a cluster on this computer; end its processes afterwards, at once."""
+def _remote_client(address: str) -> Iterator[Any]:
+    """Yield the client of a running scheduler, and print where its dashboard is."""
+    with _quiet_dask() as (dask, distributed):
+        try:
+            client = distributed.Client(address, set_as_default=False, timeout=CONNECT)
+        except (OSError, ValueError, TypeError) as error:
+            why = " ".join(str(error).split())
+            raise UserError(
+                f"no scheduler answers at {address!r} ({why}): give the address that "
+                "`dask scheduler` printed, such as tcp://host:8786"
+            ) from error
+        # A worker that compiles may be silent for minutes; a scheduler that is gone stays away.
+        with client, dask.config.set({"distributed.comm.timeouts.connect": f"{CONNECT}s"}):
+            print(f"{address}: dashboard at {client.dashboard_link}", file=sys.stderr)
+            yield client
+
+
+@contextlib.contextmanager
+def _while_it_answers(address: str) -> Iterator[None]:
+    """Turn whatever a lost scheduler raises into one sentence."""
+    import distributed
+
+    lost = (OSError, TimeoutError, asyncio.CancelledError, concurrent.futures.CancelledError)
+    try:
+        yield
+    except (*lost, distributed.client.ClosedClientError) as error:
+        raise UserError(
+            f"the scheduler at {address} went away: start it again, and the same command goes on"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet_dask() -> Iterator[tuple[Any, Any]]:
+    """Yield Dask's modules, silent on the terminal: what matters is raised here."""
     try:
         import dask
         import distributed
@@ -230,25 +314,35 @@ def _local_client(workers: int) -> Iterator[Any]:
             f"workers need Dask, which is not installed ({error}): "
             "install it with `pip install distributed`, or use no workers"
         ) from error
+    # A task of Dask's that its client gave up complains through asyncio when it is collected.
+    rooms = ("distributed", "asyncio")
+    names = {name for name in logging.root.manager.loggerDict if name.split(".")[0] in rooms}
+    levels = {name: logging.getLogger(name).level for name in names | set(rooms)}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        yield dask, distributed
+    finally:
+        gc.collect()
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+@contextlib.contextmanager
+def _local_client(workers: int) -> Iterator[Any]:
+    """Yield the client of a cluster on this computer; end its processes afterwards, at once."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         # This process is a worker that is about to import the user's program.
         raise _cannot_start(RuntimeError("a worker ran the whole program anew"))
     environment = dict(os.environ)
-    # Dask tells what happens to workers on the terminal; what matters of it is raised here.
-    # A task of Dask's that its client gave up complains through asyncio when it is collected.
-    levels = {name: logging.getLogger(name).level for name in ("distributed", "asyncio")}
-    for name in levels:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         with contextlib.ExitStack() as stack:
+            dask, distributed = stack.enter_context(_quiet_dask())
             stack.enter_context(dask.config.set(DASK_SETTINGS))
             with _interrupts_put_off():
                 cluster = stack.enter_context(_start_cluster(workers))
             yield stack.enter_context(distributed.Client(cluster, set_as_default=False))
     finally:
-        gc.collect()
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
         # Dask sets variables of this process for the processes that it starts.
         os.environ.clear()
         os.environ.update(environment)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from spd_jax.errors import UserError
-from spd_jax.ground_truth.executors import TimeLimitExceeded, WorkerDied, run_all
+from spd_jax.ground_truth.executors import TimeLimitExceeded, WorkerDied, Workers, run_all
 from spd_jax.ground_truth.task import BatchTask, Progress, Task, no_progress
 from spd_jax.ledger import STATUSES, Evaluation, EvaluationKey, Ledger, Purchase
 from spd_jax.units import LARGEST_SCORE
@@ -34,7 +34,8 @@ class GroundTruth:
       space_name: name of the search space, part of each key.
       task: what is evaluated.
       ledger: where it is written.
-      workers: 0 evaluates in this process; more are so many processes.
+      workers: 0 evaluates in this process; more are so many processes; a text is the address of
+        a running Dask scheduler, see `executors.run_all`.
       on_result: called after each purchase has been written, with the number done and
         the number to buy (by this call of `evaluate`), and the evaluation.
       on_progress: handed on to a batch task, which calls it while it trains.
@@ -49,7 +50,7 @@ class GroundTruth:
     space_name: str
     task: Task
     ledger: Ledger
-    workers: int = 0
+    workers: Workers = 0
     on_result: Callable[[int, int, Evaluation], None] = _silent
     _: dataclasses.KW_ONLY
     on_progress: Progress = no_progress

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import math
 import os
 import pathlib
 import platform
@@ -13,6 +14,7 @@ from typing import Any
 import jax
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]  # of the clone, where there is one
+QUOTA = pathlib.Path("/sys/fs/cgroup/cpu.max")  # of a Linux container: CPU time, in what time
 PACKAGES = (
     "spd_jax", "jax", "jaxlib", "flax", "optax", "numpy", "chex", "absl-py", "scipy",
     "scikit-learn",
@@ -40,13 +42,26 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
+def cores() -> int:
+    """Return how many CPU cores this process may use: by its affinity and its container's quota."""
+    try:
+        allowed = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        allowed = os.cpu_count() or 1
+    try:
+        quota, period = QUOTA.read_text().split()
+        return max(min(allowed, math.ceil(int(quota) / int(period))), 1)
+    except (OSError, ValueError):  # no such file, or "max": no quota
+        return allowed
+
+
 def versions() -> dict[str, Any]:
     """Return packages, devices and commit, JSON-ready; a missing package is None."""
     return {
         "packages": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
         "commit": commit(),
     }

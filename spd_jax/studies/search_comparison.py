@@ -70,7 +70,7 @@ def run(
     workdir: str | os.PathLike[str],
     *,
     data_dir: str | None = None,
-    workers: int = 0,
+    workers: executors.Workers = 0,
     time_limit: float | None = None,
     listen: events.Listener = events.ignore,
 ) -> Comparison:
@@ -81,7 +81,7 @@ def run(
       settings: how.
       workdir: the run folder.
       data_dir: folder of the data; None downloads them.
-      workers: processes that train cells; 0 trains in this one.
+      workers: processes that train cells, 0 trains in this one; or a scheduler's address.
       time_limit: seconds that an evaluation may take; what takes longer is recorded as failed.
         None lets it run. It needs workers, which can be killed.
       listen: told what happens.

@@ -66,7 +66,7 @@ def run(
     workdir: str | os.PathLike[str],
     *,
     data_dir: str | None = None,
-    workers: int = 0,
+    workers: executors.Workers = 0,
     time_limit: float | None = None,
     compare_with: str | os.PathLike[str] | None = None,
     listen: events.Listener = events.ignore,
@@ -78,7 +78,7 @@ def run(
       settings: how many of them.
       workdir: the run folder.
       data_dir: folder of the data; None downloads them.
-      workers: processes that train cells; 0 trains in this one.
+      workers: processes that train cells, 0 trains in this one; or a scheduler's address.
       time_limit: seconds that an evaluation may take; what takes longer is recorded as failed.
         None lets it run. It needs workers, which can be killed.
       compare_with: another table, to compare the order with.
