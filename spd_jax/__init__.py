@@ -7,6 +7,8 @@ when the name is first used, so that nobody waits for what he does not need.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from spd_jax.version import VERSION
+
 if TYPE_CHECKING:
     from spd_jax import dish as dish
     from spd_jax import dishes as dishes
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from spd_jax.surrogates.regressors import GaussianProcess as GaussianProcess
     from spd_jax.surrogates.regressors import RandomForest as RandomForest
 
-__version__ = "0.3.0"
+__version__ = VERSION
 
 _ROOMS = {
     "archs": ("Cells",),

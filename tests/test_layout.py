@@ -23,7 +23,7 @@ FACE = "spd_jax"
 ROOMS = (
     "report", "studies", "dishes", "problems", "forward_search", "search", "surrogates", "trainers",
     "ground_truth", "ledger", "data", "spaces", "dish", "archs", "motif", "units", "metrics",
-    "files", "checks", "errors", "axes",
+    "files", "checks", "errors", "axes", "version",
 )  # fmt: skip
 # The rooms that know particular spaces; all others ask a problem, or the space's protocols.
 KNOW_SPACES = {"problems", "trainers", "spaces"}
@@ -302,7 +302,7 @@ def imported_by(statement):
 
 def test_importing_the_face_imports_nothing_else():
     imported = imported_by("import spd_jax as spd; spd.__version__, dir(spd)")
-    assert {name for name in imported if name.split(".")[0] == FACE} == {FACE}
+    assert {name for name in imported if name.split(".")[0] == FACE} == {FACE, f"{FACE}.version"}
     assert not {name.split(".")[0] for name in imported} & {"jax", "flax", "numpy", *EXTRAS}
 
 
@@ -322,7 +322,9 @@ def test_a_dish_is_had_without_searches_and_networks_of_others():
 def test_the_version_is_that_of_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["project"]["dynamic"] == ["version"]
-    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "spd_jax.__version__"}
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {
+        "attr": "spd_jax.version.VERSION"
+    }
     try:
         installed = importlib.metadata.distribution("spd_jax")
     except importlib.metadata.PackageNotFoundError:

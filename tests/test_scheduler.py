@@ -100,7 +100,7 @@ def test_a_users_mistake_names_the_worker(cluster):
 
 
 def test_another_version_there_is_refused(cluster, monkeypatch):
-    monkeypatch.setattr(executors, "__version__", "9.9")
+    monkeypatch.setattr(executors, "VERSION", "9.9")
     with pytest.raises(UserError, match=r"worker tcp://\S+ has spd_jax \S+, and this program 9.9"):
         list(run_all(square, [1], workers=cluster.address))
 

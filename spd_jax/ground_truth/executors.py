@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from spd_jax import __version__
 from spd_jax.checks import is_count, is_number
 from spd_jax.errors import UserError
+from spd_jax.version import VERSION
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -103,7 +103,7 @@ def run_all(
     check_time_limit(time_limit, workers)
     if isinstance(workers, str) and items:
         with _remote_client(workers) as client, _while_it_answers(workers):
-            yield from _from_client(client, function, items, retries, time_limit)
+            yield from _from_client(client, function, items, retries, time_limit, remote=True)
         return
     if workers and items:
         with _local_client(min(int(workers), len(items))) as client:
@@ -141,8 +141,12 @@ def _from_client(
     items: Sequence[Item],
     retries: int,
     time_limit: float | None,
+    remote: bool = False,
 ) -> Arrivals[Result]:
-    """Yield results as they arrive from the workers of a Dask client, one item on each."""
+    """Yield results as they arrive from the workers of a Dask client, one item on each.
+
+    Where they are `remote`, a user's mistake names the worker that cannot go on.
+    """
     greeted: set[str] = set()
     pending = collections.deque(range(len(items)))
     deaths: collections.Counter[int] = collections.Counter()
@@ -169,7 +173,7 @@ def _from_client(
                     pending.appendleft(run.place)
                     continue
                 outcome = WorkerDied(f"its worker died {deaths[run.place]} times: {outcome}")
-            if isinstance(outcome, UserError):
+            if remote and isinstance(outcome, UserError):
                 outcome = UserError(f"worker {address}: {outcome}")
             yield run.place, outcome
             if isinstance(outcome, TimeLimitExceeded):
@@ -194,16 +198,16 @@ def _greet(client: Any, address: str, function: Callable[[Any], Any]) -> None:
         _wait_for_one(client, [future])
     if future.status == "error":
         raise _cannot_start(future.exception(), address)
-    if future.status == "finished" and (version := future.result(timeout=PATIENCE)) != __version__:
+    if future.status == "finished" and (version := future.result(timeout=PATIENCE)) != VERSION:
         raise UserError(
-            f"worker {address} has spd_jax {version}, and this program {__version__}: install the "
+            f"worker {address} has spd_jax {version}, and this program {VERSION}: install the "
             "same version on both"
         )
 
 
 def _arrive(function: Callable[[Any], Any]) -> str:
     """Return this package's version: to be called with a function, a worker has loaded it."""
-    return __version__
+    return VERSION
 
 
 def _restart(client: Any, address: str) -> None:
