@@ -19,10 +19,10 @@ import sys
 import tempfile
 import time
 
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # as in the suite
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import cheap_compiling  # noqa: E402, F401
 import rnn_cell_driver as driver  # noqa: E402
 from fault_bench import Bench, end, events, outcome, rows, same  # noqa: E402
 from fault_commands import COMMANDS, PAID, WITH_WORKERS, prepare  # noqa: E402
