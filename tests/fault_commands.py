@@ -65,9 +65,9 @@ COMMANDS = {
     ],
 }  # fmt: skip
 WITH_WORKERS = ("rnn_cell_search", "buy_table", "search", "forward_search")
-# What a kill must not lose.
+UNTOLD = ("config.json", "versions.json", "part.npz")  # which every process writes
 KINDS = ["matches", "trials", "rows", "results", "records"]
-PAID = ("put", *(f"write {kind}" for kind in KINDS))
+PAID = ("put", *(f"write {kind}" for kind in KINDS))  # what a kill must not lose
 
 
 def prepare(place: pathlib.Path) -> None:
@@ -131,7 +131,7 @@ def child() -> None:
     def told_replace(source: Any, target: Any) -> None:
         replace(source, target)
         path = pathlib.Path(target)
-        if path.name not in ("config.json", "versions.json") and ".jax_cache" not in path.parts:
+        if path.name not in UNTOLD and ".jax_cache" not in path.parts:
             tell("write", f"{path.parent.name}/{path.name}")
 
     Ledger.put, os.replace = told_put, told_replace  # type: ignore[method-assign]
