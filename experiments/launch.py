@@ -75,9 +75,10 @@ def run_main(main: Callable[[], None]) -> None:
     except UserError as error:
         sys.exit(f"error: {_with_flags(str(error), _flag_of)}")
     except KeyboardInterrupt as error:
-        experiments.handle(experiments.leave)
-        print(experiments.INTERRUPTED, file=sys.stderr)
-        sys.exit(128 + (error.args[0] if isinstance(error, Interrupted) else signal.SIGINT))
+        # Everything is closed, but XLA may still compute: threads that outlive what the
+        # interpreter frees as it ends would end in a segmentation fault.
+        sys.stdout.flush()
+        experiments.leave(error.args[0] if isinstance(error, Interrupted) else signal.SIGINT, None)
     except OSError as error:
         if error.errno not in FULL:
             raise

@@ -384,10 +384,6 @@ def main():
         os.kill(os.getpid(), signal.SIGTERM)
     if end == "interrupt in a callback":
         Swallows()
-    if end == "interrupt and again":
-        import atexit
-        atexit.register(lambda: signal.raise_signal(signal.SIGINT))
-        signal.raise_signal(signal.SIGTERM)
     if end.startswith(("interrupt", "terminate")):
         for _ in range(600):
             time.sleep(0.1)
@@ -402,7 +398,6 @@ ENDINGS = {
     "full disk": [],
     "interrupt": [],
     "interrupt in a callback": [],
-    "interrupt and again": [],
     "terminate": [],
     "stray word": ["runs/here"],
     "many devices": ["--cpu_devices=100000"],
@@ -443,7 +438,6 @@ def test_motifs_are_spread_over_as_many_host_devices_as_asked_for(endings):
         ),
         ("interrupt", 130, INTERRUPTED),
         ("interrupt in a callback", 130, INTERRUPTED),
-        ("interrupt and again", 130, 2 * INTERRUPTED),
         ("terminate", 143, INTERRUPTED),
         ("stray word", 1, "error: 'runs/here' is no flag: write --name=value\n"),
     ],
