@@ -33,7 +33,7 @@ test-lowest: .venv-lowest/ready
 	@echo "tests and doctests pass with the lowest versions"
 
 fuzz: $(VENV)/ready
-	SPD_JAX_FUZZ=10 timeout 1800 $(BIN)/python -m pytest -q tests/test_fuzz_folders.py tests/test_fuzz_settings.py
+	SPD_JAX_FUZZ=10 timeout --signal=INT 1800 $(BIN)/python -m pytest -q tests/test_fuzz_folders.py tests/test_fuzz_settings.py
 
 faults: $(VENV)/ready
 	timeout 5400 $(BIN)/python tests/faults.py

@@ -73,8 +73,9 @@ launch.define(DishAblation, presets_of(problems.get("sigmoid_slope")))
 
 def question_of(problem: Problem, settings: DishAblation) -> tuple[Ask, dict[str, Any]]:
     """Return what every seed is asked, and plain data that decide it."""
-    table = league.shipped_table(problem)
-    if settings.table is not None:
+    if settings.table is None:
+        table = league.shipped_table(problem)
+    else:
         table = problem.truth_table(pathlib.Path(settings.table))
     about: dict[str, Any] = {"table": table.identity, "table_name": table.source.name}
     if problem.name != "sigmoid_slope":

@@ -6,12 +6,10 @@ runs the suite with the programs that users run.
 """
 
 import gc
-import os
 import pathlib
 import signal
 
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # before jax reads it
-
+import cheap_compiling  # noqa: F401  (before jax)
 import jax
 import pytest
 from hypothesis import HealthCheck, settings

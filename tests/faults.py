@@ -9,281 +9,23 @@ tmpfs) or Linux; they are left out elsewhere, which the table says.
 
 import argparse
 import contextlib
-import csv
-import dataclasses
-import importlib
 import json
-import math
 import os
 import pathlib
-import random
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-import types
-from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import numpy as np  # noqa: E402
+import cheap_compiling  # noqa: E402, F401
 import rnn_cell_driver as driver  # noqa: E402
-
-LONGEST = 900  # seconds that one process may take, on a busy machine
-DISH = ["--inner_steps=2", "--train_samples=2", "--valid_samples=2", "--num_dishes=2"]
-COMMANDS = {
-    "sigmoid_slope": [
-        "--compute_ground_truth", "--dataset=digits", "--ground_truth_epochs=2",
-        "--ground_truth_seeds=2", "--num_seeds=2", "--preset=paper", "--num_train=6",
-        "--inner_steps=4", "--outer_steps=6", "--num_dishes=2",
-    ],
-    "rnn_cell_search": [*driver.SEARCH, "--data_dir={place}/text"],
-    "compare_surrogates": [
-        *DISH, "--outer_steps=2", "--space=toy_widths", "--table={place}/table.csv", "--known=5,8",
-        "--splits=4", "--held_out=12", "--proxy_hidden_size=2",
-        "--surrogates=dish,dish_untrained,random_forest,gaussian_process,stacked",
-    ],
-    "buy_table": [
-        "--problem=toy_faults", "--preset=formula", "--num_cells=25", "--num_seeds=2",
-        "--cells_with_all_seeds=5",
-    ],
-    "tune": [
-        *DISH, "--splits=2", "--draws=2", "--known=8", "--steps=2", "--every=1", "--random=0",
-        "--candidates=init_scale=0.2,hidden_size=1,outer_loss=absolute_pearson",
-    ],
-}  # fmt: skip
-WITH_WORKERS = ("rnn_cell_search", "buy_table")
-PAID = ("put", "write matches", "write trials")  # what a kill must not lose
-
-
-# The program that is ill-treated
-
-
-def child() -> None:
-    """Run an experiment that writes every purchase and every file into the log, and more slowly."""
-    import experiments
-
-    experiments.handle(experiments.leave)
-    name, log = sys.argv[1], os.open(os.environ["FAULTS_LOG"], os.O_WRONLY | os.O_APPEND)
-    sys.argv = [f"experiments.{name}", "--cpu_devices=1", *sys.argv[2:]]
-    experiment = importlib.import_module(f"experiments.{name}")
-    if "FAULTS_LIMIT" in os.environ:
-        size = int(os.environ["FAULTS_LIMIT"])
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-    import toy_faults  # noqa: F401  (registers a problem)
-
-    from experiments import launch
-    from spd_jax.ledger import Ledger
-    from spd_jax.trainers import language_model
-
-    presets = language_model.PRESETS
-    presets["tiny"] = dataclasses.replace(presets["tiny"], **driver.TINY)
-    if name == "sigmoid_slope":
-        slopes = np.array([0.05, 0.12, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85, 1, 1.2, 1.4, 1.6, 1.8, 2])
-        experiment.table_slopes = lambda: slopes
-    put, replace = Ledger.put, os.replace
-
-    def tell(*words: object) -> None:
-        os.write(log, (" ".join(str(word).replace(" ", "_") for word in words) + "\n").encode())
-
-    def told_put(ledger: Any, key: Any, evaluation: Any) -> None:
-        put(ledger, key, evaluation)
-        tell("put", *key)
-
-    def told_replace(source: Any, target: Any) -> None:
-        replace(source, target)
-        path = pathlib.Path(target)
-        if path.name not in ("config.json", "versions.json") and ".jax_cache" not in path.parts:
-            tell("write", f"{path.parent.name}/{path.name}")
-
-    Ledger.put, os.replace = told_put, told_replace  # type: ignore[method-assign]
-    if os.environ.get("FAULTS_CLOCK"):
-        turn_the_clock_back()
-    launch.run_main(experiment.main)
-
-
-def turn_the_clock_back() -> None:
-    """Let every look at the time of day be a minute before the last one."""
-    import datetime
-
-    from spd_jax.ledger import store
-
-    looks, now = iter(range(10**9)), time.time
-
-    class Clock(datetime.datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> Any:
-            return datetime.datetime.now(tz) - datetime.timedelta(minutes=next(looks))
-
-    store.datetime = types.SimpleNamespace(datetime=Clock, UTC=datetime.UTC)  # type: ignore
-    time.time = lambda: now() - 60 * next(looks)
-
-
-# Running it
-
-
-class Done(NamedTuple):
-    """How a process ended."""
-
-    code: int
-    stderr: str
-
-    @property
-    def last(self) -> str:
-        """The last line that it said."""
-        lines = self.stderr.strip().splitlines()
-        return lines[-1] if lines else ""
-
-
-class Bench:
-    """One experiment: how it is run, and how it ended when nobody disturbed it."""
-
-    def __init__(self, name: str, place: pathlib.Path) -> None:
-        """Run it once."""
-        self.name, self.place = name, place
-        self.draw = random.Random(name)
-        folder, log = self.fresh("whole")
-        done = self.run(folder, log)
-        assert done.code == 0, done.stderr
-        self.whole, self.events = outcome(folder), list(dict.fromkeys(events(log)))
-        assert self.whole
-
-    def fresh(self, name: str) -> tuple[pathlib.Path, pathlib.Path]:
-        """Return a run folder, which does not exist yet, and an empty log."""
-        log = self.place / f"{self.name}_{name}.log"
-        log.write_text("")
-        return self.place / self.name / name, log
-
-    def start(
-        self, folder: pathlib.Path, log: pathlib.Path, *flags: str, **options: Any
-    ) -> subprocess.Popen[str]:
-        """Start the command; `options` are Popen's, `environment` adds variables."""
-        own = [flag.format(place=self.place) for flag in COMMANDS[self.name]]
-        given = options.pop("environment", {})
-        known = driver.environment() | {"FAULTS_LOG": str(log)} | given
-        known["PYTHONPATH"] = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
-        program = ["-c", "import faults; faults.child()", self.name]
-        if options.pop("plain", False):
-            program = ["-m", f"experiments.{self.name}"]
-        command = [*options.pop("prefix", ()), sys.executable, *program, *own]
-        return subprocess.Popen(
-            [*command, f"--workdir={folder}", *flags],
-            cwd=ROOT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            env={name: value for name, value in known.items() if value is not None}, **options,
-        )  # fmt: skip
-
-    def run(self, folder: pathlib.Path, log: pathlib.Path, *flags: str, **options: Any) -> Done:
-        """Run the command to its end."""
-        return end(self.start(folder, log, *flags, **options))
-
-    def must_end_as_whole(self, folder: pathlib.Path, log: pathlib.Path, *flags: str) -> None:
-        """Run the same command undisturbed, and compare everything."""
-        done = self.run(folder, log, *flags)
-        assert done.code == 0, done.stderr
-        self.must_be_whole(folder, log)
-
-    def must_be_whole(self, folder: pathlib.Path, log: pathlib.Path) -> None:
-        """Compare a folder with the undisturbed one, and see that all was bought once."""
-        found = outcome(folder)
-        assert found.keys() == self.whole.keys(), found.keys() ^ self.whole.keys()
-        for name, content in self.whole.items():
-            assert same(found[name], content), f"{name}: {difference(found[name], content)}"
-        bought = [event for event in events(log) if event.startswith("put")]
-        assert len(bought) == len(set(bought)), "something was bought twice"
-        if bought:
-            assert len(rows(folder / "ledger.sqlite")) >= len(bought), "something was lost"
-
-    def wait(self, process: subprocess.Popen[str], log: pathlib.Path, count: int) -> bool:
-        """Wait until so many different things have happened; False where it ended before."""
-        deadline = time.monotonic() + LONGEST
-        while len(set(events(log))) < count:
-            if process.poll() is not None:
-                return False
-            assert time.monotonic() < deadline, "it hangs"
-            time.sleep(0.005)
-        return True
-
-
-def end(process: subprocess.Popen[str]) -> Done:
-    """Wait for the end of a process; a traceback is never one."""
-    try:
-        _, stderr = process.communicate(timeout=LONGEST)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise AssertionError(f"it hangs: {process.communicate()[1]}") from None
-    assert "Traceback" not in stderr, stderr
-    return Done(process.returncode, stderr)
-
-
-def events(log: pathlib.Path) -> list[str]:
-    """Return the whole lines of a log."""
-    return log.read_text().split("\n")[:-1]
-
-
-def rows(path: pathlib.Path) -> dict[Any, Any]:
-    """Return what a ledger holds, without seconds."""
-    from spd_jax.ledger import Ledger
-
-    with Ledger(path, read_only=True) as ledger:
-        return {tuple(key): (x.status, x.score, x.test_score, x.curve) for key, x in ledger.items()}
-
-
-def outcome(folder: pathlib.Path) -> dict[str, Any]:
-    """Return all results in a run folder, without how long they took."""
-    found: dict[str, Any] = {}
-    for path in sorted(folder.iterdir()):
-        assert ".partial" not in path.name, path
-        if path.name == "versions.json" or path.name.startswith(".") or path.is_dir():
-            continue
-        found[path.name] = None
-        if path.suffix == ".json":
-            found[path.name] = timeless(json.loads(path.read_text()))
-        elif path.suffix == ".jsonl":
-            found[path.name] = [json.loads(line) for line in path.read_text().splitlines()]
-        elif path.suffix == ".csv":
-            lines = path.read_text().splitlines()
-            table = csv.DictReader(line for line in lines if not line.startswith("#"))
-            found[path.name] = [line for line in lines if line[:1] == "#" and "commit" not in line]
-            found[path.name] += timeless(list(table))
-        elif path.suffix == ".npz":
-            with np.load(path) as arrays:
-                found[path.name] = {name: arrays[name].tolist() for name in arrays}
-        elif path.suffix == ".sqlite":
-            found[path.name] = rows(path)
-    found.pop("ledger.sqlite-wal", None)
-    found.pop("ledger.sqlite-shm", None)
-    return found
-
-
-def timeless(content: Any) -> Any:
-    """Return plain data without what is a matter of time."""
-    if isinstance(content, dict):
-        return {name: timeless(x) for name, x in content.items() if "seconds" not in name}
-    return [timeless(x) for x in content] if isinstance(content, list) else content
-
-
-def difference(one: Any, other: Any) -> str:
-    """Return where two results differ first."""
-    if isinstance(one, list) and isinstance(other, list):
-        pairs = [pair for pair in zip(one, other, strict=False) if not same(*pair)]
-        return f"{pairs[0]}" if pairs else f"{len(one)} instead of {len(other)} lines"
-    return f"{one!s:.300} instead of {other!s:.300}"
-
-
-def same(one: Any, other: Any) -> bool:
-    """Return whether plain data are equal; NaN is NaN."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    if isinstance(one, float) and isinstance(other, float) and math.isnan(one):
-        return math.isnan(other)
-    return bool(one == other)
-
+from fault_bench import Bench, end, events, outcome, rows, same  # noqa: E402
+from fault_commands import COMMANDS, PAID, WITH_WORKERS, prepare  # noqa: E402
 
 # The faults: each tries it and returns what happened
 
@@ -515,7 +257,7 @@ def hung(bench: Bench) -> str:
     hang.write_text("the first evaluation that takes this file away hangs")
     given = {"FAULTS_HANG": str(hang)}
     with bench.start(folder, log, *flags, environment=given) as process:
-        if bench.name == "rnn_cell_search":  # whose evaluations look for no file: stop a worker
+        if "toy_faults" not in " ".join(COMMANDS[bench.name]):  # looks for no file: stop a worker
             assert bench.wait(process, log, 2)
             os.kill(workers_of(process)[0], signal.SIGSTOP)
         done = end(process)
@@ -543,22 +285,6 @@ FAULTS = [
 
 
 # The matrix
-
-
-def prepare(place: pathlib.Path) -> None:
-    """Write what the commands read."""
-    import jax
-    from toy_widths import TOY, Formula
-
-    from spd_jax.ledger import EvaluationKey
-    from spd_jax.ledger import table as ledger_table
-
-    driver.write_text(place / "text")
-    space, task = TOY.space, Formula()
-    names = dict.fromkeys(map(space.encode, space.sample(jax.random.key(5), 40)))
-    keys = [EvaluationKey(space.name, cell, task.fingerprint, 0, 4) for cell in names]
-    items = [(key, task.evaluate(key.cell, 0, 4)) for key in keys]
-    ledger_table.write(place / "table.csv", items, {})
 
 
 def main() -> None:

@@ -24,8 +24,6 @@ def begin(log, *flags):
         "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONPATH": str(ROOT),
-        # Compiled twice as fast; the numbers are as good as any.
-        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
     }
     return subprocess.Popen(
         [sys.executable, __file__, str(log), *TINY, *map(str, flags)],

@@ -34,7 +34,6 @@ def run(folder, *flags):
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }
     command = [sys.executable, "-m", "experiments.benchmark", "--quick", f"--workdir={folder}"]
     return subprocess.run(

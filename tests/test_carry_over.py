@@ -310,6 +310,7 @@ def test_a_source_that_cannot_be_put_into_the_target_goes_on_without(sides, tmp_
 def test_text_and_picture_show_the_run(which, request, tmp_path):
     found = dataclasses.replace(request.getfixturevalue(which), path=tmp_path)
     text = report.results(found)
+    assert max(map(len, text.splitlines())) <= 80
     assert max(map(len, text.splitlines())) <= 100
     tau = found.summary["figures"]["all"]["0"]["dish"]["kendall_tau"]["median"]
     line = next(line for line in text.splitlines() if line.strip().startswith("learned dish"))

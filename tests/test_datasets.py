@@ -317,7 +317,7 @@ def test_cifar_is_read_out_of_the_archive_that_is_downloaded(cifar_folder, monke
     assert found.identity == datasets.load_images("cifar10", str(cifar_folder)).identity
     assert found.files == ("data_batch_1.bin", "data_batch_3.bin", "test_batch.bin")
     assert asked[0][0].startswith("https://www.cs.toronto.edu/")
-    assert len(bytes.fromhex(asked[0][1].removeprefix("md5:"))) == 16
+    assert len(bytes.fromhex(asked[0][1].removeprefix("sha256:"))) == 32
 
 
 @pytest.mark.parametrize(

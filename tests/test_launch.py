@@ -1,7 +1,7 @@
 """launch: one flag for each setting, there and back, what is refused, and how a main ends."""
 
-import concurrent.futures
 import dataclasses
+import json
 import os
 import pathlib
 import re
@@ -336,14 +336,26 @@ def test_settings_that_cannot_be_run_are_refused(words, message):
 # Mains
 
 SCRIPT = """
-import dataclasses, os, signal, sys, time
+import dataclasses, json, os, signal, sys, time, warnings
 import jax
 from experiments import launch
 from spd_jax.errors import UserError
 from spd_jax.studies import machine
 from spd_jax.studies.settings import setting
 
-end = sys.argv.pop(1)
+# One process per ending, all forked from this one, which has imported what takes long.
+warnings.filterwarnings("ignore", "os.fork")
+for end, place, flags in json.load(sys.stdin):
+    child = os.fork()
+    if not child:
+        break
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(json.dumps([end, status]), flush=True)
+else:
+    sys.exit()
+sys.argv[1:] = flags
+for number, name in ((1, "output"), (2, "errors")):
+    os.dup2(os.open(f"{place}.{name}", os.O_WRONLY | os.O_CREAT), number)
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -373,9 +385,13 @@ def main():
         raise ValueError("ours")
     if end == "full disk":
         import resource
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
-        with open(os.environ["FULL"], "w") as stream:
-            stream.write("x" * 100_000)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+        try:
+            with open(os.environ["FULL"], "w") as stream:
+                stream.write("x" * 100_000)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
     if end == "defect of a file":
         open("/no/such/file")
     if end == "interrupt":
@@ -384,10 +400,22 @@ def main():
         os.kill(os.getpid(), signal.SIGTERM)
     if end == "interrupt in a callback":
         Swallows()
-    if end == "interrupt and again":
-        import atexit
-        atexit.register(lambda: signal.raise_signal(signal.SIGINT))
-        signal.raise_signal(signal.SIGTERM)
+    if end == "interrupt swallowed":
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            pass
+    if end == "terminate, slow to close":
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        finally:
+            try:
+                raise ValueError("on the way")
+            except ValueError:
+                time.sleep(1.2)
+            print("closed")
     if end.startswith(("interrupt", "terminate")):
         for _ in range(600):
             time.sleep(0.1)
@@ -402,8 +430,9 @@ ENDINGS = {
     "full disk": [],
     "interrupt": [],
     "interrupt in a callback": [],
-    "interrupt and again": [],
+    "interrupt swallowed": [],
     "terminate": [],
+    "terminate, slow to close": [],
     "stray word": ["runs/here"],
     "many devices": ["--cpu_devices=100000"],
     "a large seed": ["--seed=99999999999999999999"],
@@ -416,17 +445,24 @@ INTERRUPTED = "interrupted: the same command goes on from here\n"
 @pytest.fixture(scope="module")
 def endings(tmp_path_factory):
     """Return how each of `ENDINGS` ended."""
-    full = tmp_path_factory.mktemp("full") / "file"
-
-    def run(ending):
-        return subprocess.run(
-            [sys.executable, "-c", SCRIPT, ending, "--cpu_devices=1", *ENDINGS[ending]],
-            cwd=ROOT, env=os.environ | {"FULL": str(full)}, capture_output=True, text=True,
-            check=False, timeout=100,
-        )  # fmt: skip
-
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        return dict(zip(ENDINGS, pool.map(run, ENDINGS), strict=True))
+    folder = tmp_path_factory.mktemp("endings")
+    asked = [
+        (end, str(folder / end), ["--cpu_devices=1", *flags]) for end, flags in ENDINGS.items()
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], input=json.dumps(asked), cwd=ROOT, text=True, timeout=600,
+        env=os.environ | {"FULL": str(folder / "full")}, capture_output=True, check=True,
+    )  # fmt: skip
+    assert done.stderr == ""
+    return {
+        end: subprocess.CompletedProcess(
+            end,
+            status,
+            (folder / f"{end}.output").read_text(),
+            (folder / f"{end}.errors").read_text(),
+        )
+        for end, status in map(json.loads, done.stdout.splitlines())
+    }
 
 
 def test_motifs_are_spread_over_as_many_host_devices_as_asked_for(endings):
@@ -443,13 +479,16 @@ def test_motifs_are_spread_over_as_many_host_devices_as_asked_for(endings):
         ),
         ("interrupt", 130, INTERRUPTED),
         ("interrupt in a callback", 130, INTERRUPTED),
-        ("interrupt and again", 130, 2 * INTERRUPTED),
+        ("interrupt swallowed", 130, INTERRUPTED),
         ("terminate", 143, INTERRUPTED),
+        ("terminate, slow to close", 143, INTERRUPTED),
         ("stray word", 1, "error: 'runs/here' is no flag: write --name=value\n"),
     ],
 )  # fmt: skip
 def test_a_main_ends_with_a_sentence_and_a_status(ending, status, error, endings):
     assert (endings[ending].returncode, endings[ending].stderr) == (status, error)
+    if ending == "terminate, slow to close":
+        assert endings[ending].stdout == "closed\n"
 
 
 @pytest.mark.parametrize(

@@ -50,11 +50,12 @@ def test_the_example_of_an_own_search_finds_good_cells_and_buys_nothing_twice(
     assert max(max(it.scores) for it in first) > max(first[0].scores) + 3
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/own_search.md"])
-def test_the_examples_satisfy_the_protocols_under_mypy(page, tmp_path):
-    (tmp_path / "example.py").write_text(example(page))
+def test_the_examples_satisfy_the_protocols_under_mypy(tmp_path):
+    pages = {"readme.py": "README.md", "own_search.py": "docs/own_search.md"}
+    for name, page in pages.items():
+        (tmp_path / name).write_text(example(page))
     command = [sys.executable, "-m", "mypy", "--config-file=", "--check-untyped-defs"]
-    command += ["--ignore-missing-imports", f"--cache-dir={ROOT / '.mypy_cache'}", "example.py"]
+    command += ["--ignore-missing-imports", f"--cache-dir={ROOT / '.mypy_cache'}", *pages]
     environment = {**os.environ, "MYPYPATH": str(ROOT)}
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False

@@ -185,7 +185,9 @@ def test_a_table_is_compared_with_another(bought, tmp_path):
     summary, _ = run(tmp_path, Logged(), num_cells=10, compare_with=other)
     assert summary["agreement"]["cells"] == 10
     assert summary["agreement"]["kendall_tau"] == pytest.approx(1, abs=0.2)
-    assert "10 cells in both" in table_summary(summary)
+    text = table_summary(summary)
+    assert "10 cells in both" in text
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_a_table_to_compare_with_is_read_before_anything_is_bought(tmp_path):

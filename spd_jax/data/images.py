@@ -20,7 +20,8 @@ NAMES = ("mnist", "fashion_mnist", "digits")
 IMAGE_NAMES = (*NAMES, "cifar10")  # of `load_images`
 CIFAR_RECORD = 1 + 3 * 32 * 32  # bytes: a label, then the red, green and blue planes
 CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-CIFAR_HASH = "md5:c32a1d4ab5d03f1284b67883e8d87530"  # as its page states it
+# Its page states the MD5 c32a1d4ab5d03f1284b67883e8d87530, of the same 170,052,171 bytes.
+CIFAR_HASH = "sha256:c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 
 Labelled = tuple[np.ndarray, np.ndarray]  # images and their labels
 

@@ -42,7 +42,7 @@ def results(found: CarryOver) -> str:
             title = f"{known} truths of the target: medians {over}"
             headers = ["", "tau", "held out", "left", "peak off", "dish -", "wins"]
             parts.append(table(title, headers, lines))
-    parts.append("dish -: mean paired difference of held-out tau to the method, and its std error")
+    parts.append("dish -: mean paired difference of held-out tau to the method ± its std error")
     return "\n".join(parts)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from spd_jax.report.text import duration, table
+from spd_jax.report.text import duration, table, wrapped
 from spd_jax.studies.candidates import Look, means, short
 
 
@@ -28,7 +28,7 @@ def table_summary(summary: Mapping[str, Any]) -> str:
             f"against the other table, {own['cells']} cells in both: tau {own['kendall_tau']:.3f}, "
             f"rho {own['spearman']:.3f}, {own['precision_at_10']:.0%} of the best 10"
         )
-    return "\n".join(lines)
+    return "\n".join(map(wrapped, lines))
 
 
 def candidates_table(looks: Sequence[Look], criterion: str = "loss") -> str:
