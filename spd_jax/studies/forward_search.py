@@ -385,9 +385,10 @@ class Runner:
         self._run_searches()
         outcomes = [self._outcome(own) for own in self.searches]
         mains = self.mains
-        for name in others:
-            outcomes += self._longer(mains) if name == "longer" else self._scratch(name, mains)
-        return outcomes
+        if "longer" in others:
+            outcomes += self._longer(mains)
+        scratch = [name for name in others if name != "longer"]
+        return outcomes + self._scratch(scratch, mains)
 
     @property
     def mains(self) -> list[Search]:
@@ -467,10 +468,11 @@ class Runner:
             self._of("longer", own.seed, found) for own, found in zip(mains, records, strict=True)
         ]
 
-    def _scratch(self, name: str, mains: Sequence[Search]) -> list[Outcome]:
-        """Train one network of every seed from scratch, for what its search cost."""
+    def _scratch(self, names: Sequence[str], mains: Sequence[Search]) -> list[Outcome]:
+        """Train networks of every seed from scratch, each for what its search cost."""
         items: list[Item] = []
-        for own in mains:
+        owners = [(name, own) for name in names for own in mains]
+        for name, own in owners:
             problem, arch = self._network(name, own)
             cost = training.recorded(problem.model, arch).multiply_adds
             epochs = epochs_for(compute(own.records), cost, problem.count)
@@ -479,8 +481,8 @@ class Runner:
             items.append((self.training(own.seed, problem), job))
         results = self._buy(items)
         return [
-            self._of(name, item[0].seed, [(item[1], result)])
-            for item, result in zip(items, results, strict=True)
+            self._of(name, own.seed, [(item[1], result)])
+            for (name, own), item, result in zip(owners, items, results, strict=True)
         ]
 
     def _network(self, name: str, own: Search) -> tuple[Any, Arch]:
