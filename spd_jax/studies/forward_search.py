@@ -726,7 +726,9 @@ def keep_best(folder: RunFolder, runner: Runner, summary: dict[str, Any]) -> Non
     if not found:
         return
     *_, model, own = min(found, key=lambda item: item[:3])
-    loaded = jobs.load(own.training.path(model.name))
+    path = own.training.path(model.name)
+    runner.buyer.restore([path])
+    loaded = jobs.load(path)
     jobs.save(folder.path / "best.npz", *loaded)
     folder.write_json("best_arch.json", model.arch.to_json())
     summary["best"] = {
