@@ -11,7 +11,7 @@ from spd_jax.report import forward_search as report
 from spd_jax.report.display import Display
 from spd_jax.studies import forward_cost, forward_search
 from spd_jax.studies.forward_controls import ALL
-from spd_jax.studies.forward_search import PRESETS, ForwardSettings
+from spd_jax.studies.forward_settings import PRESETS, ForwardSettings
 from spd_jax.studies.settings import setting
 
 

@@ -17,7 +17,7 @@ from spd_jax.forward_search import arch as arch_lib
 from spd_jax.forward_search import jobs
 from spd_jax.report import forward_search as report
 from spd_jax.studies import forward_cost
-from spd_jax.studies.forward_search import ForwardSettings
+from spd_jax.studies.forward_settings import ForwardSettings
 
 KILLS = int(os.environ.get("SPD_JAX_KILLS", "2"))
 PICTURES = {"hull.png", "growth.png", "cell.png", "alphas.png"}

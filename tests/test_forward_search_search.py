@@ -16,7 +16,7 @@ from spd_jax.forward_search.jobs import Job, Training
 from spd_jax.forward_search.search import Rules
 from spd_jax.ledger import Evaluation, Ledger
 from spd_jax.studies import forward_controls, forward_search
-from spd_jax.studies.forward_search import ForwardSettings
+from spd_jax.studies.forward_settings import ForwardSettings, problem_of
 
 SMALL = ForwardSettings(
     filters=2, train_images=64, valid_images=50, test_images=50, growths=3, num_seeds=2
@@ -218,7 +218,7 @@ def grown(tmp_path, fakes):
     """Return a function that runs one search on fake trainings to its end."""
 
     def one(rules, arch=None, fails=(), width=1):
-        problem = forward_search.problem_of(SMALL, None)
+        problem = problem_of(SMALL, None)
         own = Training(problem, str(tmp_path), rules.seed)
         state = search.begin(arch or arch_lib.seed("cell", 1, 1), rules)
         while state.queue:
@@ -290,22 +290,22 @@ def test_several_growths_under_way_are_all_finished(grown):
 
 
 def test_epochs_of_controls_cost_what_they_should():
-    assert forward_search.epochs_for(1000.0, 10.0, 5) == 20
-    assert forward_search.epochs_for(1.0, 10.0, 5) == 1
+    assert forward_controls.epochs_for(1000.0, 10.0, 5) == 20
+    assert forward_controls.epochs_for(1.0, 10.0, 5) == 1
 
 
 def test_random_networks_have_as_many_edges():
     seed = arch_lib.seed("cell", 1, 1)
     like = seed.grown({"normal": seed.candidates("normal")[:3]})
     like = like.grown({slot: like.candidates(slot)[-2:] for slot in like.slots})
-    found = forward_search.random_arch(seed, like, [0])
+    found = forward_controls.random_arch(seed, like, [0])
     assert [[len(own) for own in spec] for spec in found.specs] == [[3, 2], [2]]
     assert found != like
 
 
 def test_the_wide_seed_costs_nearly_what_is_wanted():
     seed = arch_lib.seed("cell", 1, 1)
-    problem = forward_search.widened(SMALL, None, seed, 50_000.0, SMALL.filters)
+    problem = forward_controls.widened(SMALL, None, seed, 50_000.0, SMALL.filters)
     cost = training.recorded(problem.model, seed).multiply_adds
     assert 0.7 < cost / 50_000 < 1.4
 
