@@ -20,14 +20,14 @@ import numpy as np
 
 from spd_jax import files
 from spd_jax.errors import UserError
+from spd_jax.forward_search import dish_selector, selection, training
 from spd_jax.forward_search import scope as scope_lib
-from spd_jax.forward_search import selection, training
 from spd_jax.forward_search.arch import Arch, from_json
 from spd_jax.forward_search.scope import Weights
 from spd_jax.forward_search.training import Model, Optimiser, Schedule, TrainState
 from spd_jax.ledger import Evaluation
 
-KINDS = ("seed", "weak", "child", "longer", "scratch")
+KINDS = ("seed", "weak", "rank", "child", "longer", "scratch")
 KIND = "forward_search"  # of files of weights
 MOST_STEPS = 64  # of one call of the compiled program
 PROBE_BATCHES = 8  # that gains of candidates are measured on
@@ -77,14 +77,15 @@ class Job:
 
     Attributes:
       number: in the order of submission, from 0; random numbers depend on it.
-      kind: one of `KINDS`: the search's first training, weak training, a child's, or a
-        control's: a model that trains longer, or a network from scratch.
+      kind: one of `KINDS`: the search's first training, weak training, what a dish says of
+        candidates, a child's training, or a control's: a model that trains longer, or a network
+        from scratch.
       arch: of the network; in a weak training the parent's, to which candidates are added.
       epochs: of the training.
       source: name of the job whose weights are inherited; None begins anew.
       parent: number of the model that it grew from; None has none.
       growth: number of the growth that it belongs to; 0 is before any.
-      slots: that get candidates, in a weak training.
+      slots: that get candidates, in a weak training; that are ranked.
     """
 
     number: int
@@ -145,7 +146,7 @@ class Training:
 
 
 def run(training_: Training, job: Job) -> Evaluation:
-    """Train, write the weights, and return what was measured.
+    """Train, write the weights, and return what was measured; or rank candidates by a dish.
 
     Scores are on validation data, test scores beside them; nothing here looks at the latter.
 
@@ -153,12 +154,14 @@ def run(training_: Training, job: Job) -> Evaluation:
       A failed evaluation where the loss or the score is not finite. `info` holds error,
       cross_entropy, train_loss, multiply_adds and parameters of the network, train_multiply_adds
       (of the whole training, forward passes), images (of the training) and, of a weak training,
-      `scores` (see `selection.scores_of`).
+      `scores` (see `selection.scores_of`). The score of a ranking is its best candidate's.
 
     Raises:
       UserError: data or inherited weights are missing.
     """
     began = time.perf_counter()
+    if job.kind == "rank":
+        return _ranked(training_, job, began)
     problem, arch = training_.problem, job.arch
     need = training.recorded(problem.model, arch, job.slots, training_.optimiser.coupling)
     weights, averages = _first(training_, job, need)
@@ -190,6 +193,23 @@ def run(training_: Training, job: Job) -> Evaluation:
     if not np.isfinite([*scores, *losses[-1:]]).all():
         return Evaluation("failed", seconds=seconds, error="the training diverged", info=info)
     return Evaluation("ok", scores[0], scores[1], seconds=seconds, unit=problem.unit, info=info)
+
+
+def _ranked(training_: Training, job: Job, began: float) -> Evaluation:
+    """Return what an untrained dish says of every candidate."""
+    net = training_.problem.model.net
+    seed = int(np.random.default_rng(training_.job_seed(job)).integers(2**31))
+    found = dish_selector.scores(seed, net, job.arch, job.slots)
+    by_slot = {slot: own.tolist() for slot, own in found.items()}
+    info = {
+        "kind": job.kind, "number": job.number, "growth": job.growth, "parent": job.parent,
+        "scores": {"dish": by_slot},
+        "train_multiply_adds": dish_selector.cost(net, job.arch, job.slots),
+    }  # fmt: skip
+    best = max(max(own) for own in by_slot.values())
+    if not math.isfinite(best):
+        return Evaluation("failed", error="no candidate trained in the dish", info=info)
+    return Evaluation("ok", best, seconds=time.perf_counter() - began, unit="dish", info=info)
 
 
 def _info(

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from spd_jax.errors import UserError, check_name
 from spd_jax.forward_search.arch import Edge
 
-# By name, what a selector looks at. All but the last two are had from one weak training.
+# By name, what a selector looks at. All but the last three are had from one weak training.
 SELECTORS = {
     "alpha": "|alpha| after weak training (the paper)",
     "gradient": "|mean dL/d alpha| over the weak training: equation 8 itself",
@@ -21,6 +21,7 @@ SELECTORS = {
     "signed": "mean of -alpha dL/d alpha: the gain to first order, with its sign",
     "projection": "norm of dL/dA of a projection A, after weak training (ours)",
     "proxy": "the same norm before any weak training: a zero-cost proxy",
+    "dish": "a Synthetic Petri Dish, untrained: each candidate in a tiny network (ours)",
     "random": "a random choice after the same weak training (the paper's control)",
     "none": "a random choice without weak training, whose cost the child's training gets",
 }

@@ -85,10 +85,11 @@ def selection(found: Mapping[str, Any]) -> str:
         )  # fmt: skip
     heads = ["selector", "tau", "95 % interval", "of means", "two weak trainings"]
     title = "tau of selectors with the true gains of single edges"
-    ceiling = _or_zero(found["noise_ceiling"])
+    ceiling, others = _or_zero(found["noise_ceiling"]), _or_zero(found["others"])
     return (
         table(title, heads, rows)
-        + f"  tau of one training of the edges with another: {ceiling:.2f}"
+        + f"  tau of one training of the edges with another: {ceiling:.2f}\n"
+        + f"  tau of a seed's gains with the other seeds' mean gains: {others:.2f}"
     )
 
 

@@ -22,7 +22,7 @@ CONTROLS = {
 # Other selectors share the seed and the first weak training with the search.
 SELECTORS = {
     f"by_{name}": f"selected by {name}"
-    for name in ("alpha", "gradient", "certain", "signed", "projection", "proxy")
+    for name in ("alpha", "gradient", "certain", "signed", "projection", "proxy", "dish")
 }
 ABLATIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "lambda_0": ("lambda 0", {"penalty": 0.0}),

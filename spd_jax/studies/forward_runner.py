@@ -263,7 +263,7 @@ class Runner:
         models = tuple(
             search.model_of(job, result, floor)
             for job, result in records
-            if job.kind != "weak" and result.status == "ok"
+            if job.kind not in ("weak", "rank") and result.status == "ok"
         )
         ended = bool(models) and records[-1][1].status == "ok"
         seconds = sum(result.seconds for _, result in records)
@@ -278,7 +278,7 @@ def describe(item: Item, result: Evaluation, searches: Sequence[Search]) -> str:
     words = [f"seed {training_.seed}", f"{job.kind} of growth {job.growth}"]
     if result.status == "failed":
         words.append("failed")
-    else:
+    elif job.kind != "rank":
         words.append(f"error {result.info['error']:.4g}")
         words.append(f"{result.info['multiply_adds'] / 1e6:.3g}M multiply-adds")
     for own in searches:

@@ -6,6 +6,7 @@ its validation cross-entropy is than that of the seed, trained on for as many ep
 entropy, since errors of a few hundred images tie.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ Records = Sequence[tuple[Job, Evaluation]]
 
 
 def jobs_of(seed: Grown, settings: Any) -> list[Job]:
-    """Return the jobs of one seed: weak trainings, the seed for longer, single edges.
+    """Return the jobs of one seed: weak trainings, dishes, the seed for longer, single edges.
 
     The first weak training is the search's own.
     """
@@ -36,6 +37,11 @@ def jobs_of(seed: Grown, settings: Any) -> list[Job]:
         )
         for repeat in range(REPEATS)
     ]  # fmt: skip
+    dishes = [
+        dataclasses.replace(own, number=SINGLE + 5 + repeat, kind="rank", epochs=0)
+        for repeat, own in enumerate(weak)
+        if arch.search != "rnn"
+    ]
     edges = [(slot, edge) for slot in arch.slots for edge in arch.candidates(slot)]
     grown: list[Arch] = [arch, *(arch.grown({slot: [edge]}) for slot, edge in edges)]
     children = [
@@ -46,7 +52,7 @@ def jobs_of(seed: Grown, settings: Any) -> list[Job]:
         for repeat in range(REPEATS)
         for place, own in enumerate(grown)
     ]  # fmt: skip
-    return [*weak, *children]
+    return [*weak, *dishes, *children]
 
 
 def gains_of(records: Records) -> tuple[Arch, dict[str, np.ndarray]]:
@@ -83,13 +89,11 @@ def summarise(records: Mapping[int, Records]) -> dict[str, Any]:
       `selectors`: by name, tau with the mean gain: `metrics.spread_with_mean` over (seed, slot),
       with a 95 % t interval over seeds (slots averaged); `pooled`: by name and slot, tau of
       means over seeds; `noise_ceiling`: tau of one training of the children with the other;
+      `others`: tau of a seed's gains with the mean gains of all other seeds, likewise;
       `stability`: by name, tau of one weak training with the other; `gains`: by seed and slot.
     """
     gains = {seed: gains_of(own)[1] for seed, own in records.items()}
-    scores = {
-        seed: [result.info["scores"] for job, result in own if job.kind == "weak"]
-        for seed, own in records.items()
-    }
+    scores = {seed: _scores_of(own) for seed, own in records.items()}
     names = list(next(iter(scores.values()))[0])
     slots = list(next(iter(gains.values())))
     found = {name: _agreement(name, slots, scores, gains) for name in names}
@@ -116,6 +120,7 @@ def summarise(records: Mapping[int, Records]) -> dict[str, Any]:
         "pooled": pooled,
         "stability": stability,
         "noise_ceiling": metrics.spread_with_mean(ceiling),
+        "others": _spread([[_with_others(seed, slot, gains) for slot in slots] for seed in gains]),
         "gains": {
             str(seed): {slot: own[slot].tolist() for slot in slots} for seed, own in gains.items()
         },
@@ -123,8 +128,26 @@ def summarise(records: Mapping[int, Records]) -> dict[str, Any]:
     }
 
 
+def _scores_of(records: Records) -> list[dict[str, Any]]:
+    """Return what every selector says, once for each repetition."""
+    by_kind = {
+        kind: [result.info.get("scores", {}) for job, result in records if job.kind == kind]
+        for kind in ("weak", "rank")
+    }
+    dishes = by_kind["rank"] or [{}] * REPEATS
+    return [weak | own for weak, own in zip(by_kind["weak"], dishes, strict=True)]
+
+
 def _ranks(values: Sequence[float]) -> np.ndarray:
     return stats.rankdata(values)
+
+
+def _with_others(seed: int, slot: str, gains: Mapping[int, Mapping[str, np.ndarray]]) -> float:
+    """Return tau of a seed's gains with the mean of the other seeds', NaN without any."""
+    others = [own[slot].mean(1) for other, own in gains.items() if other != seed]
+    if not others:
+        return float("nan")
+    return metrics.kendall_tau(gains[seed][slot].mean(1), np.mean(others, axis=0))
 
 
 def _agreement(
@@ -134,17 +157,18 @@ def _agreement(
     gains: Mapping[int, Mapping[str, np.ndarray]],
 ) -> dict[str, Any]:
     """Return tau of one selector with the mean gains."""
-    taus = np.array(
+    return _spread(
         [
-            [
-                metrics.kendall_tau(scores[s][0][name][slot], gains[s][slot].mean(1))
-                for slot in slots
-            ]
-            for s in scores
+            [metrics.kendall_tau(own[0][name][slot], gains[s][slot].mean(1)) for slot in slots]
+            for s, own in scores.items()
         ]
     )
-    found = metrics.spread_with_mean(taus.ravel())
-    by_seed = taus.mean(1)
+
+
+def _spread(taus: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Return the spread of taus `[seeds, slots]`, with a 95 % t interval over seeds."""
+    found = metrics.spread_with_mean(np.ravel(taus))
+    by_seed = np.mean(taus, axis=1)
     found["interval"] = None
     if len(by_seed) > 1 and np.isfinite(by_seed).all():
         half = stats.t.ppf(0.975, len(by_seed) - 1) * by_seed.std(ddof=1) / len(by_seed) ** 0.5

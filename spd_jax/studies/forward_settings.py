@@ -95,7 +95,8 @@ class ForwardSettings:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "digits": {},
+    # So narrow that the seed cannot learn all, however long it trains: else growing is no use.
+    "digits": {"filters": 2, "crop": 1, "seed_epochs": 60, "child_epochs": 40},
     "mnist_cpu": {
         "dataset": "mnist", "train_images": 4000, "valid_images": 2000, "test_images": 5000,
         "halved": True,
@@ -194,5 +195,5 @@ def check(settings: ForwardSettings) -> None:
             raise UserError(
                 f"ops={op} is none of search={settings.search}: use some of {', '.join(known)}"
             )
-    if settings.select in ("projection", "proxy") and settings.search == "rnn":
+    if settings.select in ("projection", "proxy", "dish") and settings.search == "rnn":
         raise UserError(f"select={settings.select} is for image networks: use another selector")
