@@ -3,10 +3,12 @@
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 
 import numpy as np
 import pytest
+from rich import console
 
 from spd_jax.errors import UserError
 from spd_jax.forward_search import arch as arch_lib
@@ -15,8 +17,9 @@ from spd_jax.forward_search.buying import Buyer
 from spd_jax.forward_search.jobs import Job, Training
 from spd_jax.forward_search.search import Rules
 from spd_jax.ledger import Evaluation, Ledger
-from spd_jax.studies import forward_controls, forward_search
-from spd_jax.studies.forward_settings import ForwardSettings, problem_of
+from spd_jax.report.views import StageView
+from spd_jax.studies import events, forward_controls, forward_runner, forward_search
+from spd_jax.studies.forward_settings import PRESETS, ForwardSettings, problem_of
 
 SMALL = ForwardSettings(
     filters=2, train_images=64, valid_images=50, test_images=50, growths=3, num_seeds=2
@@ -210,6 +213,23 @@ def test_too_little_memory_is_one_sentence(tmp_path, fakes, monkeypatch):
         run(tmp_path)
 
 
+def test_the_live_table_has_a_row_for_each_job(tmp_path, fakes):
+    found = []
+    run(tmp_path, dataclasses.replace(SMALL, num_seeds=1), listen=found.append)
+    rows = [event.row for event in found if isinstance(event, events.Advanced)]
+    (summary,) = json.loads((tmp_path / "summary.json").read_text())["searches"]
+    children = [row for row in rows if row[0] == "grown" and row[3] in ("seed", "child")]
+    errors = [f"{model['error']:.4g}" for model in summary["models"]]
+    assert [row[4] for row in children] == errors
+    assert [row[6] for row in children] == ["", "1", "2", "3"]  # the pool before each
+    shown = StageView(events.Stage("jobs", len(rows), columns=forward_runner.COLUMNS))
+    for place, row in enumerate(rows):
+        shown.advance(events.Advanced(place + 1, row=row))
+    stream = io.StringIO()
+    console.Console(file=stream, width=80).print(shown.drawn(80))
+    assert all(error in stream.getvalue() for error in errors[-2:])
+
+
 # Rules
 
 
@@ -334,9 +354,9 @@ def test_an_unknown_control_is_refused(tmp_path):
         forward_search.run(SMALL, tmp_path, beside=("longest",))
 
 
-@pytest.mark.parametrize("name", list(forward_search.PRESETS))
+@pytest.mark.parametrize("name", list(PRESETS))
 def test_presets_are_settings(name):
-    settings = ForwardSettings(preset=name, **forward_search.PRESETS[name])
+    settings = ForwardSettings(preset=name, **PRESETS[name])
     forward_search.settings_lib.check(settings)
 
 

@@ -112,6 +112,17 @@ def phases(found: Sequence[Phase]) -> str:
     return table("one step of each phase at full size", heads, rows) + f"  {notes[0]}"
 
 
+def final(summary: Mapping[str, Any]) -> str:
+    """Return what a final training came to, as text."""
+    names = ("test_error", "error", "multiply_adds", "parameters", "seconds")
+    rows = [
+        [name.replace("_", " "), *(_number(summary[name][x]) for x in ("mean", "std"))]
+        for name in names
+    ]
+    title = f"{summary['epochs']} epochs from scratch, {len(summary['seeds'])} seed(s)"
+    return table(title, ["", "mean", "sd"], rows) + wrapped(summary["arch"], "  ")
+
+
 def draw(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
     """Write the pictures of a finished run into its folder and return their paths."""
     folder = pathlib.Path(workdir)

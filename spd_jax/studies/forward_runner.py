@@ -139,7 +139,7 @@ class Runner:
         total += len(self.seeds) * sum(
             self.settings.growths if name == "longer" else 1 for name in others
         )
-        self.listen(events.Stage("jobs", total, note="compiling"))
+        self.listen(events.Stage("jobs", total, note="compiling", columns=COLUMNS))
         self._run_searches()
         outcomes = [self._outcome(own) for own in self.searches]
         mains = self.mains
@@ -160,7 +160,7 @@ class Runner:
             for own in self.mains
         }
         total = sum(map(len, jobs_of.values()))
-        self.listen(events.Stage("single edges", total, note="compiling"))
+        self.listen(events.Stage("single edges", total, note="compiling", columns=COLUMNS))
         self._done = 0
         items = [(self.training(seed), job) for seed, own in jobs_of.items() for job in own]
         weak_items = [item for item in items if item[1].kind == "weak"]
@@ -203,7 +203,8 @@ class Runner:
 
     def _tell(self, item: Item, result: Evaluation) -> None:
         self._done += 1
-        self.listen(events.Advanced(self._done, describe(item, result, self.searches)))
+        cells = row(item, result, self.searches)
+        self.listen(events.Advanced(self._done, described(cells), cells))
 
     def _longer(self, mains: Sequence[Search]) -> list[Outcome]:
         """Train every seed on, one phase for each growth, for what that growth cost."""
@@ -272,17 +273,30 @@ class Runner:
         )
 
 
-def describe(item: Item, result: Evaluation, searches: Sequence[Search]) -> str:
-    """Return what a finished job was, in a few words for a display."""
+COLUMNS = ("method", "seed", "growth", "job", "error", "M mult-adds", "pool", "hull")
+
+
+def row(item: Item, result: Evaluation, searches: Sequence[Search]) -> tuple[str, ...]:
+    """Return what a finished job was, by `COLUMNS`: "pool" are models, "hull" those in its band.
+
+    Searches share jobs: a job is said to be of the first that asks for it.
+    """
     training_, job = item
-    words = [f"seed {training_.seed}", f"{job.kind} of growth {job.growth}"]
-    if result.status == "failed":
-        words.append("failed")
-    elif job.kind != "rank":
-        words.append(f"error {result.info['error']:.4g}")
-        words.append(f"{result.info['multiply_adds'] / 1e6:.3g}M multiply-adds")
-    for own in searches:
-        if own.method == GROWN and own.seed == training_.seed and own.state.models:
-            on_band = len(search.band(own.state, own.rules))
-            words.append(f"pool {len(own.state.models)}, band {on_band}")
-    return ", ".join(words)
+    owner = next(
+        (own for own in searches if own.training == training_ and job in own.state.queue), None
+    )
+    models = owner.state.models if owner else ()
+    inside = len(search.band(owner.state, owner.rules)) if owner and models else 0
+    info = result.info if result.status == "ok" and "error" in result.info else {}
+    return (
+        owner.method if owner else "", str(training_.seed), str(job.growth), job.kind,
+        "failed" if result.status == "failed" else f"{info['error']:.4g}" if info else "",
+        f"{info['multiply_adds'] / 1e6:.3g}" if info else "",
+        str(len(models) or ""), str(inside or ""),
+    )  # fmt: skip
+
+
+def described(cells: Sequence[str]) -> str:
+    """Return a row in a few words, for plain lines."""
+    pairs = zip(COLUMNS, cells, strict=True)
+    return ", ".join(f"{name} {cell}" for name, cell in pairs if cell)
