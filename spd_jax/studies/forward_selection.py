@@ -20,7 +20,7 @@ from spd_jax.forward_search.search import Grown
 from spd_jax.ledger import Evaluation
 from spd_jax.studies.forward_controls import SINGLE
 
-REPEATS = 2  # weak trainings, and trainings of every child
+WEAK = 2  # weak trainings, of which the first is the search's own; the other tells how stable
 Records = Sequence[tuple[Job, Evaluation]]
 
 
@@ -35,7 +35,7 @@ def jobs_of(seed: Grown, settings: Any) -> list[Job]:
             1 if repeat == 0 else SINGLE + repeat, "weak", arch, settings.weak_epochs, seed.name,
             seed.number, 1, arch.slots,
         )
-        for repeat in range(REPEATS)
+        for repeat in range(WEAK)
     ]  # fmt: skip
     dishes = [
         dataclasses.replace(own, number=SINGLE + 5 + repeat, kind="rank", epochs=0)
@@ -49,14 +49,14 @@ def jobs_of(seed: Grown, settings: Any) -> list[Job]:
             SINGLE + 10 + repeat * len(grown) + place, "child", own, settings.child_epochs,
             weak[0].name, seed.number, 1,
         )
-        for repeat in range(REPEATS)
+        for repeat in range(settings.repeats)
         for place, own in enumerate(grown)
     ]  # fmt: skip
     return [*weak, *dishes, *children]
 
 
 def gains_of(records: Records) -> tuple[Arch, dict[str, np.ndarray]]:
-    """Return the seed's architecture and, by slot, gains in nats `[E, REPEATS]`.
+    """Return the seed's architecture and, by slot, gains in nats `[E, repeats]`.
 
     NaN where a training failed.
     """
@@ -88,7 +88,7 @@ def summarise(records: Mapping[int, Records]) -> dict[str, Any]:
     Returns:
       `selectors`: by name, tau with the mean gain: `metrics.spread_with_mean` over (seed, slot),
       with a 95 % t interval over seeds (slots averaged); `pooled`: by name and slot, tau of
-      means over seeds; `noise_ceiling`: tau of one training of the children with the other;
+      means over seeds; `noise_ceiling`: tau of two trainings of the children;
       `others`: tau of a seed's gains with the mean gains of all other seeds, likewise;
       `stability`: by name, tau of one weak training with the other; `gains`: by seed and slot.
     """
@@ -114,7 +114,12 @@ def summarise(records: Mapping[int, Records]) -> dict[str, Any]:
         )
         for name in names
     }  # fmt: skip
-    ceiling = [metrics.kendall_tau(*own[slot].T[:2]) for own in gains.values() for slot in slots]
+    many = next(iter(next(iter(gains.values())).values())).shape[1] > 1
+    ceiling = [
+        metrics.kendall_tau(*own[slot].T[:2]) if many else float("nan")
+        for own in gains.values()
+        for slot in slots
+    ]
     return {
         "selectors": found,
         "pooled": pooled,
@@ -134,7 +139,7 @@ def _scores_of(records: Records) -> list[dict[str, Any]]:
         kind: [result.info.get("scores", {}) for job, result in records if job.kind == kind]
         for kind in ("weak", "rank")
     }
-    dishes = by_kind["rank"] or [{}] * REPEATS
+    dishes = by_kind["rank"] or [{}] * WEAK
     return [weak | own for weak, own in zip(by_kind["weak"], dishes, strict=True)]
 
 

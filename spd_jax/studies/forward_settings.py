@@ -92,6 +92,10 @@ class ForwardSettings:
         0, "budget that no grown network exceeds; 0: none", at_least=0, at_most=10**12
     )
     drop_outside: bool = setting(False, "a model outside the band never grows again")
+    repeats: int = setting(
+        2, "trainings of every single edge that selectors are compared with", at_least=1,
+        grows=True,
+    )  # fmt: skip
 
 
 PRESETS: dict[str, dict[str, Any]] = {
