@@ -129,12 +129,12 @@ def applied(state: State, rules: Rules, problem: Any, job: Job, evaluation: Eval
     """
     if evaluation.status == "failed":
         return state
-    if job.kind == "weak" and rules.select == "dish":
-        ranking = dataclasses.replace(
-            job, number=state.jobs, kind="rank", epochs=0, source=job.name
+    if job.kind == "weak" and rules.select in selection.RANKED:
+        look = dataclasses.replace(
+            job, number=state.jobs, kind=rules.select, epochs=0, source=job.name
         )
-        return dataclasses.replace(state, queue=(ranking, *state.queue), jobs=state.jobs + 1)
-    if job.kind in ("weak", "rank"):
+        return dataclasses.replace(state, queue=(look, *state.queue), jobs=state.jobs + 1)
+    if job.slots:
         return _with_child(state, rules, problem, job, evaluation)
     models = (*state.models, model_of(job, evaluation, problem.floor()))
     return _forgetful(dataclasses.replace(state, models=models), rules)

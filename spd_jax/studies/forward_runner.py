@@ -8,7 +8,7 @@ from spd_jax.errors import UserError
 from spd_jax.forward_search import search, training
 from spd_jax.forward_search.arch import Arch
 from spd_jax.forward_search.buying import Buyer, Item
-from spd_jax.forward_search.jobs import Job, Training
+from spd_jax.forward_search.jobs import TRAINED, Job, Training
 from spd_jax.forward_search.search import Grown, Rules, State
 from spd_jax.ledger import Evaluation
 from spd_jax.studies import events, forward_selection
@@ -264,7 +264,7 @@ class Runner:
         models = tuple(
             search.model_of(job, result, floor)
             for job, result in records
-            if job.kind not in ("weak", "rank") and result.status == "ok"
+            if job.kind in TRAINED and result.status == "ok"
         )
         ended = bool(models) and records[-1][1].status == "ok"
         seconds = sum(result.seconds for _, result in records)

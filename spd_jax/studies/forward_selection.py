@@ -17,6 +17,7 @@ from spd_jax import metrics
 from spd_jax.forward_search.arch import Arch, parse
 from spd_jax.forward_search.jobs import Job
 from spd_jax.forward_search.search import Grown
+from spd_jax.forward_search.selection import RANKED
 from spd_jax.ledger import Evaluation
 from spd_jax.studies.forward_controls import SINGLE
 
@@ -25,7 +26,9 @@ Records = Sequence[tuple[Job, Evaluation]]
 
 
 def jobs_of(seed: Grown, settings: Any) -> list[Job]:
-    """Return the jobs of one seed: weak trainings, dishes, the seed for longer, single edges.
+    """Return the jobs of one seed: weak trainings, looks at candidates, single edges.
+
+    The seed without a new edge trains for as long as they do.
 
     The first weak training is the search's own.
     """
@@ -37,10 +40,12 @@ def jobs_of(seed: Grown, settings: Any) -> list[Job]:
         )
         for repeat in range(WEAK)
     ]  # fmt: skip
-    dishes = [
-        dataclasses.replace(own, number=SINGLE + 5 + repeat, kind="rank", epochs=0)
+    looks = [
+        dataclasses.replace(
+            own, number=SINGLE + WEAK * (1 + place) + repeat, kind=kind, epochs=0, source=own.name
+        )
+        for place, kind in enumerate(RANKED if arch.search != "rnn" else ())
         for repeat, own in enumerate(weak)
-        if arch.search != "rnn"
     ]
     edges = [(slot, edge) for slot in arch.slots for edge in arch.candidates(slot)]
     grown: list[Arch] = [arch, *(arch.grown({slot: [edge]}) for slot, edge in edges)]
@@ -52,7 +57,7 @@ def jobs_of(seed: Grown, settings: Any) -> list[Job]:
         for repeat in range(settings.repeats)
         for place, own in enumerate(grown)
     ]  # fmt: skip
-    return [*weak, *dishes, *children]
+    return [*weak, *looks, *children]
 
 
 def gains_of(records: Records) -> tuple[Arch, dict[str, np.ndarray]]:
@@ -135,12 +140,12 @@ def summarise(records: Mapping[int, Records]) -> dict[str, Any]:
 
 def _scores_of(records: Records) -> list[dict[str, Any]]:
     """Return what every selector says, once for each repetition."""
-    by_kind = {
-        kind: [result.info.get("scores", {}) for job, result in records if job.kind == kind]
-        for kind in ("weak", "rank")
-    }
-    dishes = by_kind["rank"] or [{}] * WEAK
-    return [weak | own for weak, own in zip(by_kind["weak"], dishes, strict=True)]
+    found: list[dict[str, Any]] = [{} for _ in range(WEAK)]
+    for kind in ("weak", *RANKED):
+        own = [result for job, result in records if job.kind == kind]
+        for scores, result in zip(found, own, strict=False):
+            scores |= result.info.get("scores", {})
+    return found
 
 
 def _ranks(values: Sequence[float]) -> np.ndarray:

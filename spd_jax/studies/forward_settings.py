@@ -199,5 +199,5 @@ def check(settings: ForwardSettings) -> None:
             raise UserError(
                 f"ops={op} is none of search={settings.search}: use some of {', '.join(known)}"
             )
-    if settings.select in ("projection", "proxy", "dish") and settings.search == "rnn":
+    if settings.select in selection.RANKED and settings.search == "rnn":
         raise UserError(f"select={settings.select} is for image networks: use another selector")
