@@ -103,7 +103,12 @@ SUITES = {
         "runs/benchmark_image_cells",
     ),
     "forward_search": Suite(
-        {"search_net": lambda quick: benchmark_forward_search.measure(forward_plan(quick))},
+        {
+            phase: lambda quick, phase=phase: benchmark_forward_search.measure(
+                forward_plan(quick), phase
+            )
+            for phase in benchmark_forward_search.PHASES
+        },
         lambda quick: dataclasses.asdict(forward_plan(quick)),
         forward_search_report.tables,
         "runs/benchmark_forward_search",
@@ -153,7 +158,12 @@ def main() -> None:
         summary = settings | {"versions": machine.versions()}
         summary |= measure(folder, suite, parts, quick)
         folder.write_json("summary.json", summary)
-    if set(parts) - {"ranking", "query", "fit", "search_net"}:  # those are tables alone
+    if set(parts) - {
+        "ranking",
+        "query",
+        "fit",
+        *benchmark_forward_search.PHASES,
+    }:  # those are tables alone
         report.draw(folder.path)
     print(suite.tables(summary))
     print(json.dumps(summary, allow_nan=False))

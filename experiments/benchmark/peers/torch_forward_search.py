@@ -166,7 +166,8 @@ def make_step(
 
     def step() -> tuple[float, np.ndarray]:
         loss = functional.cross_entropy(network.logits(inputs), targets)
-        gradients = torch.autograd.grad(loss, leaves)
+        # What only candidates see has no gradient: they stop it.
+        gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
         return loss.item(), gradients[last].numpy()
 
     return step
