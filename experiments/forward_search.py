@@ -9,9 +9,9 @@ import dataclasses
 from experiments import launch
 from spd_jax.report import forward_search as report
 from spd_jax.report.display import Display
-from spd_jax.studies import forward_cost, forward_search
+from spd_jax.studies import forward_cost, forward_final, forward_search
 from spd_jax.studies.forward_controls import ALL
-from spd_jax.studies.forward_search import PRESETS, ForwardSettings
+from spd_jax.studies.forward_settings import PRESETS, ForwardSettings
 from spd_jax.studies.settings import setting
 
 
@@ -30,6 +30,11 @@ class ForwardSearch(ForwardSettings):
         False, "only take one step of each phase at full size, and say what all would cost",
         free=True,
     )  # fmt: skip
+    final_arch: str = setting(
+        "", "only train the architecture of this file (best_arch.json of a search), from scratch, "
+        "with `normal` and `filters` as given", free=True,
+    )  # fmt: skip
+    final_epochs: int = setting(600, "epochs of that training", at_least=1, free=True)
     workers: int = setting(0, "processes that train", at_least=0, free=True)
     time_limit: float | None = setting(
         None, "seconds that a job may take; needs workers; default: any", free=True
@@ -45,6 +50,9 @@ def main() -> None:
     if settings.one_step:
         print(report.phases(forward_cost.measure(settings)))
         return
+    if settings.final_arch:
+        train_finally(settings)
+        return
     workdir = launch.workdir(f"runs/forward_search_{settings.preset}")
     with Display() as display:
         summary = forward_search.run(
@@ -58,6 +66,22 @@ def main() -> None:
         )
     print(report.results(summary))
     print("wrote " + ", ".join(map(str, [workdir / "summary.json", *report.draw(workdir)])))
+
+
+def train_finally(settings: ForwardSearch) -> None:
+    """Train an architecture that a search has found."""
+    arch = forward_final.read_arch(settings.final_arch, settings.normal)
+    with Display() as display:
+        summary = forward_final.run(
+            settings,
+            launch.workdir(f"runs/forward_final_{settings.preset}"),
+            arch,
+            epochs=settings.final_epochs,
+            data_dir=launch.folder_of_data(settings.data_dir),
+            workers=settings.workers,
+            listen=display,
+        )
+    print(report.final(summary))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from spd_jax.forward_search import arch as arch_lib
 from spd_jax.forward_search import jobs
 from spd_jax.report import forward_search as report
 from spd_jax.studies import forward_cost
-from spd_jax.studies.forward_search import ForwardSettings
+from spd_jax.studies.forward_settings import ForwardSettings
 
 KILLS = int(os.environ.get("SPD_JAX_KILLS", "2"))
 PICTURES = {"hull.png", "growth.png", "cell.png", "alphas.png"}
@@ -92,13 +92,35 @@ def test_selectors_are_compared_with_every_single_edge(whole):
     summary = json.loads((whole[0] / "summary.json").read_text())
     found = summary["selection"]
     assert set(found["selectors"]) == {
-        "alpha", "gradient", "certain", "signed", "projection", "proxy"
+        "alpha", "gradient", "certain", "signed", "projection", "proxy", "dish"
     }  # fmt: skip
     for own in found["gains"].values():
         assert [len(row) for row in own["normal"]] == [2] * 4  # two trainings of four edges
     for own in found["selectors"].values():
         assert all(-1 <= tau <= 1 for tau in own["values"])
     assert json.dumps(found["pooled"])
+
+
+def test_the_final_training_takes_what_a_search_has_written(whole, tmp_path):
+    folder, log = tmp_path / "final", tmp_path / "final.log"
+    flags = [
+        f"--workdir={folder}", f"--final_arch={whole[0] / 'best_arch.json'}", "--final_epochs=1",
+        "--normal=2", "--cutout=2", "--drop_path=0.2",
+    ]  # fmt: skip
+    code, output, errors = ended(driver.begin(log, *flags))
+    assert code == 0, errors
+    summary = json.loads((folder / "summary.json").read_text())
+    arch, _, _ = jobs.load(folder / "final_seed0.npz")
+    found = arch_lib.from_json(json.loads((whole[0] / "best_arch.json").read_text()))
+    assert arch == arch_lib.scaled(found, 2)
+    assert (arch.kinds, str(arch)) == (("normal",) * 2, summary["arch"])
+    assert 0 <= summary["test_error"]["mean"] <= 1
+    assert "1 epochs from scratch" in output
+    (folder / "final_seed0.npz").unlink()
+    log.unlink()
+    assert ended(driver.begin(log, *flags))[0] == 0
+    assert not events(log)  # nothing was trained again
+    assert (folder / "final_seed0.npz").exists()
 
 
 def test_a_run_killed_again_and_again_ends_as_an_uninterrupted_one(whole, tmp_path):

@@ -109,7 +109,6 @@ def test_a_weak_training_says_what_every_selector_needs(chain):
     (slot,) = job.slots
     scores = result.info["scores"]
     wanted = {"alpha", "gradient", "certain", "signed"}
-    wanted |= {"projection", "proxy"} if job.arch.search != "rnn" else set()
     assert set(scores) == wanted
     for name in wanted:
         values = np.array(scores[name][slot])

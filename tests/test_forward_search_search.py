@@ -3,10 +3,12 @@
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 
 import numpy as np
 import pytest
+from rich import console
 
 from spd_jax.errors import UserError
 from spd_jax.forward_search import arch as arch_lib
@@ -15,8 +17,9 @@ from spd_jax.forward_search.buying import Buyer
 from spd_jax.forward_search.jobs import Job, Training
 from spd_jax.forward_search.search import Rules
 from spd_jax.ledger import Evaluation, Ledger
-from spd_jax.studies import forward_controls, forward_search
-from spd_jax.studies.forward_search import ForwardSettings
+from spd_jax.report.views import StageView
+from spd_jax.studies import events, forward_controls, forward_runner, forward_search
+from spd_jax.studies.forward_settings import PRESETS, ForwardSettings, problem_of
 
 SMALL = ForwardSettings(
     filters=2, train_images=64, valid_images=50, test_images=50, growths=3, num_seeds=2
@@ -52,8 +55,8 @@ def fake_run(own, job, fails=(), scale=1.0):
             for slot, count in counts.items()
         }
         signals = {s: np.ones((3, len(own))) for s, own in info["alphas"].items()}
-        gains = {"projection": info["alphas"], "proxy": info["alphas"]}
-        info["scores"] = selection.scores_of(info["alphas"], signals, 10, gains)
+        info["scores"] = selection.scores_of(info["alphas"], signals, 10)
+        info["scores"] |= {job.kind: info["alphas"]}
     return Evaluation("ok", 1 - error, 0.5, seconds=1.0, unit="accuracy", info=info)
 
 
@@ -155,14 +158,22 @@ def test_a_run_goes_on_with_more_growths(tmp_path, fakes):
     assert len(fakes) > before
 
 
-def test_a_damaged_file_of_weights_is_trained_anew(tmp_path, fakes, caplog):
-    whole = run(tmp_path)
-    (damaged, *_) = sorted((tmp_path / "states").rglob("*.npz"))
-    damaged.write_bytes(damaged.read_bytes()[:100])
+def test_lost_weights_are_trained_anew_only_where_they_are_needed(tmp_path, fakes):
+    settings = dataclasses.replace(SMALL, num_seeds=1)
+    whole, _ = found = run(tmp_path, settings)
+    names = [name for _, name in fakes]
+    best = next(
+        m for m in whole["searches"][0]["models"] if m["number"] == whole["searches"][0]["best"]
+    )
+    chain = 1 + best["arch"].count("[")  # two slots, and two jobs for each growth
+    for place, path in enumerate((tmp_path / "states").rglob("*.npz")):
+        path.unlink() if place % 2 else path.write_bytes(path.read_bytes()[:100])
+    assert run(tmp_path, settings) == found
+    again = [name for _, name in fakes[len(names) :]]
+    assert len(again) == len(set(again)) == chain < len(names)  # what the best model came from
     count = len(fakes)
-    assert run(tmp_path) == whole
-    assert len(fakes) == count + 1
-    jobs.load(damaged)
+    assert run(tmp_path, settings) == found
+    assert len(fakes) == count
 
 
 def test_a_job_that_fails_is_tried_once_more_and_recorded(tmp_path, fakes, monkeypatch):
@@ -202,6 +213,23 @@ def test_too_little_memory_is_one_sentence(tmp_path, fakes, monkeypatch):
         run(tmp_path)
 
 
+def test_the_live_table_has_a_row_for_each_job(tmp_path, fakes):
+    found = []
+    run(tmp_path, dataclasses.replace(SMALL, num_seeds=1), listen=found.append)
+    rows = [event.row for event in found if isinstance(event, events.Advanced)]
+    (summary,) = json.loads((tmp_path / "summary.json").read_text())["searches"]
+    children = [row for row in rows if row[0] == "grown" and row[3] in ("seed", "child")]
+    errors = [f"{model['error']:.4g}" for model in summary["models"]]
+    assert [row[4] for row in children] == errors
+    assert [row[6] for row in children] == ["", "1", "2", "3"]  # the pool before each
+    shown = StageView(events.Stage("jobs", len(rows), columns=forward_runner.COLUMNS))
+    for place, row in enumerate(rows):
+        shown.advance(events.Advanced(place + 1, row=row))
+    stream = io.StringIO()
+    console.Console(file=stream, width=80).print(shown.drawn(80))
+    assert all(error in stream.getvalue() for error in errors[-2:])
+
+
 # Rules
 
 
@@ -210,7 +238,7 @@ def grown(tmp_path, fakes):
     """Return a function that runs one search on fake trainings to its end."""
 
     def one(rules, arch=None, fails=(), width=1):
-        problem = forward_search.problem_of(SMALL, None)
+        problem = problem_of(SMALL, None)
         own = Training(problem, str(tmp_path), rules.seed)
         state = search.begin(arch or arch_lib.seed("cell", 1, 1), rules)
         while state.queue:
@@ -282,22 +310,22 @@ def test_several_growths_under_way_are_all_finished(grown):
 
 
 def test_epochs_of_controls_cost_what_they_should():
-    assert forward_search.epochs_for(1000.0, 10.0, 5) == 20
-    assert forward_search.epochs_for(1.0, 10.0, 5) == 1
+    assert forward_controls.epochs_for(1000.0, 10.0, 5) == 20
+    assert forward_controls.epochs_for(1.0, 10.0, 5) == 1
 
 
 def test_random_networks_have_as_many_edges():
     seed = arch_lib.seed("cell", 1, 1)
     like = seed.grown({"normal": seed.candidates("normal")[:3]})
     like = like.grown({slot: like.candidates(slot)[-2:] for slot in like.slots})
-    found = forward_search.random_arch(seed, like, [0])
+    found = forward_controls.random_arch(seed, like, [0])
     assert [[len(own) for own in spec] for spec in found.specs] == [[3, 2], [2]]
     assert found != like
 
 
 def test_the_wide_seed_costs_nearly_what_is_wanted():
     seed = arch_lib.seed("cell", 1, 1)
-    problem = forward_search.widened(SMALL, None, seed, 50_000.0, SMALL.filters)
+    problem = forward_controls.widened(SMALL, None, seed, 50_000.0, SMALL.filters)
     cost = training.recorded(problem.model, seed).multiply_adds
     assert 0.7 < cost / 50_000 < 1.4
 
@@ -326,9 +354,9 @@ def test_an_unknown_control_is_refused(tmp_path):
         forward_search.run(SMALL, tmp_path, beside=("longest",))
 
 
-@pytest.mark.parametrize("name", list(forward_search.PRESETS))
+@pytest.mark.parametrize("name", list(PRESETS))
 def test_presets_are_settings(name):
-    settings = ForwardSettings(preset=name, **forward_search.PRESETS[name])
+    settings = ForwardSettings(preset=name, **PRESETS[name])
     forward_search.settings_lib.check(settings)
 
 

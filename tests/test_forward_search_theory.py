@@ -141,7 +141,7 @@ def test_a_planted_signal_is_ranked_first(kind):
         targets = np.sign(targets) if kind == "logistic" else targets
         state = trained(seed, kind, columns, targets)
         alphas = {"normal": state.weights["alpha/normal"]}
-        found = selection.scores_of(alphas, state.signals, 40, {})
+        found = selection.scores_of(alphas, state.signals, 40)
         for name in hits:
             hits[name] += selection.choose(EDGES, found[name]["normal"], 1) == (EDGES[planted],)
     assert min(hits.values()) >= 9

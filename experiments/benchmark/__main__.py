@@ -1,7 +1,8 @@
 """Speed and memory of the dish: against peers, as it grows, and against the machine's limit.
 
 `--suite=rnn_cell` times the dish of recurrent cells: against peers, and ranking new cells;
-`--suite=image_cells` those of image cells: queries, and a fit.
+`--suite=image_cells` those of image cells: queries, and a fit. `--suite=forward_search` times a
+network of forward search, forward and backward, against PyTorch.
 
 Everything is measured in turn, in one run: times of one machine on one day compare, others do
 not. Leave the machine alone meanwhile.
@@ -17,10 +18,12 @@ from absl import flags
 
 from experiments import launch
 from experiments.benchmark import against_peers as benchmark_peers
+from experiments.benchmark import forward_search as benchmark_forward_search
 from experiments.benchmark import growth as benchmark_growth
 from experiments.benchmark import image_cells as benchmark_image_cells
 from experiments.benchmark import limit as benchmark_limit
 from experiments.benchmark import report
+from experiments.benchmark import report_forward_search as forward_search_report
 from experiments.benchmark import report_image_cells as image_cells_report
 from experiments.benchmark import report_rnn_cell as rnn_cell_report
 from experiments.benchmark import rnn_cell as benchmark_rnn_cell
@@ -39,6 +42,11 @@ def growth_plan(quick: bool) -> benchmark_growth.Plan:
 def image_plan(quick: bool) -> benchmark_image_cells.Plan:
     """Return how much is measured of image cells."""
     return benchmark_image_cells.QUICK if quick else benchmark_image_cells.Plan()
+
+
+def forward_plan(quick: bool) -> benchmark_forward_search.Plan:
+    """Return how much is measured of a network of forward search."""
+    return benchmark_forward_search.QUICK if quick else benchmark_forward_search.Plan()
 
 
 class Suite(NamedTuple):
@@ -94,6 +102,17 @@ SUITES = {
         image_cells_report.tables,
         "runs/benchmark_image_cells",
     ),
+    "forward_search": Suite(
+        {
+            phase: lambda quick, phase=phase: benchmark_forward_search.measure(
+                forward_plan(quick), phase
+            )
+            for phase in benchmark_forward_search.PHASES
+        },
+        lambda quick: dataclasses.asdict(forward_plan(quick)),
+        forward_search_report.tables,
+        "runs/benchmark_forward_search",
+    ),
 }
 _SUITE = flags.DEFINE_enum("suite", "sigmoid", list(SUITES), "which motif-networks to time")
 _PARTS = flags.DEFINE_list("parts", None, "what to measure; default all parts of the suite")
@@ -140,7 +159,12 @@ def main() -> None:
         summary = settings | {"versions": machine.versions()}
         summary |= measure(folder, suite, parts, quick)
         folder.write_json("summary.json", summary)
-    if set(parts) - {"ranking", "query", "fit"}:  # those are tables alone
+    if set(parts) - {
+        "ranking",
+        "query",
+        "fit",
+        *benchmark_forward_search.PHASES,
+    }:  # those are tables alone
         report.draw(folder.path)
     print(suite.tables(summary))
     print(json.dumps(summary, allow_nan=False))

@@ -3,8 +3,9 @@
 import contextlib
 import dataclasses
 import functools
+import pathlib
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from spd_jax.errors import UserError
@@ -49,27 +50,54 @@ class Buyer:
     time_limit: float | None = None
     on_result: Callable[[Item, Evaluation], None] = lambda item, evaluation: None
     bought: int = 0
+    _known: dict[pathlib.Path, Item] = dataclasses.field(default_factory=dict)
 
     def buy(self, items: Sequence[Item]) -> list[Evaluation]:
         """Return the results of jobs, in their order; equal jobs are trained once.
 
-        A job that raises or whose worker dies is tried once more, then recorded as failed. One
-        whose file of weights is missing or damaged is trained anew.
+        A job that raises or whose worker dies is tried once more, then recorded as failed.
 
         Raises:
           UserError: data are missing, or the ledger cannot be written.
         """
         keys = [key_of(item) for item in items]
         distinct = dict(zip(keys, items, strict=True))
-        answers = {key: self._known(key, item) for key, item in distinct.items()}
+        self._known |= {training.path(job.name): (training, job) for training, job in items}
+        answers = {key: self.ledger.get(key) for key in distinct}
         for key, known in answers.items():
             if known is not None:
                 self.on_result(distinct[key], known)
         missing = {key: item for key, item in distinct.items() if answers[key] is None}
-        waiting = list(missing)
+        self.restore([path for item in missing.values() for path in _source_of(item)])
+        for key, answer in self._train(missing):
+            answers[key] = answer
+            self.on_result(missing[key], answer)
+        return [answer for key in keys if (answer := answers[key]) is not None]
+
+    def restore(self, paths: Sequence[pathlib.Path]) -> None:
+        """Train anew the jobs whose files of weights are wanted, but missing or damaged.
+
+        A run folder may be carried without its weights: its ledger has all results. What is
+        trained again does not change them.
+
+        Args:
+          paths: of jobs that this object has bought or found.
+
+        Raises:
+          UserError: as `buy`.
+        """
+        lost = [path for path in dict.fromkeys(paths) if path in self._known and _is_lost(path)]
+        if lost:
+            items = [self._known[path] for path in lost]
+            self.restore([path for item in items for path in _source_of(item)])
+            list(self._train({key_of(item): item for item in items}))
+
+    def _train(self, items: Mapping[EvaluationKey, Item]) -> Iterator[tuple[EvaluationKey, Any]]:
+        """Yield what the ledger has of jobs, each after its training."""
+        waiting = list(items)
         found = executors.run_all(
             functools.partial(_tried, TRIES),
-            [missing[key] for key in waiting],
+            [items[key] for key in waiting],
             workers=self.workers,
             retries=TRIES - 1,
             time_limit=self.time_limit,
@@ -78,24 +106,25 @@ class Buyer:
             for place, outcome in found:
                 key = waiting[place]
                 self.ledger.put(key, _evaluation(outcome))
-                # What is read back is what a resumed run will see.
-                answers[key] = evaluation = self.ledger.get(key)
                 self.bought += 1
+                # What is read back is what a resumed run will see.
+                evaluation = self.ledger.get(key)
                 assert evaluation is not None
-                self.on_result(missing[key], evaluation)
-        return [answer for key in keys if (answer := answers[key]) is not None]
+                yield key, evaluation
 
-    def _known(self, key: EvaluationKey, item: Item) -> Evaluation | None:
-        """Return what the ledger says of a job whose weights are there, if it has them."""
-        known = self.ledger.get(key)
-        if known is None or known.status == "failed":
-            return known
-        training, job = item
-        try:
-            jobs.load(training.path(job.name))
-        except UserError:
-            return None
-        return known
+
+def _source_of(item: Item) -> list[pathlib.Path]:
+    """Return the file of the weights that a job begins with, if any."""
+    training, job = item
+    return [] if job.source is None else [training.path(job.source)]
+
+
+def _is_lost(path: pathlib.Path) -> bool:
+    try:
+        jobs.load(path)
+    except UserError:
+        return True
+    return False
 
 
 def _tried(tries: int, item: Item) -> Evaluation:

@@ -11,7 +11,7 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, Protocol
 
 import jax
@@ -20,14 +20,15 @@ import numpy as np
 
 from spd_jax import files
 from spd_jax.errors import UserError
+from spd_jax.forward_search import dish_selector, selection, training
 from spd_jax.forward_search import scope as scope_lib
-from spd_jax.forward_search import selection, training
 from spd_jax.forward_search.arch import Arch, from_json
 from spd_jax.forward_search.scope import Weights
 from spd_jax.forward_search.training import Model, Optimiser, Schedule, TrainState
 from spd_jax.ledger import Evaluation
 
-KINDS = ("seed", "weak", "child", "longer", "scratch")
+TRAINED = ("seed", "child", "longer", "scratch")
+KINDS = (*TRAINED, "weak", *selection.RANKED)
 KIND = "forward_search"  # of files of weights
 MOST_STEPS = 64  # of one call of the compiled program
 PROBE_BATCHES = 8  # that gains of candidates are measured on
@@ -77,14 +78,15 @@ class Job:
 
     Attributes:
       number: in the order of submission, from 0; random numbers depend on it.
-      kind: one of `KINDS`: the search's first training, weak training, a child's, or a
-        control's: a model that trains longer, or a network from scratch.
+      kind: one of `KINDS`: the search's first training, a child's, or a control's: a model that
+        trains longer, or a network from scratch; a weak training; or a look at its candidates,
+        see `selection.RANKED`.
       arch: of the network; in a weak training the parent's, to which candidates are added.
       epochs: of the training.
       source: name of the job whose weights are inherited; None begins anew.
       parent: number of the model that it grew from; None has none.
       growth: number of the growth that it belongs to; 0 is before any.
-      slots: that get candidates, in a weak training.
+      slots: that get candidates, or whose candidates are looked at.
     """
 
     number: int
@@ -145,7 +147,7 @@ class Training:
 
 
 def run(training_: Training, job: Job) -> Evaluation:
-    """Train, write the weights, and return what was measured.
+    """Train, write the weights, and return what was measured; or look at candidates.
 
     Scores are on validation data, test scores beside them; nothing here looks at the latter.
 
@@ -153,16 +155,17 @@ def run(training_: Training, job: Job) -> Evaluation:
       A failed evaluation where the loss or the score is not finite. `info` holds error,
       cross_entropy, train_loss, multiply_adds and parameters of the network, train_multiply_adds
       (of the whole training, forward passes), images (of the training) and, of a weak training,
-      `scores` (see `selection.scores_of`).
+      `scores` (see `selection.scores_of`). The score of a look is its best candidate's.
 
     Raises:
       UserError: data or inherited weights are missing.
     """
     began = time.perf_counter()
+    if job.kind in selection.RANKED:
+        return _ranked(training_, job, began)
     problem, arch = training_.problem, job.arch
     need = training.recorded(problem.model, arch, job.slots, training_.optimiser.coupling)
     weights, averages = _first(training_, job, need)
-    before = _gains(training_, job, weights, averages) if job.slots else {}
     state, losses = train(training_, job, weights, averages)
     weights, averages = jax.device_get((state.weights, state.averages))
     plain = training.recorded(problem.model, arch)
@@ -178,11 +181,8 @@ def run(training_: Training, job: Job) -> Evaluation:
     info = _info(problem, job, plain, need, measured, losses)
     if job.slots:
         alphas = {slot: weights[f"alpha/{slot}"] for slot in job.slots}
-        after = _gains(training_, job, weights, averages)
-        measured_gains = {"projection": after, "proxy": before} if after else {}
-        steps = int(state.step)
         signals = jax.device_get(state.signals)
-        info["scores"] = selection.scores_of(alphas, signals, steps, measured_gains)
+        info["scores"] = selection.scores_of(alphas, signals, int(state.step))
         info["alphas"] = {slot: np.asarray(own, float).tolist() for slot, own in alphas.items()}
     save(training_.path(job.name), arch, weights, averages)
     seconds = time.perf_counter() - began
@@ -190,6 +190,29 @@ def run(training_: Training, job: Job) -> Evaluation:
     if not np.isfinite([*scores, *losses[-1:]]).all():
         return Evaluation("failed", seconds=seconds, error="the training diverged", info=info)
     return Evaluation("ok", scores[0], scores[1], seconds=seconds, unit=problem.unit, info=info)
+
+
+def _ranked(training_: Training, job: Job, began: float) -> Evaluation:
+    """Return what a look at every candidate says; nothing is trained but in a dish."""
+    model = training_.problem.model
+    if job.kind == "dish":
+        seed = int(np.random.default_rng(training_.job_seed(job)).integers(2**31))
+        found = dish_selector.scores(seed, model.net, job.arch, job.slots)
+        cost = dish_selector.cost(model.net, job.arch, job.slots)
+    else:
+        need = training.recorded(model, job.arch, job.slots, training_.optimiser.coupling)
+        plain = training.recorded(model, job.arch).weights if job.kind == "proxy" else None
+        found = _gains(training_, job, *_first(training_, job, need, plain))
+        cost = PROBE_BATCHES * model.batch_size * need.multiply_adds
+    by_slot = {slot: own.tolist() for slot, own in found.items()}
+    info = {
+        "kind": job.kind, "number": job.number, "growth": job.growth, "parent": job.parent,
+        "scores": {job.kind: by_slot}, "train_multiply_adds": cost,
+    }  # fmt: skip
+    best = max(max(own) for own in by_slot.values())
+    if not math.isfinite(best):
+        return Evaluation("failed", error=f"no candidate has a finite {job.kind}", info=info)
+    return Evaluation("ok", best, seconds=time.perf_counter() - began, unit=job.kind, info=info)
 
 
 def _info(
@@ -205,13 +228,23 @@ def _info(
     }  # fmt: skip
 
 
-def _first(training_: Training, job: Job, need: Any) -> tuple[Weights, Weights]:
-    """Return the weights and averages that a training begins with."""
+def _first(
+    training_: Training, job: Job, need: Any, kept: Container[str] | None = None
+) -> tuple[Weights, Weights]:
+    """Return the weights and averages that a training begins with.
+
+    Args:
+      training_: of the search.
+      job: whose source gives weights.
+      need: of the network.
+      kept: paths of weights that are inherited; None: all that the source has.
+    """
     parent: tuple[Weights, Weights] = ({}, {})
     if job.source is not None:
         _, *parent = load(training_.path(job.source))  # type: ignore[assignment]
+    own = {path: x for path, x in parent[0].items() if kept is None or path in kept}
     seed = int(np.random.default_rng(training_.job_seed(job)).integers(2**31))
-    weights = scope_lib.inherited(seed, need.weights, parent[0])
+    weights = scope_lib.inherited(seed, need.weights, own)
     return weights, scope_lib.inherited(seed, need.averages, parent[1])
 
 
@@ -259,11 +292,9 @@ def _chunk(steps: int) -> int:
 def _gains(
     training_: Training, job: Job, weights: Weights, averages: Weights
 ) -> dict[str, np.ndarray]:
-    """Return `training.gains` on a few training batches; nothing where there are no cells."""
+    """Return `training.gains` on a few training batches."""
     problem = training_.problem
     model: Model = problem.model
-    if job.arch.search == "rnn":
-        return {}
     order = problem.model.order(problem.count, 0, 0)[:PROBE_BATCHES]
     data, key = problem.training_data(), jax.random.key(0)
     batches = jax.vmap(lambda index: model.batch(data, index, key))(jnp.asarray(order))

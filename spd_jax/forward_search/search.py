@@ -129,7 +129,12 @@ def applied(state: State, rules: Rules, problem: Any, job: Job, evaluation: Eval
     """
     if evaluation.status == "failed":
         return state
-    if job.kind == "weak":
+    if job.kind == "weak" and rules.select in selection.RANKED:
+        look = dataclasses.replace(
+            job, number=state.jobs, kind=rules.select, epochs=0, source=job.name
+        )
+        return dataclasses.replace(state, queue=(look, *state.queue), jobs=state.jobs + 1)
+    if job.slots:
         return _with_child(state, rules, problem, job, evaluation)
     models = (*state.models, model_of(job, evaluation, problem.floor()))
     return _forgetful(dataclasses.replace(state, models=models), rules)
@@ -156,7 +161,7 @@ def _with_child(
         return dataclasses.replace(state, closed=state.closed | {job.parent})
     grown = arch.grown(chosen)
     epochs = rules.child_epochs + (0 if evaluation else _weak_epochs(rules, problem, job, grown))
-    source = job.name if evaluation else job.source
+    source = job.name if job.kind == "weak" and evaluation else job.source
     child = Job(state.jobs, "child", grown, epochs, source, job.parent, job.growth)
     return dataclasses.replace(
         state,

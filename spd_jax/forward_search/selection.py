@@ -13,17 +13,19 @@ from numpy.typing import ArrayLike
 from spd_jax.errors import UserError, check_name
 from spd_jax.forward_search.arch import Edge
 
-# By name, what a selector looks at. All but the last two are had from one weak training.
+# By name, what a selector looks at. The first four are had from a weak training.
 SELECTORS = {
     "alpha": "|alpha| after weak training (the paper)",
     "gradient": "|mean dL/d alpha| over the weak training: equation 8 itself",
     "certain": "the same mean over its standard error",
     "signed": "mean of -alpha dL/d alpha: the gain to first order, with its sign",
     "projection": "norm of dL/dA of a projection A, after weak training (ours)",
-    "proxy": "the same norm before any weak training: a zero-cost proxy",
+    "proxy": "the same norm of candidates with initial weights: a zero-cost proxy",
+    "dish": "a Synthetic Petri Dish, untrained: each candidate in a tiny network (ours)",
     "random": "a random choice after the same weak training (the paper's control)",
     "none": "a random choice without weak training, whose cost the child's training gets",
 }
+RANKED = ("projection", "proxy", "dish")  # a job of its own looks at candidates
 Scores = dict[str, dict[str, list[float]]]  # by selector and slot, one number for each candidate
 
 
@@ -31,15 +33,13 @@ def scores_of(
     alphas: Mapping[str, ArrayLike],
     signals: Mapping[str, ArrayLike],
     steps: int,
-    gains: Mapping[str, Mapping[str, ArrayLike]],
 ) -> Scores:
-    """Return what every measured selector says.
+    """Return what the selectors say that a weak training measures.
 
     Args:
       alphas: by slot `[E]`, after weak training.
       signals: by slot `[3, E]`, see `training.TrainState`.
       steps: of the weak training.
-      gains: by selector ("projection", "proxy") and slot `[E]`.
     """
     found: dict[str, dict[str, np.ndarray]] = {"alpha": {}, "gradient": {}, "certain": {}}
     found["signed"] = {}
@@ -52,9 +52,6 @@ def scores_of(
         error = np.maximum(spread / np.sqrt(max(steps, 1)), np.finfo(np.float32).tiny)
         found["certain"][slot] = np.abs(mean) / error
         found["signed"][slot] = signed / max(steps, 1)
-    found |= {
-        name: {slot: np.asarray(x, float) for slot, x in own.items()} for name, own in gains.items()
-    }
     return {name: {slot: x.tolist() for slot, x in own.items()} for name, own in found.items()}
 
 

@@ -85,10 +85,11 @@ def selection(found: Mapping[str, Any]) -> str:
         )  # fmt: skip
     heads = ["selector", "tau", "95 % interval", "of means", "two weak trainings"]
     title = "tau of selectors with the true gains of single edges"
-    ceiling = _or_zero(found["noise_ceiling"])
+    ceiling, others = _or_zero(found["noise_ceiling"]), _or_zero(found["others"])
     return (
         table(title, heads, rows)
-        + f"  tau of one training of the edges with another: {ceiling:.2f}"
+        + f"  tau of one training of the edges with another: {ceiling:.2f}\n"
+        + f"  tau of a seed's gains with the other seeds' mean gains: {others:.2f}"
     )
 
 
@@ -109,6 +110,17 @@ def phases(found: Sequence[Phase]) -> str:
     ]  # fmt: skip
     notes = ["hours: what so many epochs would take at this pace; items: images or tokens"]
     return table("one step of each phase at full size", heads, rows) + f"  {notes[0]}"
+
+
+def final(summary: Mapping[str, Any]) -> str:
+    """Return what a final training came to, as text."""
+    names = ("test_error", "error", "multiply_adds", "parameters", "seconds")
+    rows = [
+        [name.replace("_", " "), *(_number(summary[name][x]) for x in ("mean", "std"))]
+        for name in names
+    ]
+    title = f"{summary['epochs']} epochs from scratch, {len(summary['seeds'])} seed(s)"
+    return table(title, ["", "mean", "sd"], rows) + wrapped(summary["arch"], "  ")
 
 
 def draw(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:

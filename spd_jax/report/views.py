@@ -3,6 +3,7 @@
 rich is imported when something is drawn, so that plain lines do without it.
 """
 
+import collections
 import math
 import time
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from spd_jax.report.text import wrapped
 from spd_jax.studies.events import Advanced, SearchAdvanced, SearchStage, Stage
 from spd_jax.units import in_unit, named
 
+SHOWN = 12  # latest rows of a stage's table
+
 
 class StageView:
     """A stage of work: one line, or a bar."""
@@ -21,10 +24,14 @@ class StageView:
         """Start the stage's clock."""
         self._name, self._total, self._note = stage.name, stage.total, stage.note
         self._done, self._pace = stage.done, Pace(stage.total, stage.done, clock)
+        self._columns = stage.columns
+        self._rows: collections.deque[tuple[str, ...]] = collections.deque(maxlen=SHOWN)
 
     def advance(self, event: Advanced) -> None:
         """Take note of how far it is."""
         self._done, self._note = event.done, event.note
+        if event.row:
+            self._rows.append(event.row)
         self._pace.advance(event.done)
 
     def heading(self) -> list[str]:
@@ -38,8 +45,8 @@ class StageView:
         return wrapped(", ".join(part for part in parts if part), indent)
 
     def drawn(self, width: int) -> Any:
-        """Return one line with a bar, for a terminal of so many columns."""
-        from rich import progress_bar, table, text
+        """Return one line with a bar, for a terminal of so many columns; its table above it."""
+        from rich import console, progress_bar, table, text
 
         grid = table.Table.grid(padding=(0, 1))
         for _ in range(4):
@@ -51,10 +58,18 @@ class StageView:
             width=20 if width >= 100 else 10,
             pulse=not self._total,
         )
-        figures = text.Text(self._note, style="cyan", no_wrap=True, overflow="ellipsis")
+        note = "" if self._rows else self._note
+        figures = text.Text(note, style="cyan", no_wrap=True, overflow="ellipsis")
         status = text.Text(self._pace.status(), style="dim")
         grid.add_row(text.Text(self._name), bar, text.Text(self._count()), status, figures)
-        return grid
+        if not self._columns:
+            return grid
+        shown = table.Table()
+        for head in self._columns:
+            shown.add_column(head, justify="right", no_wrap=True)
+        for row in list(self._rows):  # a copy: rich draws in a thread of its own
+            shown.add_row(*map(text.Text, row))
+        return console.Group(shown, grid)
 
     def _count(self) -> str:
         return f"{self._done:g}" + (f"/{self._total:g}" if self._total else "")

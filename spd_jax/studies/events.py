@@ -14,20 +14,26 @@ class Stage:
       total: how many there are; 0 is a stage of unknown length.
       done: how many an earlier run did.
       note: a few words, such as "compiling".
+      columns: heads of a table of what was done; none: there is no table.
     """
 
     name: str
     total: float
     done: float = 0
     note: str = ""
+    columns: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Advanced:
-    """The latest stage has advanced; `note` holds the latest figures in a few words."""
+    """The latest stage has advanced; `note` holds the latest figures in a few words.
+
+    `row` is the next line of the stage's table, where it has one.
+    """
 
     done: float
     note: str = ""
+    row: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

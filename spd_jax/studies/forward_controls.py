@@ -1,7 +1,14 @@
 """What stands beside a forward search: controls at equal compute, other selectors, ablations."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
+
+from spd_jax.forward_search import training
+from spd_jax.forward_search.arch import Arch
+from spd_jax.studies.forward_settings import ForwardSettings, problem_of
 
 GROWN, SELECTION = "grown", "selection"
 CONTROLS = {
@@ -15,7 +22,7 @@ CONTROLS = {
 # Other selectors share the seed and the first weak training with the search.
 SELECTORS = {
     f"by_{name}": f"selected by {name}"
-    for name in ("alpha", "gradient", "certain", "signed", "projection", "proxy")
+    for name in ("alpha", "gradient", "certain", "signed", "projection", "proxy", "dish")
 }
 ABLATIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "lambda_0": ("lambda 0", {"penalty": 0.0}),
@@ -52,3 +59,43 @@ def changes_of(method: str, settings: Any) -> dict[str, Any]:
         name = "hidden" if settings.search == "rnn" else "filters"
         return {name: 2 * getattr(settings, name)}
     return dict(ABLATIONS[method][1]) if method in ABLATIONS else {}
+
+
+def compute(records: Any) -> float:
+    """Return training images times multiply-adds of an image, of finished jobs."""
+    return float(sum(result.info.get("train_multiply_adds", 0.0) for _, result in records))
+
+
+def epochs_for(cost: float, multiply_adds: float, count: int) -> int:
+    """Return how many epochs of a network cost so much, at least one."""
+    return max(round(cost / (multiply_adds * count)), 1)
+
+
+def random_arch(seed: Arch, like: Arch, draw: Sequence[int]) -> Arch:
+    """Return an architecture with as many learners and edges as another, drawn at random."""
+    generator = np.random.default_rng(list(draw))
+    found = seed
+    for depth in range(like.depth):
+        chosen = {}
+        for slot in like.slots:
+            if depth < len(like.learners(slot)):
+                edges = found.candidates(slot)
+                size = min(len(like.learners(slot)[depth]), len(edges))
+                picked = generator.choice(len(edges), size, replace=False)
+                chosen[slot] = [edges[place] for place in picked]
+        found = found.grown(chosen)
+    return found
+
+
+def widened(
+    settings: ForwardSettings, data_dir: str | None, arch: Arch, wanted: float, width: int
+) -> Any:
+    """Return networks so wide that the seed has nearly so many multiply-adds."""
+    costs: dict[int, float] = {}
+    for own in range(width, 16 * width + 1):
+        model = problem_of(settings, data_dir, own).model
+        costs[own] = training.recorded(model, arch).multiply_adds
+        if costs[own] >= wanted:
+            break
+    best = min(costs, key=lambda own: abs(math.log(costs[own] / wanted)))
+    return problem_of(settings, data_dir, best)

@@ -20,7 +20,7 @@ from spd_jax.forward_search.ops import default_conv_form
 from spd_jax.forward_search.recurrent_net import RecurrentNet
 from spd_jax.forward_search.text_model import Batch as TextBatch
 from spd_jax.forward_search.text_model import TextModel
-from spd_jax.studies.forward_search import ForwardSettings, seed_arch, training_of
+from spd_jax.studies.forward_settings import ForwardSettings, seed_arch, training_of
 
 SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3)}
 GREY, CLASSES, VOCABULARY, TOKENS = (28, 28, 1), 10, 10_000, 929_589

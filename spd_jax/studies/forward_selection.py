@@ -6,6 +6,7 @@ its validation cross-entropy is than that of the seed, trained on for as many ep
 entropy, since errors of a few hundred images tie.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,15 +17,18 @@ from spd_jax import metrics
 from spd_jax.forward_search.arch import Arch, parse
 from spd_jax.forward_search.jobs import Job
 from spd_jax.forward_search.search import Grown
+from spd_jax.forward_search.selection import RANKED
 from spd_jax.ledger import Evaluation
 from spd_jax.studies.forward_controls import SINGLE
 
-REPEATS = 2  # weak trainings, and trainings of every child
+WEAK = 2  # weak trainings, of which the first is the search's own; the other tells how stable
 Records = Sequence[tuple[Job, Evaluation]]
 
 
 def jobs_of(seed: Grown, settings: Any) -> list[Job]:
-    """Return the jobs of one seed: weak trainings, the seed for longer, single edges.
+    """Return the jobs of one seed: weak trainings, looks at candidates, single edges.
+
+    The seed without a new edge trains for as long as they do.
 
     The first weak training is the search's own.
     """
@@ -34,8 +38,15 @@ def jobs_of(seed: Grown, settings: Any) -> list[Job]:
             1 if repeat == 0 else SINGLE + repeat, "weak", arch, settings.weak_epochs, seed.name,
             seed.number, 1, arch.slots,
         )
-        for repeat in range(REPEATS)
+        for repeat in range(WEAK)
     ]  # fmt: skip
+    looks = [
+        dataclasses.replace(
+            own, number=SINGLE + WEAK * (1 + place) + repeat, kind=kind, epochs=0, source=own.name
+        )
+        for place, kind in enumerate(RANKED if arch.search != "rnn" else ())
+        for repeat, own in enumerate(weak)
+    ]
     edges = [(slot, edge) for slot in arch.slots for edge in arch.candidates(slot)]
     grown: list[Arch] = [arch, *(arch.grown({slot: [edge]}) for slot, edge in edges)]
     children = [
@@ -43,14 +54,14 @@ def jobs_of(seed: Grown, settings: Any) -> list[Job]:
             SINGLE + 10 + repeat * len(grown) + place, "child", own, settings.child_epochs,
             weak[0].name, seed.number, 1,
         )
-        for repeat in range(REPEATS)
+        for repeat in range(settings.repeats)
         for place, own in enumerate(grown)
     ]  # fmt: skip
-    return [*weak, *children]
+    return [*weak, *looks, *children]
 
 
 def gains_of(records: Records) -> tuple[Arch, dict[str, np.ndarray]]:
-    """Return the seed's architecture and, by slot, gains in nats `[E, REPEATS]`.
+    """Return the seed's architecture and, by slot, gains in nats `[E, repeats]`.
 
     NaN where a training failed.
     """
@@ -82,14 +93,12 @@ def summarise(records: Mapping[int, Records]) -> dict[str, Any]:
     Returns:
       `selectors`: by name, tau with the mean gain: `metrics.spread_with_mean` over (seed, slot),
       with a 95 % t interval over seeds (slots averaged); `pooled`: by name and slot, tau of
-      means over seeds; `noise_ceiling`: tau of one training of the children with the other;
+      means over seeds; `noise_ceiling`: tau of two trainings of the children;
+      `others`: tau of a seed's gains with the mean gains of all other seeds, likewise;
       `stability`: by name, tau of one weak training with the other; `gains`: by seed and slot.
     """
     gains = {seed: gains_of(own)[1] for seed, own in records.items()}
-    scores = {
-        seed: [result.info["scores"] for job, result in own if job.kind == "weak"]
-        for seed, own in records.items()
-    }
+    scores = {seed: _scores_of(own) for seed, own in records.items()}
     names = list(next(iter(scores.values()))[0])
     slots = list(next(iter(gains.values())))
     found = {name: _agreement(name, slots, scores, gains) for name in names}
@@ -110,12 +119,18 @@ def summarise(records: Mapping[int, Records]) -> dict[str, Any]:
         )
         for name in names
     }  # fmt: skip
-    ceiling = [metrics.kendall_tau(*own[slot].T[:2]) for own in gains.values() for slot in slots]
+    many = next(iter(next(iter(gains.values())).values())).shape[1] > 1
+    ceiling = [
+        metrics.kendall_tau(*own[slot].T[:2]) if many else float("nan")
+        for own in gains.values()
+        for slot in slots
+    ]
     return {
         "selectors": found,
         "pooled": pooled,
         "stability": stability,
         "noise_ceiling": metrics.spread_with_mean(ceiling),
+        "others": _spread([[_with_others(seed, slot, gains) for slot in slots] for seed in gains]),
         "gains": {
             str(seed): {slot: own[slot].tolist() for slot in slots} for seed, own in gains.items()
         },
@@ -123,8 +138,26 @@ def summarise(records: Mapping[int, Records]) -> dict[str, Any]:
     }
 
 
+def _scores_of(records: Records) -> list[dict[str, Any]]:
+    """Return what every selector says, once for each repetition."""
+    found: list[dict[str, Any]] = [{} for _ in range(WEAK)]
+    for kind in ("weak", *RANKED):
+        own = [result for job, result in records if job.kind == kind]
+        for scores, result in zip(found, own, strict=False):
+            scores |= result.info.get("scores", {})
+    return found
+
+
 def _ranks(values: Sequence[float]) -> np.ndarray:
     return stats.rankdata(values)
+
+
+def _with_others(seed: int, slot: str, gains: Mapping[int, Mapping[str, np.ndarray]]) -> float:
+    """Return tau of a seed's gains with the mean of the other seeds', NaN without any."""
+    others = [own[slot].mean(1) for other, own in gains.items() if other != seed]
+    if not others:
+        return float("nan")
+    return metrics.kendall_tau(gains[seed][slot].mean(1), np.mean(others, axis=0))
 
 
 def _agreement(
@@ -134,17 +167,18 @@ def _agreement(
     gains: Mapping[int, Mapping[str, np.ndarray]],
 ) -> dict[str, Any]:
     """Return tau of one selector with the mean gains."""
-    taus = np.array(
+    return _spread(
         [
-            [
-                metrics.kendall_tau(scores[s][0][name][slot], gains[s][slot].mean(1))
-                for slot in slots
-            ]
-            for s in scores
+            [metrics.kendall_tau(own[0][name][slot], gains[s][slot].mean(1)) for slot in slots]
+            for s, own in scores.items()
         ]
     )
-    found = metrics.spread_with_mean(taus.ravel())
-    by_seed = taus.mean(1)
+
+
+def _spread(taus: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Return the spread of taus `[seeds, slots]`, with a 95 % t interval over seeds."""
+    found = metrics.spread_with_mean(np.ravel(taus))
+    by_seed = np.mean(taus, axis=1)
     found["interval"] = None
     if len(by_seed) > 1 and np.isfinite(by_seed).all():
         half = stats.t.ppf(0.975, len(by_seed) - 1) * by_seed.std(ddof=1) / len(by_seed) ** 0.5
