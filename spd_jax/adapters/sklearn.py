@@ -120,13 +120,13 @@ class DishRegressor(RegressorMixin, BaseEstimator):
           ValueError: X or y is not what scikit-learn takes, fewer than 2 motifs, scores that are
             all equal, or what else `DishSurrogate.fit` refuses.
         """
-        X, y = validate_data(self, X, y, y_numeric=True, ensure_min_samples=2)  # noqa: N806
-        archs = self._archs(X)
+        rows, truth = validate_data(self, X, y, y_numeric=True, ensure_min_samples=2)
+        archs = self._archs(rows)
         config = DishConfig() if self.config is None else self.config
         surrogate = DishSurrogate(self.family, config, self.held_out_share)
-        self.fitted_ = surrogate.fit(self._key(), archs, y)
+        self.fitted_ = surrogate.fit(self._key(), archs, truth)
         members = self.fitted_.in_unit(self._members(archs))
-        self.calibration_ = Calibration.of(members, y)
+        self.calibration_ = Calibration.of(members, truth)
         return self
 
     def predict(
