@@ -13,6 +13,7 @@ import pathlib
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -22,6 +23,15 @@ OPTIONS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
     "--disable-extensions", "--disable-background-networking", "--remote-debugging-pipe",
 )  # fmt: skip
+# Puts the pipes where the browser looks for them. A function for the child of a fork could do so,
+# too, but processes that run jax must not fork.
+MOVE = """
+import os, sys
+for given, above in zip(sys.argv[1:3], (20, 21)):
+    os.dup2(int(given), above)
+os.dup2(20, 3), os.dup2(21, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 SECONDS = 60  # that the browser may be silent
 
 
@@ -31,15 +41,10 @@ def browser():
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         reads, gives = os.pipe(), os.pipe()  # what the browser reads, what it gives
 
-        def descriptors():
-            os.dup2(reads[0], 20), os.dup2(gives[1], 21)  # out of the way of 3 and 4
-            os.dup2(20, 3), os.dup2(21, 4)
-
-        command = [PATH, *OPTIONS, f"--user-data-dir={profile}", "about:blank"]
-        process = subprocess.Popen(
-            command, preexec_fn=descriptors, pass_fds=(3, 4), close_fds=False,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        command = [sys.executable, "-c", MOVE, str(reads[0]), str(gives[1]), PATH, *OPTIONS]
+        command += [f"--user-data-dir={profile}", "about:blank"]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen(command, pass_fds=(reads[0], gives[1]), **quiet)
         os.close(reads[0]), os.close(gives[1])
         try:
             yield Page(reads[1], gives[0])
@@ -92,7 +97,10 @@ class Page:
         self.call("Emulation.setEmulatedMedia", media=media, features=[scheme])
         self.call("Page.navigate", url=pathlib.Path(path).resolve().as_uri())
         ends = time.monotonic() + SECONDS
-        while self.run("document.readyState") != "complete" or self.run("location.href") == "about:blank":
+        while (
+            self.run("document.readyState") != "complete"
+            or self.run("location.href") == "about:blank"
+        ):
             assert time.monotonic() < ends, "the page does not load"
             time.sleep(0.02)
 

@@ -191,7 +191,9 @@ def _json(path: pathlib.Path, faults: list[str]) -> dict[str, Any]:
             raise ValueError("it is no mapping")
         return found
     except FileNotFoundError:
-        faults.append(f"There is no {path.name}.")
+        faults.append(
+            f"There is no {path.name}" + (" yet." if path.name == "summary.json" else ".")
+        )
     except (OSError, ValueError, RecursionError) as error:
         faults.append(f"{path.name} cannot be read ({error}).")
     return {}
