@@ -131,13 +131,13 @@ def _interrupt_again(number: int) -> None:
     """
     while True:
         time.sleep(PATIENCE)
-        handled = sys._current_exceptions()[threading.main_thread().ident]
+        handled = sys._current_exceptions()[threading.main_thread().ident or 0]
         # Python 3.11 returns a triple.
         error = handled[1] if isinstance(handled, tuple) else handled
         while error is not None and not isinstance(error, Interrupted):
             error = error.__context__
         if error is None:
-            _thread.interrupt_main(number)
+            _thread.interrupt_main(signal.Signals(number))
 
 
 def _hush(unraisable: Any) -> None:

@@ -21,14 +21,14 @@ PACKAGE = ROOT / "spd_jax"
 FACE = "spd_jax"
 # From the top of the house to its ground: a room may import those below it and itself.
 ROOMS = (
-    "report", "studies", "dishes", "problems", "forward_search", "search", "surrogates", "trainers",
-    "ground_truth", "ledger", "data", "spaces", "dish", "archs", "motif", "units", "metrics",
-    "files", "checks", "errors", "axes", "version",
+    "adapters", "report", "studies", "dishes", "problems", "forward_search", "search",
+    "surrogates", "trainers", "ground_truth", "ledger", "data", "spaces", "dish", "archs",
+    "motif", "units", "metrics", "files", "checks", "errors", "axes", "version",
 )  # fmt: skip
 # The rooms that know particular spaces; all others ask a problem, or the space's protocols.
 KNOW_SPACES = {"problems", "trainers", "spaces"}
 CORE = {"chex", "jax", "numpy", "optax"}
-EXTRAS = {"matplotlib", "sklearn", "rich", "distributed", "dask", "pooch"}
+EXTRAS = {"matplotlib", "sklearn", "rich", "distributed", "dask", "pooch", "optuna", "jinja2"}
 
 
 class Import(typing.NamedTuple):
@@ -181,6 +181,7 @@ def draws(module):
 def test_what_only_experiments_need_is_imported_when_it_is_used(module):
     allowed = {"matplotlib"} if draws(module) else set()
     allowed |= {"matplotlib", "rich"} if room_of(module) == "report" else set()
+    allowed |= {"optuna", "sklearn"} if room_of(module) == "adapters" else set()
     early = [
         f"{PATHS[module].relative_to(ROOT)}:{found.line} imports {found.module}"
         for found in IMPORTS[module]

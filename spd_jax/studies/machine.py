@@ -6,7 +6,9 @@ import math
 import os
 import pathlib
 import platform
+import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -56,7 +58,7 @@ def cores() -> int:
 
 
 def versions() -> dict[str, Any]:
-    """Return packages, devices and commit, JSON-ready; a missing package is None."""
+    """Return packages, devices, commit and command, JSON-ready; a missing package is None."""
     return {
         "packages": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
@@ -64,7 +66,15 @@ def versions() -> dict[str, Any]:
         "cores": cores(),
         "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
         "commit": commit(),
+        "command": command(),
     }
+
+
+def command() -> str:
+    """Return the command that runs, as it may be typed again."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = sys.argv[:1] if spec is None else ["-m", spec.name.removesuffix(".__main__")]
+    return shlex.join(["python", *program, *sys.argv[1:]])
 
 
 def _version(package: str) -> str | None:

@@ -170,7 +170,16 @@ class FittedDish:
             archs,
             per_member=per_member,
             sharding=self.surrogate.sharding,
-        ).astype(np.float64)
+        )
+        return self.in_unit(standardised)
+
+    def in_unit(self, standardised: ArrayLike) -> np.ndarray:
+        """Return what `dish.predict` returns, of any shape, in the unit of the known scores.
+
+        Returns:
+          float64; NaN where a score is not finite.
+        """
+        standardised = np.asarray(standardised, np.float64)
         finite = np.isfinite(standardised)
         return np.where(finite, self.mean + self.std * np.where(finite, standardised, 0), np.nan)
 

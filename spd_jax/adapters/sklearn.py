@@ -1,0 +1,203 @@
+"""The dish as a scikit-learn estimator: `clone`, pipelines, cross-validation and grid search.
+
+scikit-learn knows tables of numbers, not archs: one row for each motif. Which arrays a row
+stands for is read from one example of an arch.
+"""
+
+import dataclasses
+from typing import Any, Self
+
+import jax
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from spd_jax import archs as archs_lib
+from spd_jax import dish
+from spd_jax.axes import Arch, Archs
+from spd_jax.dish import DishConfig
+from spd_jax.errors import UserError
+from spd_jax.motif import MotifFamily
+from spd_jax.surrogates.dish_surrogate import DishSurrogate
+from spd_jax.surrogates.uncertainty import Calibration
+
+_OF_CONFIG = "config__"  # scikit-learn's spelling of a setting inside a parameter
+
+
+def to_rows(archs: Archs) -> np.ndarray:
+    """Return archs `[M]` as a table `[M, F]` float64: their arrays flattened, side by side.
+
+    >>> to_rows({"width": np.array([3, 5]), "rates": np.array([[0.5, 1.0], [0.0, 2.0]])})
+    array([[0.5, 1. , 3. ],
+           [0. , 2. , 5. ]])
+    """
+    count = archs_lib.count(archs)
+    leaves = [np.asarray(leaf, np.float64).reshape(count, -1) for leaf in jax.tree.leaves(archs)]
+    return np.concatenate(leaves, axis=1)
+
+
+def to_archs(rows: ArrayLike, like: Arch) -> Archs:
+    """Return the archs `[M]` that rows `[M, F]` of `to_rows` stand for.
+
+    Args:
+      rows: one motif in each.
+      like: one arch, or anything with its shapes and data types.
+
+    Raises:
+      UserError: a row has more or fewer numbers than an arch.
+    """
+    rows = np.asarray(rows)
+    leaves, structure = jax.tree.flatten(like)
+    sizes = [int(np.prod(np.shape(leaf))) for leaf in leaves]
+    if rows.ndim != 2 or rows.shape[1] != sum(sizes):
+        raise UserError(
+            f"rows have shape {rows.shape}, but an arch has {sum(sizes)} numbers: give one row of "
+            "so many for each motif, as to_rows makes them"
+        )
+    parts = np.split(rows, np.cumsum(sizes)[:-1], axis=1)
+    archs = [
+        part.reshape(len(rows), *np.shape(leaf)).astype(_dtype(leaf))
+        for part, leaf in zip(parts, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, archs)
+
+
+def _dtype(leaf: Any) -> np.dtype:
+    """Return the data type of an array, or the one that jax gives a plain number."""
+    return np.dtype(leaf.dtype if hasattr(leaf, "dtype") else jax.numpy.asarray(leaf).dtype)
+
+
+class DishRegressor(RegressorMixin, BaseEstimator):
+    """A Synthetic Petri Dish as a regressor: motifs in the rows of X, known scores in y.
+
+    `score` is R^2, as of every regressor. To choose settings by rank, give scikit-learn a scorer:
+    `scoring=lambda model, X, y: spd.kendall_tau(model.predict(X), y)`. Settings of the dish can be
+    searched as `config__outer_steps` and so on.
+
+    Attributes:
+      family: the motif-network.
+      config: settings of the dish; None: the defaults of `DishConfig`.
+      arch: one arch, an example of what a row stands for (see `to_rows`); None: a row is itself
+        the arch, one array `[F]` float32.
+      held_out_share: share of the known motifs that early stopping holds out, see
+        `DishSurrogate`.
+      random_state: a seed, which `jax.random.key` takes, so that the dish is that of
+        `DishSurrogate.fit(jax.random.key(seed), ...)`; a NumPy RandomState or None draws one.
+      fitted_: the `FittedDish`, once `fit` was called.
+      calibration_: what makes `return_std` of the members' spread.
+      n_features_in_: F, numbers in a row.
+    """
+
+    def __init__(
+        self,
+        family: MotifFamily,
+        config: DishConfig | None = None,
+        *,
+        arch: Arch = None,
+        held_out_share: float = 0.0,
+        random_state: int | np.random.RandomState | None = 0,
+    ) -> None:
+        """Keep the settings, as scikit-learn asks; `fit` checks them."""
+        self.family = family
+        self.config = config
+        self.arch = arch
+        self.held_out_share = held_out_share
+        self.random_state = random_state
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:  # noqa: N803
+        """Learn the synthetic data from motifs whose scores are known.
+
+        Args:
+          X: motifs `[M, F]`, one in each row; leave out those that failed.
+          y: their scores `[M]`, higher is better.
+
+        Returns:
+          The estimator itself.
+
+        Raises:
+          ValueError: X or y is not what scikit-learn takes, fewer than 2 motifs, scores that are
+            all equal, or what else `DishSurrogate.fit` refuses.
+        """
+        rows, truth = validate_data(self, X, y, y_numeric=True, ensure_min_samples=2)
+        archs = self._archs(rows)
+        config = DishConfig() if self.config is None else self.config
+        surrogate = DishSurrogate(self.family, config, self.held_out_share)
+        self.fitted_ = surrogate.fit(self._key(), archs, truth)
+        members = self.fitted_.in_unit(self._members(archs))
+        self.calibration_ = Calibration.of(members, truth)
+        return self
+
+    def predict(
+        self,
+        X: ArrayLike,  # noqa: N803
+        return_std: bool = False,
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """Return predicted scores, in the unit of the known ones.
+
+        Args:
+          X: motifs `[M, F]`.
+          return_std: return the standard deviation of each prediction, too: the spread of the
+            dish's members, calibrated on the known motifs (see `Calibration`).
+
+        Returns:
+          Scores `[M]` float64, higher is better, NaN where the inner training diverged; with
+          `return_std` these and their standard deviations `[M]`.
+        """
+        check_is_fitted(self)
+        archs = self._archs(validate_data(self, X, reset=False))
+        if not return_std:
+            return self.fitted_.predict(archs)
+        members = self._members(archs)
+        median = self.fitted_.in_unit(np.median(members, axis=0))
+        return median, self.calibration_.std(self.fitted_.in_unit(members))
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters by name; with `deep` also the settings inside `config`."""
+        params = super().get_params(deep)
+        if deep and dataclasses.is_dataclass(self.config):
+            for field in dataclasses.fields(self.config):
+                params[_OF_CONFIG + field.name] = getattr(self.config, field.name)
+        return params
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters by name, those inside `config` as `config__outer_steps=20`."""
+        own = {name: value for name, value in params.items() if not name.startswith(_OF_CONFIG)}
+        super().set_params(**own)
+        inside = {
+            name.removeprefix(_OF_CONFIG): value
+            for name, value in params.items()
+            if name not in own
+        }
+        if inside:
+            config = DishConfig() if self.config is None else self.config
+            unknown = set(inside) - {field.name for field in dataclasses.fields(config)}
+            if unknown:
+                raise UserError(f"config has no setting {min(unknown)!r}: see DishConfig")
+            self.config = dataclasses.replace(config, **inside)
+        return self
+
+    def __sklearn_tags__(self) -> Any:
+        """Say that nothing is promised about the fit of any table of numbers.
+
+        What a dish can predict depends on its family: it is no function of the rows alone.
+        """
+        tags = super().__sklearn_tags__()
+        tags.regressor_tags.poor_score = True
+        return tags
+
+    def _archs(self, rows: np.ndarray) -> Archs:
+        """Return the motifs that checked rows stand for."""
+        return rows.astype(np.float32) if self.arch is None else to_archs(rows, self.arch)
+
+    def _members(self, archs: Archs) -> np.ndarray:
+        """Return every member's standardised scores `[E, M]`."""
+        own = self.fitted_.surrogate
+        return dish.predict(self.fitted_.state, own.family, own.config, archs, per_member=True)
+
+    def _key(self) -> jax.Array:
+        seed = self.random_state
+        if not isinstance(seed, int | np.integer):
+            seed = check_random_state(seed).randint(2**31 - 1)
+        return jax.random.key(seed)
