@@ -1,0 +1,112 @@
+"""The best of very many motifs: batches are scored one after another, or by workers; few stay."""
+
+import itertools
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from spd_jax import archs as batches_lib
+from spd_jax.axes import Archs
+from spd_jax.checks import is_count
+from spd_jax.errors import UserError
+from spd_jax.ground_truth import executors
+
+Predict = Callable[[Archs], np.ndarray]
+WINDOW = 256  # batches that workers are given at a time: so many are in memory at once
+
+
+class Ranked(NamedTuple):
+    """The best motifs of those that were scored, best first.
+
+    Attributes:
+      places: where each stood in the stream, counted from 0, int64 `[K]`.
+      scores: higher is better, float64 `[K]`.
+      archs: the motifs, a batch `[K]`; None when there were none.
+      total: how many were scored.
+    """
+
+    places: np.ndarray
+    scores: np.ndarray
+    archs: Archs
+    total: int
+
+
+def rank(
+    predict: Predict,
+    batches: Iterable[Archs],
+    *,
+    top: int = 100,
+    workers: executors.Workers = 0,
+) -> Ranked:
+    """Score motifs of any number, and keep the best.
+
+    Memory holds one batch (with workers `WINDOW` of them) and the best so far, however long the
+    stream is. What is kept depends on neither the workers nor the order in which they answer.
+
+    Args:
+      predict: scores `[M]` of a batch of archs `[M]`, higher is better, such as that of a fitted
+        surrogate; picklable where there are workers. A score that is no number comes last.
+      batches: batches of archs; each should hold as many motifs, so that one program serves all.
+      top: K, how many are kept.
+      workers: who predicts, see `executors.run_all`. A cluster may be given by its address.
+
+    Raises:
+      UserError: `top` is no positive count, `predict` returns another number of scores than there
+        are motifs, or a worker failed.
+    """
+    if not is_count(top, 1):
+        raise UserError(f"top={top!r} must be a whole number of at least 1")
+    best = Ranked(np.zeros(0, np.int64), np.zeros(0), None, 0)
+    for archs, scores in _scored(predict, iter(batches), workers):
+        best = _merged(best, archs, scores, top)
+    return best
+
+
+def _scored(
+    predict: Predict, batches: Iterator[Archs], workers: executors.Workers
+) -> Iterator[tuple[Archs, np.ndarray]]:
+    """Yield every batch with its scores, in the order of the stream."""
+    if not workers:
+        yield from ((archs, _checked(predict(archs), archs)) for archs in batches)
+        return
+    while window := list(itertools.islice(batches, WINDOW)):
+        found: dict[int, np.ndarray] = {}
+        try:
+            outcomes = executors.run_all(predict, window, workers=workers)
+            for place, outcome in outcomes:
+                if isinstance(outcome, Exception):
+                    raise outcome
+                found[place] = outcome
+        except (executors.WorkerDied, pickle.PicklingError) as error:
+            raise UserError(
+                f"a worker could not score a batch ({error}): give smaller batches, or fewer "
+                "workers"
+            ) from error
+        for place, archs in enumerate(window):
+            yield archs, _checked(found[place], archs)
+
+
+def _checked(scores: np.ndarray, archs: Archs) -> np.ndarray:
+    """Return the scores of a batch as floats; raises UserError where their number is wrong."""
+    count = batches_lib.count(archs)
+    scores = np.asarray(scores, np.float64)
+    if scores.shape != (count,):
+        raise UserError(
+            f"predict returned scores of shape {scores.shape} for {count} motifs: return one "
+            "score for each"
+        )
+    return scores
+
+
+def _merged(best: Ranked, archs: Archs, scores: np.ndarray, top: int) -> Ranked:
+    """Return the best of those that were kept and of a new batch; an earlier place wins a tie."""
+    places = np.append(best.places, best.total + np.arange(len(scores)))
+    joined = np.append(best.scores, scores)
+    # By score, then by place; NaN is treated as minus infinity.
+    order = np.lexsort((places, -np.where(np.isnan(joined), -np.inf, joined)))[:top]
+    archs = archs if best.archs is None else batches_lib.concatenate(best.archs, archs)
+    return Ranked(
+        places[order], joined[order], batches_lib.take(archs, order), best.total + len(scores)
+    )
