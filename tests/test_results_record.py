@@ -186,6 +186,28 @@ def test_what_the_outer_loop_does_to_image_cells_is_its_record():
     assert np.sum(after > before) == 6  # "in six of ten splits"
 
 
+def test_the_ablation_of_image_cells_is_its_record():
+    taus = {}
+    for row in lines_of("nasbench201_ablation")[0]:
+        pair = float(row["tau_before"]), float(row["tau_after"])
+        taus.setdefault(row["variant"], []).append(pair)
+    rows = rows_after(IMAGE_CELLS, "![ablation](pictures/image_ablation.png)")
+    assert len(rows) == len(taus)
+    for words, *figures in rows:
+        before, after = np.array(taus[words.split("`")[0].split(":")[0]]).T
+        expected = [f"{tau.mean():.2f} ({tau.std(ddof=1):.2f})" for tau in (before, after)]
+        assert figures == [*expected, f"{np.sum(after > before)} of {len(before)}"]
+    longer = lines_of("nasbench201_ablation_loss")[0]
+    before, after = (np.array([float(row[name]) for row in longer]) for name in (
+        "tau_before", "tau_after"))  # fmt: skip
+    assert (after > before).all()
+    words = (
+        f"goes from {before.mean():.2f} to {after.mean():.2f}: up by {(after - before).mean():.2f}"
+    )
+    assert words in IMAGE_CELLS
+    assert len(before) == 10
+
+
 # Accelerators
 
 
