@@ -4,6 +4,7 @@
 # make test-lowest  the suite with the lowest versions that pyproject.toml allows, in their own environment
 # make fuzz         the property tests of damaged files and odd settings, ten times as long (30 minutes)
 # make faults       every experiment killed, stopped and starved: the table of docs/reliability.md
+# make docs         the site, into site/, in its own environment; a warning is an error
 # make bench        speed against the peers, in their own environment, into runs/benchmark*/
 #
 # Another Python: make test PYTHON=python3.13 VENV=.venv-3.13
@@ -15,7 +16,7 @@ LOWEST = .venv-lowest/bin
 BENCH = .venv-bench/bin
 PYTEST = -m pytest -q --numprocesses=auto --dist=loadfile --doctest-modules spd_jax tests
 
-.PHONY: run test test-lowest fuzz faults bench clean
+.PHONY: run test test-lowest fuzz faults docs bench clean
 
 run: $(VENV)/ready
 	$(BIN)/python -m experiments.sigmoid_slope --preset=paper --workdir=runs/sigmoid_slope_paper
@@ -38,13 +39,16 @@ fuzz: $(VENV)/ready
 faults: $(VENV)/ready
 	timeout 5400 $(BIN)/python tests/faults.py
 
+docs: .venv-docs/ready
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
+
 bench: .venv-bench/ready
 	$(BENCH)/python -m experiments.benchmark --suite=sigmoid --workdir=runs/benchmark
 	$(BENCH)/python -m experiments.benchmark --suite=rnn_cell --workdir=runs/benchmark_rnn_cell
 	$(BENCH)/python -m experiments.benchmark --suite=image_cells --workdir=runs/benchmark_image_cells
 
 clean:
-	rm -rf .venv .venv-* .jax_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf site .venv .venv-* .jax_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -58,6 +62,11 @@ $(VENV)/ready: pyproject.toml
 	$(LOWEST)/pip install --quiet --disable-pip-version-check uv
 	$(LOWEST)/uv pip install --quiet --python $(LOWEST)/python --resolution lowest-direct \
 		--editable '.[experiments,dev]'
+	touch $@
+
+.venv-docs/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	touch $@
 
 .venv-bench/ready: pyproject.toml

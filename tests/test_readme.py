@@ -1,5 +1,6 @@
 """The examples of README and of docs/ run as they stand, and what they point to exists."""
 
+import importlib
 import os
 import pathlib
 import re
@@ -76,3 +77,19 @@ def test_every_make_target_module_and_file_that_a_page_names_exists(page):
         assert "://" in target or (page.parent / target).exists(), target
     for path in set(re.findall(r"`((?:spd_jax|experiments|tests|docs)/[\w./]+\.\w+)`", text)):
         assert (ROOT / path).exists(), path
+
+
+def test_the_site_shows_every_page():
+    nav = (ROOT / "mkdocs.yml").read_text("utf-8").split("nav:")[1]
+    shown = set(re.findall(r"([\w.]+\.md)$", nav, re.MULTILINE))
+    beside = {"CONTRIBUTING.md", "BUILD_NOTES.md", "CHANGELOG.md"}
+    assert shown == {path.name for path in ROOT.glob("docs/*.md")} | beside
+
+
+def test_the_api_page_names_what_exists():
+    for name in re.findall(r"^::: (\S+)$", (ROOT / "docs" / "api.md").read_text("utf-8"), re.M):
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError:
+            module, _, attribute = name.rpartition(".")
+            assert hasattr(importlib.import_module(module), attribute), name
