@@ -8,7 +8,6 @@ import pathlib
 import re
 import signal
 import sys
-import threading
 import time
 import types
 import typing
@@ -119,11 +118,11 @@ def _interrupt(number: int, frame: Any) -> None:
     if not _is_watched:
         _is_watched = True
         # Not a Thread of `threading`, one of whose locks the interrupted code may hold.
-        _thread.start_new_thread(_interrupt_again, (number,))
+        _thread.start_new_thread(_interrupt_again, (signal.Signals(number), _thread.get_ident()))
     raise Interrupted(number)
 
 
-def _interrupt_again(number: int) -> None:
+def _interrupt_again(number: signal.Signals, main_thread: int) -> None:
     """Interrupt again whenever the main thread works on as if nothing had been.
 
     Callbacks of the interpreter and of C++ swallow exceptions, and so do some libraries. While
@@ -131,13 +130,13 @@ def _interrupt_again(number: int) -> None:
     """
     while True:
         time.sleep(PATIENCE)
-        handled = sys._current_exceptions()[threading.main_thread().ident or 0]
+        handled = sys._current_exceptions()[main_thread]
         # Python 3.11 returns a triple.
         error = handled[1] if isinstance(handled, tuple) else handled
         while error is not None and not isinstance(error, Interrupted):
             error = error.__context__
         if error is None:
-            _thread.interrupt_main(signal.Signals(number))
+            _thread.interrupt_main(number)
 
 
 def _hush(unraisable: Any) -> None:
