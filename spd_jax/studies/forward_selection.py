@@ -47,7 +47,8 @@ def jobs_of(seed: Grown, settings: Any) -> list[Job]:
         for place, kind in enumerate(RANKED if arch.search != "rnn" else ())
         for repeat, own in enumerate(weak)
     ]
-    edges = [(slot, edge) for slot in arch.slots for edge in arch.candidates(slot)]
+    slots = settings.single_slots or arch.slots
+    edges = [(slot, edge) for slot in slots for edge in arch.candidates(slot)]
     grown: list[Arch] = [arch, *(arch.grown({slot: [edge]}) for slot, edge in edges)]
     children = [
         Job(
@@ -80,6 +81,7 @@ def gains_of(records: Records) -> tuple[Arch, dict[str, np.ndarray]]:
             ]
         )
         for slot in arch.slots
+        if all(str(arch.grown({slot: [edge]})) in losses for edge in arch.candidates(slot))
     }
     return parse(str(arch)), gains
 
