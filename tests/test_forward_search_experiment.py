@@ -160,6 +160,8 @@ def test_a_run_killed_again_and_again_ends_as_an_uninterrupted_one(whole, tmp_pa
         (["--ops=sep3,sep9"], "unknown"),
         (["--train_images=3000"], "ask for fewer"),
         (["--beside=everything"], "unknown"),
+        (["--single_slots=left"], "use some of normal, reduction"),
+        (["--final_arch=nowhere.json"], "give the best_arch.json of a search"),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path, flags, words):

@@ -50,8 +50,8 @@ def forward_plan(quick: bool) -> benchmark_forward_search.Plan:
     return benchmark_forward_search.QUICK if quick else benchmark_forward_search.Plan()
 
 
-def measure_forward(phase: str, quick: bool) -> dict[str, Any]:
-    """Measure a phase of forward search."""
+def forward_part(phase: str, quick: bool) -> dict[str, Any]:
+    """Time the network of one phase of forward search."""
     return benchmark_forward_search.measure(forward_plan(quick), phase)
 
 
@@ -110,7 +110,7 @@ SUITES = {
     ),
     "forward_search": Suite(
         {
-            phase: functools.partial(measure_forward, phase)
+            phase: functools.partial(forward_part, phase)
             for phase in benchmark_forward_search.PHASES
         },
         lambda quick: dataclasses.asdict(forward_plan(quick)),

@@ -77,8 +77,8 @@ def selection(found: Mapping[str, Any]) -> str:
     for name, own in sorted(found["selectors"].items(), key=lambda item: -_or_zero(item[1])):
         interval = own["interval"]
         words = "-" if interval is None else f"[{interval[0]:+.2f}, {interval[1]:+.2f}]"
-        pooled = found["pooled"][name].values()
-        mean = sum(pooled) / len(pooled)
+        pooled = [tau for tau in found["pooled"][name].values() if tau is not None]
+        mean = sum(pooled) / max(len(pooled), 1)
         rows.append(
             [name, f"{_or_zero(own):+.2f}", words, f"{mean:+.2f}",
              f"{_or_zero(found['stability'][name]):+.2f}"]

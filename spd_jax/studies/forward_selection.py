@@ -7,6 +7,7 @@ entropy, since errors of a few hundred images tie.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,7 +48,8 @@ def jobs_of(seed: Grown, settings: Any) -> list[Job]:
         for place, kind in enumerate(RANKED if arch.search != "rnn" else ())
         for repeat, own in enumerate(weak)
     ]
-    edges = [(slot, edge) for slot in arch.slots for edge in arch.candidates(slot)]
+    slots = settings.single_slots or arch.slots
+    edges = [(slot, edge) for slot in slots for edge in arch.candidates(slot)]
     grown: list[Arch] = [arch, *(arch.grown({slot: [edge]}) for slot, edge in edges)]
     children = [
         Job(
@@ -80,6 +82,7 @@ def gains_of(records: Records) -> tuple[Arch, dict[str, np.ndarray]]:
             ]
         )
         for slot in arch.slots
+        if all(str(arch.grown({slot: [edge]})) in losses for edge in arch.candidates(slot))
     }
     return parse(str(arch)), gains
 
@@ -99,43 +102,65 @@ def summarise(records: Mapping[int, Records]) -> dict[str, Any]:
     """
     gains = {seed: gains_of(own)[1] for seed, own in records.items()}
     scores = {seed: _scores_of(own) for seed, own in records.items()}
-    names = list(next(iter(scores.values()))[0])
+    names = list(dict.fromkeys(name for own in scores.values() for name in own[0]))
     slots = list(next(iter(gains.values())))
-    found = {name: _agreement(name, slots, scores, gains) for name in names}
-    pooled = {
-        name: {
-            slot: metrics.kendall_tau(
-                np.mean([_ranks(own[0][name][slot]) for own in scores.values()], axis=0),
-                np.mean([own[slot].mean(1) for own in gains.values()], axis=0),
-            )
-            for slot in slots
-        }
-        for name in names
-    }
-    stability = {
-        name: metrics.spread_with_mean(
-            [metrics.kendall_tau(own[0][name][s], own[1][name][s]) for own in scores.values()
-             for s in slots]
-        )
-        for name in names
-    }  # fmt: skip
-    many = next(iter(next(iter(gains.values())).values())).shape[1] > 1
-    ceiling = [
-        metrics.kendall_tau(*own[slot].T[:2]) if many else float("nan")
-        for own in gains.values()
-        for slot in slots
-    ]
+    mean = {seed: {slot: x.mean(1) for slot, x in own.items()} for seed, own in gains.items()}
+
+    stable = {seed: {name: own[1].get(name, {}) for name in own[0]} for seed, own in scores.items()}
     return {
-        "selectors": found,
-        "pooled": pooled,
-        "stability": stability,
-        "noise_ceiling": metrics.spread_with_mean(ceiling),
-        "others": _spread([[_with_others(seed, slot, gains) for slot in slots] for seed in gains]),
+        "selectors": {
+            name: _spread([[_tau(scores[s][0], name, x, mean[s][x]) for x in slots] for s in mean])
+            for name in names
+        },
+        "pooled": {
+            name: {slot: _pooled(name, slot, scores, mean) for slot in slots} for name in names
+        },
+        "stability": {
+            name: _spread(
+                [[_tau(scores[s][0], name, x, stable[s].get(name, {}).get(x)) for x in slots]
+                 for s in mean]
+            )
+            for name in names
+        },
+        "noise_ceiling": _spread([[_between_trainings(own[x]) for x in slots]
+                                  for own in gains.values()]),
+        "others": _spread([[_with_others(s, x, mean) for x in slots] for s in mean]),
         "gains": {
             str(seed): {slot: own[slot].tolist() for slot in slots} for seed, own in gains.items()
         },
         "scores": {str(seed): own[0] for seed, own in scores.items()},
-    }
+    }  # fmt: skip
+
+
+def _tau(scores: Mapping[str, Any], name: str, slot: str, truth: Any) -> float:
+    """Return tau of a selector's scores with other numbers; NaN where either is missing."""
+    own = scores.get(name, {}).get(slot)
+    if own is None or truth is None:
+        return math.nan
+    return metrics.kendall_tau(np.asarray(own, float), np.asarray(truth, float))
+
+
+def _pooled(
+    name: str,
+    slot: str,
+    scores: Mapping[int, Any],
+    mean: Mapping[int, Mapping[str, np.ndarray]],
+) -> float | None:
+    """Return tau of mean ranks with mean gains, over the seeds that have both."""
+    pairs = [
+        (stats.rankdata(np.asarray(own[0][name][slot], float)), mean[seed][slot])
+        for seed, own in scores.items()
+        if name in own[0] and np.isfinite(mean[seed][slot]).all()
+    ]
+    if not pairs:
+        return None
+    ranks, gains = (np.mean(part, axis=0) for part in zip(*pairs, strict=True))
+    return metrics.kendall_tau(ranks, gains)
+
+
+def _between_trainings(gains: np.ndarray) -> float:
+    """Return tau of the gains `[E, repeats]` of the first two trainings; NaN of one."""
+    return metrics.kendall_tau(*gains.T[:2]) if gains.shape[1] > 1 else math.nan
 
 
 def _scores_of(records: Records) -> list[dict[str, Any]]:
@@ -148,31 +173,10 @@ def _scores_of(records: Records) -> list[dict[str, Any]]:
     return found
 
 
-def _ranks(values: Sequence[float]) -> np.ndarray:
-    return stats.rankdata(values)
-
-
-def _with_others(seed: int, slot: str, gains: Mapping[int, Mapping[str, np.ndarray]]) -> float:
+def _with_others(seed: int, slot: str, mean: Mapping[int, Mapping[str, np.ndarray]]) -> float:
     """Return tau of a seed's gains with the mean of the other seeds', NaN without any."""
-    others = [own[slot].mean(1) for other, own in gains.items() if other != seed]
-    if not others:
-        return float("nan")
-    return metrics.kendall_tau(gains[seed][slot].mean(1), np.mean(others, axis=0))
-
-
-def _agreement(
-    name: str,
-    slots: Sequence[str],
-    scores: Mapping[int, Any],
-    gains: Mapping[int, Mapping[str, np.ndarray]],
-) -> dict[str, Any]:
-    """Return tau of one selector with the mean gains."""
-    return _spread(
-        [
-            [metrics.kendall_tau(own[0][name][slot], gains[s][slot].mean(1)) for slot in slots]
-            for s, own in scores.items()
-        ]
-    )
+    others = [own[slot] for other, own in mean.items() if other != seed]
+    return metrics.kendall_tau(mean[seed][slot], np.mean(others, axis=0)) if others else math.nan
 
 
 def _spread(taus: Sequence[Sequence[float]]) -> dict[str, Any]:
