@@ -45,10 +45,16 @@ class CarryOver(CarryOverSettings):
     )
 
 
+MORE_STEPS = 20  # on source and target together, where the preset has as many
+
+
 def presets_of(problem: Problem) -> dict[str, dict[str, object]]:
     """Return what the presets decide: those of a problem's dish, and the one to carry over."""
     presets = {"carried": sigmoid_slope.CARRIED, **problem.dish_presets}
-    return {name: {"dish": dish} for name, dish in presets.items()}
+    return {
+        name: {"dish": dish, "more_steps": min(MORE_STEPS, dish.outer_steps)}
+        for name, dish in presets.items()
+    }
 
 
 launch.define(CarryOver, presets_of(problems.get("rnn_cell")))

@@ -67,8 +67,8 @@ class CarryOverSettings:
     more_steps: int = setting(
         20,
         "outer steps on source and target together, after those on the source and at most as many",
-        at_least=0,
-    )
+        at_least=0, by_preset=True,
+    )  # fmt: skip
     proxy_hidden_size: int = setting(16, "width of the network of proxies", at_least=1)
 
 
