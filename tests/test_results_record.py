@@ -208,6 +208,33 @@ def test_the_ablation_of_image_cells_is_its_record():
     assert len(before) == 10
 
 
+# Dishes that carry over
+
+
+def test_the_table_of_kinds_is_its_record():
+    page = (ROOT / "docs" / "carry_over.md").read_text("utf-8")
+    names = {
+        "learned dish": "dish", "untrained dish": "dish_untrained",
+        "source's table": "source_table", "Gaussian process": "gaussian_process",
+        "random forest": "random_forest", "GraSP": "grasp",
+    }  # fmt: skip
+    taus = {}
+    for row in lines_of("carry_over_kinds")[0]:
+        own = taus.setdefault((row["method"], row["group"]), [])
+        own.append(float(row["kendall_tau"]))
+    kinds = ("tanh", "relu", "softplus", "swish", "sin", "gaussian", "all")
+    rows = rows_after(page, "### Kinds of activation from slopes")
+    assert {label for label, *_ in rows} == set(names)
+    for label, *figures, difference in rows:
+        own = [np.mean(taus[names[label], kind]) for kind in kinds]
+        assert figures == [f"{tau:.2f}" for tau in own]
+        if label != "learned dish":
+            gain = np.subtract([np.mean(taus["dish", kind]) for kind in kinds], own)[:-1]
+            error = np.std(gain, ddof=1) / np.sqrt(len(gain))
+            words = f"{gain.mean():+.2f} ± {error:.2f}, {np.sum(gain > 1e-9)} of {len(gain)}"
+            assert difference == words
+
+
 # Accelerators
 
 
