@@ -20,7 +20,7 @@ from spd_jax.axes import Arch, Archs
 from spd_jax.dish import DishConfig
 from spd_jax.errors import UserError
 from spd_jax.motif import MotifFamily
-from spd_jax.surrogates.dish_surrogate import DishSurrogate
+from spd_jax.surrogates.dish_surrogate import DishSurrogate, FittedDish
 from spd_jax.surrogates.uncertainty import Calibration
 
 _OF_CONFIG = "config__"  # scikit-learn's spelling of a setting inside a parameter
@@ -178,6 +178,23 @@ class DishRegressor(RegressorMixin, BaseEstimator):
             self.config = dataclasses.replace(config, **inside)
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what pickle saves; older versions of jax cannot save a random key as it is."""
+        saved = dict(super().__getstate__())
+        if "fitted_" in saved:
+            key = self.fitted_.state.key
+            saved["fitted_"] = _with_key(self.fitted_, jax.random.key_data(key))
+            saved["key_impl_"] = str(jax.random.key_impl(key))
+        return saved
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        """Restore what `__getstate__` returned."""
+        kind = saved.pop("key_impl_", None)
+        super().__setstate__(saved)
+        if kind is not None:
+            key = jax.random.wrap_key_data(self.fitted_.state.key, impl=kind)
+            self.fitted_ = _with_key(self.fitted_, key)
+
     def __sklearn_tags__(self) -> Any:
         """Say that nothing is promised about the fit of any table of numbers.
 
@@ -201,3 +218,7 @@ class DishRegressor(RegressorMixin, BaseEstimator):
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(2**31 - 1)
         return jax.random.key(seed)
+
+
+def _with_key(fitted: FittedDish, key: jax.Array) -> FittedDish:
+    return dataclasses.replace(fitted, state=dataclasses.replace(fitted.state, key=key))
