@@ -8,7 +8,7 @@ import pathlib
 import re
 import signal
 import sys
-import time
+import threading
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -42,8 +42,6 @@ Presets = Mapping[str, Mapping[str, Any]]  # by name: values of the fields that 
 # Fields of DishConfig whose flag has another name.
 RENAMED = {"ensemble_size": "num_dishes", "gradient": "outer_gradient"}
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, a quota, a limit of file sizes
-PATIENCE = 0.5  # seconds between two looks at whether an interruption was heeded
-_is_watched = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +93,7 @@ def run_main(main: Callable[[], None]) -> None:
         if module.startswith("experiments."):  # so that --help shows these, too
             for flag in defined:
                 flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-    sys.unraisablehook = _hush
+    sys.unraisablehook = _interrupt_again
     try:
         experiments.handle(_interrupt)
         app.run(guarded, flags_parser=_parse)
@@ -113,35 +111,16 @@ def run_main(main: Callable[[], None]) -> None:
 
 
 def _interrupt(number: int, frame: Any) -> None:
-    """Raise Interrupted, and see to it that it is heeded; a signal's handler."""
-    global _is_watched
-    if not _is_watched:
-        _is_watched = True
-        # Not a Thread of `threading`, one of whose locks the interrupted code may hold.
-        _thread.start_new_thread(_interrupt_again, (signal.Signals(number), _thread.get_ident()))
     raise Interrupted(number)
 
 
-def _interrupt_again(number: signal.Signals, main_thread: int) -> None:
-    """Interrupt again whenever the main thread works on as if nothing had been.
-
-    Callbacks of the interpreter and of C++ swallow exceptions, and so do some libraries. While
-    the main thread closes what is open, Interrupted is the exception that it handles.
-    """
-    while True:
-        time.sleep(PATIENCE)
-        handled = sys._current_exceptions()[main_thread]
-        # Python 3.11 returns a triple.
-        error = handled[1] if isinstance(handled, tuple) else handled
-        while error is not None and not isinstance(error, Interrupted):
-            error = error.__context__
-        if error is None:
-            _thread.interrupt_main(number)
-
-
-def _hush(unraisable: Any) -> None:
-    """Say nothing of an interruption that a callback swallowed: it comes again."""
-    if not isinstance(unraisable.exc_value, Interrupted):
+def _interrupt_again(unraisable: Any) -> None:
+    """Interrupt again, a moment later, where a callback of the interpreter swallowed it."""
+    if isinstance(unraisable.exc_value, Interrupted):
+        again = threading.Timer(0.01, _thread.interrupt_main, unraisable.exc_value.args)
+        again.daemon = True
+        again.start()
+    else:
         sys.__unraisablehook__(unraisable)
 
 

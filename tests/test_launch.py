@@ -400,22 +400,6 @@ def main():
         os.kill(os.getpid(), signal.SIGTERM)
     if end == "interrupt in a callback":
         Swallows()
-    if end == "interrupt swallowed":
-        try:
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(60)
-        except KeyboardInterrupt:
-            pass
-    if end == "terminate, slow to close":
-        try:
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(60)
-        finally:
-            try:
-                raise ValueError("on the way")
-            except ValueError:
-                time.sleep(1.2)
-            print("closed")
     if end.startswith(("interrupt", "terminate")):
         for _ in range(600):
             time.sleep(0.1)
@@ -430,9 +414,7 @@ ENDINGS = {
     "full disk": [],
     "interrupt": [],
     "interrupt in a callback": [],
-    "interrupt swallowed": [],
     "terminate": [],
-    "terminate, slow to close": [],
     "stray word": ["runs/here"],
     "many devices": ["--cpu_devices=100000"],
     "a large seed": ["--seed=99999999999999999999"],
@@ -479,16 +461,12 @@ def test_motifs_are_spread_over_as_many_host_devices_as_asked_for(endings):
         ),
         ("interrupt", 130, INTERRUPTED),
         ("interrupt in a callback", 130, INTERRUPTED),
-        ("interrupt swallowed", 130, INTERRUPTED),
         ("terminate", 143, INTERRUPTED),
-        ("terminate, slow to close", 143, INTERRUPTED),
         ("stray word", 1, "error: 'runs/here' is no flag: write --name=value\n"),
     ],
 )  # fmt: skip
 def test_a_main_ends_with_a_sentence_and_a_status(ending, status, error, endings):
     assert (endings[ending].returncode, endings[ending].stderr) == (status, error)
-    if ending == "terminate, slow to close":
-        assert endings[ending].stdout == "closed\n"
 
 
 @pytest.mark.parametrize(
