@@ -46,6 +46,7 @@ bench: .venv-bench/ready
 	$(BENCH)/python -m experiments.benchmark --suite=sigmoid --workdir=runs/benchmark
 	$(BENCH)/python -m experiments.benchmark --suite=rnn_cell --workdir=runs/benchmark_rnn_cell
 	$(BENCH)/python -m experiments.benchmark --suite=image_cells --workdir=runs/benchmark_image_cells
+	$(BENCH)/python -m experiments.benchmark --suite=forward_search --workdir=runs/benchmark_forward_search
 
 clean:
 	rm -rf site .venv .venv-* .jax_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
