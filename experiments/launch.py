@@ -62,9 +62,18 @@ class Evaluations:
 
     @property
     def trained_by(self) -> Workers:
-        """Return what `GroundTruth` calls its workers; raises UserError where both are given."""
+        """Return what `GroundTruth` calls its workers.
+
+        Raises:
+          UserError: both are given, or the scheduler's address is none.
+        """
         if self.scheduler is not None and self.workers:
             raise UserError("--scheduler brings workers of its own: leave --workers out")
+        if self.scheduler is not None and ":" not in self.scheduler:
+            raise UserError(
+                f"--scheduler={self.scheduler} is no address: give what `dask scheduler` printed, "
+                "such as tcp://host:8786"
+            )
         return self.scheduler or self.workers
 
 
