@@ -235,6 +235,41 @@ def test_the_table_of_kinds_is_its_record():
             assert difference == words
 
 
+def medians_of(name, figure="kendall_tau"):
+    """Return the median of a figure over seeds, by method, with its least and most."""
+    found = {}
+    for row in lines_of(name)[0]:
+        found.setdefault(row["method"], []).append(float(row[figure]))
+    return {
+        method: (np.median(own), f"{min(own):.2f}, {max(own):.2f}") for method, own in found.items()
+    }
+
+
+def test_the_tables_of_other_sources_are_their_records():
+    page = (ROOT / "docs" / "carry_over.md").read_text("utf-8")
+    names = {
+        "Gaussian process on the source": "gaussian_process", "learned dish": "dish",
+        "random forest on the source": "random_forest", "untrained dish": "dish_untrained",
+        "source's table": "source_table", "GraSP (the best proxy)": "grasp", "synflow": "synflow",
+        "MLP of the paper, on the source": "slope_mlp", "hidden covariance": "hidden_covariance",
+    }  # fmt: skip
+
+    def check(figure, median, ends):
+        value, *brackets = figure.strip("*").split(" [")
+        assert float(value.strip("*")) == pytest.approx(median, abs=0.0051)
+        if brackets:
+            assert brackets[0].rstrip("]") == ends
+
+    figures = ("kendall_tau", "kendall_tau_left", "peak_error")
+    for label, *shown in rows_after(page, "### MNIST from Fashion-MNIST"):
+        for words, figure in zip(shown, figures, strict=True):
+            check(words, *medians_of("carry_over_mnist", figure)[names[label]])
+    for label, *shown in rows_after(page, "### Recurrent cells from another text"):
+        records = ("carry_over_text_to_ptb", "carry_over_ptb_to_text")
+        for words, name in zip(shown, records, strict=True):
+            check(words, *medians_of(name)[names[label]])
+
+
 # Accelerators
 
 
