@@ -40,8 +40,9 @@ def results(found: CarryOver) -> str:
             ]
             lines.sort(key=lambda line: -_number(line[2]))
             title = f"{known} truths of the target: medians {over}"
-            headers = ["", "tau", "held out", "left", "peak off", "dish -", "wins"]
+            headers = ["", "tau", "unseen", "left", "peak", "dish -", "wins"]
             parts.append(table(title, headers, lines))
+    parts.append("unseen: tau of the held-out motifs; peak: how far off the predicted one is")
     parts.append("dish -: mean paired difference of held-out tau to the method ± its std error")
     return "\n".join(parts)
 
