@@ -201,7 +201,8 @@ def test_motifs_with_weights_of_their_own_have_the_same_ones_in_every_batch():
     state = started()
     raw = dish.raw_scores(state, FAMILY, config, SLOPES)
     backwards = dish.raw_scores(state, FAMILY, config, SLOPES[::-1][:4])
-    np.testing.assert_array_equal(raw[:, ::-1][:, :4], backwards)
+    # A program for four motifs may round otherwise than one for eight.
+    np.testing.assert_allclose(raw[:, ::-1][:, :4], backwards, rtol=1e-6)
     assert np.abs(raw - dish.raw_scores(state, FAMILY, PAIR, SLOPES)).min() > 1e-4
 
 
