@@ -155,9 +155,16 @@ def hull_figure(summary: Mapping[str, Any]) -> Figure:
             axes.plot(*at, "o", mfc="none", mec=colour, ms=11)
     _draw_hull(axes, summary["searches"][0])
     what = f"validation {summary['unit']}"
-    label_axes(axes, "Models found", "multiply-adds (millions)", what)
+    label_axes(axes, _title("Models found", summary), "multiply-adds (millions)", what)
     axes.legend(frameon=False, fontsize=9)
     return figure
+
+
+def _title(shown: str, summary: Mapping[str, Any]) -> str:
+    """Return what a picture shows, and of which runs."""
+    seeds = f"{len(summary['seeds'])} seed" + ("s" if len(summary["seeds"]) > 1 else "")
+    chosen = f"{summary['search']} search by {summary['select']}"
+    return f"{shown}: preset {summary['preset']}, {chosen}, {seeds}"
 
 
 def _points(own: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -190,7 +197,8 @@ def growth_figure(summary: Mapping[str, Any]) -> Figure:
             x, middle, color=colour, label=NAMES.get(name, name), ls="-" if many else "", **style_
         )
         axes.vlines(x, low, high, color=colour, lw=1, alpha=0.8)
-    label_axes(axes, "Growth", "growth", f"test {summary['unit']}, median and quartiles")
+    what = f"test {summary['unit']}, median and quartiles"
+    label_axes(axes, _title("Growth", summary), "growth", what)
     axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
