@@ -20,7 +20,7 @@ def _flat(function: Callable[[Array], Array], x: Array) -> Array:
     XLA's CPU code for small trailing axes is not vectorised: the sigmoid of
     `[18, 10, 10]` took 8 times as long as that of `[1800]`.
     """
-    return function(jax.lax.optimization_barrier(x.ravel())).reshape(x.shape)
+    return function(jax.lax.optimization_barrier(jnp.ravel(x))).reshape(jnp.shape(x))
 
 
 @jax.custom_jvp

@@ -299,9 +299,10 @@ def _while_it_answers(address: str) -> Iterator[None]:
     import distributed
 
     lost = (OSError, TimeoutError, asyncio.CancelledError, concurrent.futures.CancelledError)
+    closed = getattr(distributed.client, "ClosedClientError", OSError)  # older Dask has none
     try:
         yield
-    except (*lost, distributed.client.ClosedClientError) as error:
+    except (*lost, closed) as error:
         raise UserError(
             f"the scheduler at {address} went away: start it again, and the same command goes on"
         ) from error
