@@ -76,6 +76,20 @@ def test_computed_bytes_count_each_nested_result_once():
     assert devices.computed_bytes(function, x) == 4 * (3 + 3 + 15 + 3)
 
 
+def test_the_bytes_of_a_dish_are_those_of_its_members_and_motifs():
+    family, config, state, archs = tiny("sigmoid_slope")
+    twice = dataclasses.replace(config, ensemble_size=2)
+    sizes = [
+        devices.computed_bytes(lambda part: dish.scores(state, family, own, part), archs)  # noqa: B023
+        for own, state in ((config, state), (twice, dish.init(jax.random.key(0), family, twice)))
+    ]
+    # Per motif and step at least weights, gradient and two moments, in float32.
+    assert sizes[0] > 2 * config.inner_steps * 4 * 4 * sum(
+        map(jnp.size, jax.tree.leaves(state.params))
+    )
+    assert 1.8 < sizes[1] / sizes[0] <= 2
+
+
 @pytest.mark.parametrize(
     ("memory", "expected"), [(4 * 1000 * 12, 512), (10**15, devices.LARGEST_CHUNK), (1, 1)]
 )

@@ -11,7 +11,7 @@ from jax.extend import core as jaxprs
 from spd_jax.axes import Archs
 
 CPU_CHUNK = 256  # motifs in one program on a CPU: the inner loop's arrays stay in cache
-LARGEST_CHUNK = 65_536  # elsewhere, from where on more motifs bring no more speed
+LARGEST_CHUNK = 65_536  # elsewhere, whatever the memory: not measured
 MEMORY_SHARE = 0.25  # of an accelerator's memory, for one program
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -53,7 +53,7 @@ def chunk(function: Callable[[Archs], Any], one: Archs) -> int:
 
 
 def computed_bytes(function: Callable[..., Any], *args: Any) -> int:
-    """Return the size of everything that a function computes, each step of a loop alike."""
+    """Return the bytes of everything that a function computes; a loop's body counts once."""
 
     def size(jaxpr: jaxprs.Jaxpr) -> int:
         own = sum(int(np.prod(out.aval.shape)) * out.aval.dtype.itemsize for out in outputs(jaxpr))

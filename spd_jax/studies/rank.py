@@ -1,7 +1,6 @@
 """The best of very many motifs: batches are scored one after another, or by workers; few stay."""
 
 import itertools
-import pickle
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from spd_jax.errors import UserError
 from spd_jax.ground_truth import executors
 
 Predict = Callable[[Archs], np.ndarray]
-WINDOW = 256  # batches that workers are given at a time: so many are in memory at once
+WINDOW = 256  # batches in memory at once; a local cluster is started anew for each such part
 
 
 class Ranked(NamedTuple):
@@ -79,7 +78,7 @@ def _scored(
                 if isinstance(outcome, Exception):
                     raise outcome
                 found[place] = outcome
-        except (executors.WorkerDied, pickle.PicklingError) as error:
+        except executors.WorkerDied as error:
             raise UserError(
                 f"a worker could not score a batch ({error}): give smaller batches, or fewer "
                 "workers"
