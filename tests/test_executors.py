@@ -168,6 +168,20 @@ def test_a_worker_that_cannot_load_its_work_is_the_users_error(monkeypatch):
         assert "\n" not in str(caught.value)
 
 
+def test_a_worker_that_dies_as_it_is_greeted_costs_nothing_once_another_answered(monkeypatch):
+    calls = []
+
+    def greet(client, address, function, greet=executors._greet):
+        calls.append(address)
+        return WorkerDied("killed") if len(calls) == 2 else greet(client, address, function)
+
+    monkeypatch.setattr(executors, "_greet", greet)
+    assert dict(run_all(square, range(6), workers=2)) == {i: i * i for i in range(6)}
+    monkeypatch.setattr(executors, "_greet", lambda *_: WorkerDied("killed"))
+    with pytest.raises(UserError, match="cannot start, or cannot load"):
+        list(run_all(square, [1], workers=1))
+
+
 class Unpicklable:
     def __reduce__(self):
         raise TypeError("not to be\npickled")

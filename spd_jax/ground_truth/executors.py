@@ -156,7 +156,11 @@ def _from_client(
         for address in present:
             if pending and address not in busy:
                 if address not in greeted:
-                    _greet(client, address, function)
+                    death = _greet(client, address, function)
+                    if death is not None and not greeted:
+                        raise _cannot_start(death, address)
+                    if death is not None:  # by chance: others have loaded the function
+                        continue
                     greeted.add(address)
                 index = pending.popleft()
                 future = client.submit(function, items[index], workers=[address], pure=False)
@@ -180,11 +184,14 @@ def _from_client(
                 _restart(client, address)
 
 
-def _greet(client: Any, address: str, function: Callable[[Any], Any]) -> None:
+def _greet(client: Any, address: str, function: Callable[[Any], Any]) -> Exception | None:
     """Carry the function into a worker: what cannot be loaded there fails here, once.
 
-    A worker that dies meanwhile is no concern: its first item will tell.
+    Returns:
+      What the worker died of, if it died; some functions kill whoever loads them.
     """
+    import distributed
+
     try:
         future = client.submit(_arrive, function, workers=[address], pure=False)
     except Exception as error:  # whatever pickling raises
@@ -197,12 +204,18 @@ def _greet(client: Any, address: str, function: Callable[[Any], Any]) -> None:
             )
         _wait_for_one(client, [future])
     if future.status == "error":
-        raise _cannot_start(future.exception(), address)
-    if future.status == "finished" and (version := future.result(timeout=PATIENCE)) != VERSION:
+        failure: Exception = future.exception()
+        if isinstance(failure, distributed.KilledWorker):
+            return failure
+        raise _cannot_start(failure, address)
+    if future.status != "finished":
+        return WorkerDied("it died before it had an item")
+    if (version := future.result(timeout=PATIENCE)) != VERSION:
         raise UserError(
             f"worker {address} has spd_jax {version}, and this program {VERSION}: install the "
             "same version on both"
         )
+    return None
 
 
 def _arrive(function: Callable[[Any], Any]) -> str:
