@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import json
 import pathlib
 import tempfile
@@ -208,6 +209,17 @@ def test_figure4_shows_the_untrained_dish_first(finished):
         (line,) = (line for line in axes.lines if line.get_label().startswith("Synthetic"))
         np.testing.assert_array_equal(line.get_ydata(), run.bands[name].median)
         assert "Kendall's τ = 0.85 (quartiles 0.82 to 0.88)" in [t.get_text() for t in axes.texts]
+
+
+def test_the_legend_of_figure4_names_no_tau_since_its_panels_differ(finished):
+    run = dataclasses.replace(read(finished[0]), source="other")  # all learned from another table
+    labels = {
+        figure: [text.get_text() for own in figure(run).legends for text in own.get_texts()]
+        for figure in (report.figure1, report.figure4)
+    }
+    assert any("τ" in label for label in labels[report.figure1])
+    assert labels[report.figure4]
+    assert not any("τ" in label for label in labels[report.figure4])
 
 
 def test_a_seed_that_stopped_early_keeps_its_last_loss(tmp_path):

@@ -120,7 +120,7 @@ def figure1(run: Run) -> Figure:
     figure = _titled(run, (11.5, 5.5))
     near, whole = figure.subplots(1, 2, width_ratios=[1.75, 1])
     for axes in (near, whole):
-        _truth_and_dish(axes, run, "dish")
+        _truth_and_dish(axes, run, "dish", _with_tau(run, "dish"))
         label = "MLP on the slope" + _with_tau(run, "slope_mlp")
         _curve(axes, run, "slope_mlp", MLP, label=label, ls="-.")
         label = "Gaussian process" + _with_tau(run, "gaussian_process")
@@ -275,7 +275,7 @@ def _curve(axes: Axes, run: Run, name: str, colour: str, **line: Any) -> None:
         axes.plot(failed, 0 * failed + 0.015, "x", color=colour, **line)
 
 
-def _truth_and_dish(axes: Axes, run: Run, name: str) -> None:
+def _truth_and_dish(axes: Axes, run: Run, name: str, words: str = "") -> None:
     if not run.source:
         axes.axvspan(*_shown_interval(run), color="#56B4E9", alpha=0.13, lw=0, zorder=0)
     error = np.nan_to_num(run.truth_error)
@@ -283,7 +283,7 @@ def _truth_and_dish(axes: Axes, run: Run, name: str) -> None:
     marks: dict[str, Any] = {"fmt": "D", "ms": 4, "elinewidth": 1.2, "zorder": 4}
     axes.errorbar(run.slopes, run.truth, yerr=error, color=TRUTH, label=label, **marks)
     spread = f"{run.seeds} seeds" if run.seeds > 1 else "its members"
-    label = f"Synthetic Petri Dish (median, quartiles of {spread}){_with_tau(run, name)}"
+    label = f"Synthetic Petri Dish (median, quartiles of {spread}){words}"
     _curve(axes, run, name, DISH, label=label, lw=2, marker="o", ms=3)
 
 
