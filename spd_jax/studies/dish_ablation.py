@@ -104,13 +104,28 @@ Ask = Callable[[int], Question]
 
 def variants(base: DishConfig, hidden_size: int) -> dict[str, Variant]:
     """Return the rows by name, the base first; what is halved or doubled is the base's."""
+    found = {
+        name: Variant(words, dataclasses.replace(base, **change), hidden_size)
+        for name, (words, change) in _changes(base).items()
+    }
+    for width in (1, 2 * hidden_size):
+        found[f"width_{width}"] = Variant(f"{width} wide", base, width)
+    return {
+        name: own
+        for name, own in found.items()
+        if name == "base" or (own.dish, own.hidden_size) != (base, hidden_size)
+    }
+
+
+def _changes(base: DishConfig) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return what each row changes in `DishConfig`, after words for it."""
     other_targets = "values" if base.targets == "ranks" else "ranks"
     rate, steps = base.inner_learning_rate, base.inner_steps
     outer_rate, outer_steps = base.outer_learning_rate, base.outer_steps
     half, twice = max(base.train_samples // 2, 1), 2 * base.train_samples
     members = base.ensemble_size
     truncation = max(steps // 10, 1)
-    changes: dict[str, tuple[str, dict[str, Any]]] = {
+    return {
         "base": ("the base", {}),
         "no_outer_steps": ("no outer step", {"outer_steps": 0}),
         "half_outer_steps": (f"{outer_steps // 2} outer steps", {"outer_steps": outer_steps // 2}),
@@ -147,17 +162,6 @@ def variants(base: DishConfig, hidden_size: int) -> dict[str, Variant]:
         "one_dish": ("one dish", {"ensemble_size": 1}),
         "more_dishes": (f"{4 * members} dishes", {"ensemble_size": 4 * members}),
     }  # fmt: skip
-    found = {
-        name: Variant(words, dataclasses.replace(base, **change), hidden_size)
-        for name, (words, change) in changes.items()
-    }
-    for width in (1, 2 * hidden_size):
-        found[f"width_{width}"] = Variant(f"{width} wide", base, width)
-    return {
-        name: own
-        for name, own in found.items()
-        if name == "base" or (own.dish, own.hidden_size) != (base, hidden_size)
-    }
 
 
 def _scaled(
