@@ -182,6 +182,22 @@ def test_a_worker_that_dies_as_it_is_greeted_costs_nothing_once_another_answered
         list(run_all(square, [1], workers=1))
 
 
+@pytest.mark.parametrize("how", WAYS.values(), ids=WAYS)
+def test_of_an_iterator_no_more_is_drawn_than_somebody_is_free_for(how):
+    drawn, arrived = [], {}
+
+    def stream():
+        for item in range(6):
+            drawn.append(item)
+            yield item
+
+    for place, outcome in run_all(square, stream(), **how):
+        arrived[place] = outcome
+        assert len(drawn) <= len(arrived) + how.get("workers", 1)
+    assert arrived == {i: i * i for i in range(6)}
+    assert list(run_all(square, iter(()), **how)) == []
+
+
 class Unpicklable:
     def __reduce__(self):
         raise TypeError("not to be\npickled")

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from spd_jax.errors import UserError
 from spd_jax.ground_truth import executors
-from spd_jax.studies import rank as rank_lib
 from spd_jax.studies.rank import rank
 
 
@@ -40,7 +39,6 @@ def test_the_best_are_those_of_a_stable_sort(slopes, size, top):
 
 def test_workers_change_nothing(monkeypatch):
     monkeypatch.setattr(executors, "_jax_settings", dict)
-    monkeypatch.setattr(rank_lib, "WINDOW", 3)
     slopes = np.linspace(0, 9, 50)
     check(rank(ripple, batches(slopes, 8), top=7, workers=2), slopes, 7)
 

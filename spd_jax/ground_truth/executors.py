@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from typing import Any, NamedTuple, TypeVar
 
 from spd_jax.checks import is_count, is_number
@@ -62,7 +62,7 @@ class TimeLimitExceeded(Exception):  # noqa: N818
 
 def run_all(
     function: Callable[[Item], Result],
-    items: Sequence[Item],
+    items: Iterable[Item],
     *,
     workers: Workers = 0,
     retries: int = 2,
@@ -78,7 +78,8 @@ def run_all(
 
     Args:
       function: picklable where there are workers.
-      items: its arguments, picklable likewise.
+      items: its arguments, picklable likewise; of an iterator each is drawn when somebody is free
+        for it.
       workers: 0 runs in this process; more are so many processes with one thread each; a text is
         the address of a running scheduler.
       retries: how often an item is given to another worker after its worker died.
@@ -101,12 +102,13 @@ def run_all(
             "may be the address of a scheduler"
         )
     check_time_limit(time_limit, workers)
-    if isinstance(workers, str) and items:
+    few = len(items) if isinstance(items, Sized) else sys.maxsize
+    if isinstance(workers, str) and few:
         with _remote_client(workers) as client, _while_it_answers(workers):
             yield from _from_client(client, function, items, retries, time_limit, remote=True)
         return
-    if workers and items:
-        with _local_client(min(int(workers), len(items))) as client:
+    if workers and few:
+        with _local_client(min(int(workers), few)) as client:
             yield from _from_client(client, function, items, retries, time_limit)
         return
     for index, item in enumerate(items):
@@ -128,9 +130,10 @@ def check_time_limit(time_limit: float | None, workers: Workers) -> None:
 
 
 class _Run(NamedTuple):
-    """An item that a worker has; `began` is in seconds of `time.monotonic`."""
+    """An item that a worker has, and its place; `began` is in seconds of `time.monotonic`."""
 
     place: int
+    item: Any
     future: Any
     began: float
 
@@ -138,7 +141,7 @@ class _Run(NamedTuple):
 def _from_client(
     client: Any,
     function: Callable[[Item], Result],
-    items: Sequence[Item],
+    items: Iterable[Item],
     retries: int,
     time_limit: float | None,
     remote: bool = False,
@@ -148,23 +151,31 @@ def _from_client(
     Where they are `remote`, a user's mistake names the worker that cannot go on.
     """
     greeted: set[str] = set()
-    pending = collections.deque(range(len(items)))
+    upcoming = enumerate(items)
+    again: collections.deque[tuple[int, Item]] = collections.deque()  # their workers died
     deaths: collections.Counter[int] = collections.Counter()
     busy: dict[str, _Run] = {}  # by the worker's address
-    while pending or busy:
+    while True:
         present = _present(client, wait=not busy)
         for address in present:
-            if pending and address not in busy:
-                if address not in greeted:
-                    death = _greet(client, address, function)
-                    if death is not None and not greeted:
-                        raise _cannot_start(death, address)
-                    if death is not None:  # by chance: others have loaded the function
-                        continue
-                    greeted.add(address)
-                index = pending.popleft()
-                future = client.submit(function, items[index], workers=[address], pure=False)
-                busy[address] = _Run(index, future, time.monotonic())
+            if address in busy:
+                continue
+            task = again.popleft() if again else next(upcoming, None)
+            if task is None:
+                break
+            if address not in greeted:
+                death = _greet(client, address, function)
+                if death is not None and not greeted:
+                    raise _cannot_start(death, address)
+                if death is not None:  # by chance: others have loaded the function
+                    again.appendleft(task)
+                    continue
+                greeted.add(address)
+            place, item = task
+            future = client.submit(function, item, workers=[address], pure=False)
+            busy[address] = _Run(place, item, future, time.monotonic())
+        if not (busy or again):
+            return
         _wait_for_one(client, [run.future for run in busy.values()])
         for address, run in list(busy.items()):
             outcome = _outcome(run, address in present, time_limit)
@@ -174,7 +185,7 @@ def _from_client(
             if isinstance(outcome, WorkerDied):
                 deaths[run.place] += 1
                 if deaths[run.place] <= retries:
-                    pending.appendleft(run.place)
+                    again.appendleft((run.place, run.item))
                     continue
                 outcome = WorkerDied(f"its worker died {deaths[run.place]} times: {outcome}")
             if remote and isinstance(outcome, UserError):

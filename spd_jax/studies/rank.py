@@ -1,6 +1,6 @@
 """The best of very many motifs: batches are scored one after another, or by workers; few stay."""
 
-import itertools
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -13,7 +13,6 @@ from spd_jax.errors import UserError
 from spd_jax.ground_truth import executors
 
 Predict = Callable[[Archs], np.ndarray]
-WINDOW = 256  # batches in memory at once; a local cluster is started anew for each such part
 
 
 class Ranked(NamedTuple):
@@ -41,7 +40,7 @@ def rank(
 ) -> Ranked:
     """Score motifs of any number, and keep the best.
 
-    Memory holds one batch (with workers `WINDOW` of them) and the best so far, however long the
+    Memory holds one batch (with workers one for each) and the best so far, however long the
     stream is. What is kept depends on neither the workers nor the order in which they answer.
 
     Args:
@@ -57,34 +56,30 @@ def rank(
     """
     if not is_count(top, 1):
         raise UserError(f"top={top!r} must be a whole number of at least 1")
+    held: dict[int, tuple[int, Archs]] = {}  # by batch: the place of its first motif, and itself
     best = Ranked(np.zeros(0, np.int64), np.zeros(0), None, 0)
-    for archs, scores in _scored(predict, iter(batches), workers):
-        best = _merged(best, archs, scores, top)
+    outcomes = executors.run_all(predict, _numbered(batches, held), workers=workers)
+    with contextlib.closing(outcomes):  # so that an error here ends the workers
+        for batch, outcome in outcomes:
+            if isinstance(outcome, executors.WorkerDied):
+                raise UserError(
+                    f"a worker could not score a batch ({outcome}): give smaller batches, or fewer "
+                    "workers"
+                )
+            if isinstance(outcome, Exception):
+                raise outcome
+            first, archs = held.pop(batch)
+            best = _merged(best, first, archs, _checked(outcome, archs), top)
     return best
 
 
-def _scored(
-    predict: Predict, batches: Iterator[Archs], workers: executors.Workers
-) -> Iterator[tuple[Archs, np.ndarray]]:
-    """Yield every batch with its scores, in the order of the stream."""
-    if not workers:
-        yield from ((archs, _checked(predict(archs), archs)) for archs in batches)
-        return
-    while window := list(itertools.islice(batches, WINDOW)):
-        found: dict[int, np.ndarray] = {}
-        try:
-            outcomes = executors.run_all(predict, window, workers=workers)
-            for place, outcome in outcomes:
-                if isinstance(outcome, Exception):
-                    raise outcome
-                found[place] = outcome
-        except executors.WorkerDied as error:
-            raise UserError(
-                f"a worker could not score a batch ({error}): give smaller batches, or fewer "
-                "workers"
-            ) from error
-        for place, archs in enumerate(window):
-            yield archs, _checked(found[place], archs)
+def _numbered(batches: Iterable[Archs], held: dict[int, tuple[int, Archs]]) -> Iterator[Archs]:
+    """Yield batches, and hold each until its scores have arrived."""
+    first = 0
+    for number, archs in enumerate(batches):
+        held[number] = first, archs
+        first += batches_lib.count(archs)
+        yield archs
 
 
 def _checked(scores: np.ndarray, archs: Archs) -> np.ndarray:
@@ -99,9 +94,9 @@ def _checked(scores: np.ndarray, archs: Archs) -> np.ndarray:
     return scores
 
 
-def _merged(best: Ranked, archs: Archs, scores: np.ndarray, top: int) -> Ranked:
+def _merged(best: Ranked, first: int, archs: Archs, scores: np.ndarray, top: int) -> Ranked:
     """Return the best of those that were kept and of a new batch; an earlier place wins a tie."""
-    places = np.append(best.places, best.total + np.arange(len(scores)))
+    places = np.append(best.places, first + np.arange(len(scores)))
     joined = np.append(best.scores, scores)
     # By score, then by place; NaN is treated as minus infinity.
     order = np.lexsort((places, -np.where(np.isnan(joined), -np.inf, joined)))[:top]
