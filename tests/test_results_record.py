@@ -104,6 +104,22 @@ def test_the_table_of_fresh_seeds_is_its_record():
             assert gain == f"{paired.mean():.4f} ± {error:.4f}, {better}"
 
 
+# Slopes of MNIST, from another table
+
+
+def test_the_blind_table_is_its_record():
+    methods = record("mnist_blind")["summary"]["methods"]
+    rows = rows_after(RESULTS, "![figure 1, from another table]")
+    assert len(rows) == len(methods)
+    for (_, *figures), own in zip(rows, methods.values(), strict=True):
+        assert len(own["kendall_tau"]["values"]) == 20
+        expected = [
+            f"{own[name]['median']:.3f} [{own[name]['q25']:.2f}, {own[name]['q75']:.2f}]"
+            for name in ("kendall_tau", "kendall_tau_left", "peak_error")
+        ]
+        assert figures == expected
+
+
 # Choosing the dish of recurrent cells
 
 
