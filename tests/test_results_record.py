@@ -328,3 +328,25 @@ def test_the_tables_of_accelerators_are_their_records():
         own = timed[label]
         assert float(seconds) == pytest.approx(own["seconds"]["median"], rel=0.005)
         assert float(ratio) == pytest.approx(own["ratio"], rel=0.04)
+
+
+# Forward search
+
+
+def test_the_table_of_grown_digits_is_its_record():
+    found = record("forward_search_digits")["summary"]
+    page = (ROOT / "docs" / "forward_search.md").read_text("utf-8").replace("\\|", "")
+    rows = rows_after(page, "Record: `experiments/results/forward_search_digits.json`")
+    assert len(rows) == len(found["methods"])
+    for (_, *shown), (name, own) in zip(rows, found["methods"].items(), strict=True):
+        assert len(own["test_error"]["values"]) == 5
+        figures = [
+            f"{own['test_error']['mean']:.3f}",
+            f"{own['test_error']['std']:.3f}",
+            f"{own['error']['mean']:.3f}",
+            f"{own['multiply_adds']['mean'] / 1e6:.3f}",
+        ]
+        paired = found["paired"].get(name)
+        low, high = paired["interval"] if paired else (0, 0)
+        figures.append(f"{paired['mean']:+.3f}, {low:+.3f} to {high:+.3f}" if paired else "")
+        assert shown == figures
