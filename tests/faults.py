@@ -272,7 +272,8 @@ def hung(bench: Bench) -> str:
     given = {"FAULTS_HANG": str(hang)}
     with bench.start(folder, log, *flags, environment=given) as process:
         if "toy_faults" not in " ".join(COMMANDS[bench.name]):  # looks for no file: stop a worker
-            assert bench.wait(process, log, 2)
+            started = [event.startswith("put") for event in bench.events].index(True) + 1
+            assert bench.wait(process, log, started)
             worker = some_worker(process, bench.draw)
             assert worker is not None
             os.kill(worker, signal.SIGSTOP)
