@@ -6,7 +6,7 @@ start. Without --data_dir the recorded runs are replayed.
 
 import dataclasses
 
-from experiments import launch
+from experiments import cost_function, launch
 from spd_jax.errors import UserError
 from spd_jax.problems import rnn_cell
 from spd_jax.report import search as report
@@ -44,10 +44,13 @@ launch.define(RnnCellSearch, PRESETS)
 def search_or_replay(settings: RnnCellSearch) -> Comparison:
     """Return the comparison that the settings ask for."""
     problem = rnn_cell.problem(settings.variant, settings.mutation_rate)
+    own_cost = cost_function.read(settings.cost)
     if settings.data_dir is None:
         print("replaying recorded runs: nothing is trained; --data_dir searches anew")
         workdir = launch.workdir("runs/rnn_cell_search_replay")
-        return search_comparison.replay(problem, settings, workdir, history=settings.history)
+        return search_comparison.replay(
+            problem, settings, workdir, history=settings.history, own_cost=own_cost
+        )
     if settings.history is not None:
         raise UserError(
             "--history replays and --data_dir searches anew: give one of them, not both"
@@ -63,6 +66,7 @@ def search_or_replay(settings: RnnCellSearch) -> Comparison:
             workers=settings.trained_by,
             time_limit=settings.time_limit,
             listen=display,
+            own_cost=own_cost,
         )
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from spd_jax.axes import Archs, Key
 from spd_jax.dish import DishConfig
 from spd_jax.errors import UserError
-from spd_jax.ground_truth import lookup
 from spd_jax.ground_truth.purchase import GroundTruth
 from spd_jax.ledger import Evaluation
 from spd_jax.problems import Problem
@@ -22,7 +21,7 @@ from spd_jax.search.loop import SearchConfig
 from spd_jax.search.protocol import Proposer
 from spd_jax.search.random_search import RandomSearch
 from spd_jax.search.record import Choice, Iteration, Record, Records, fingerprint
-from spd_jax.studies import events, line_up, machine, saved_fits
+from spd_jax.studies import events, line_up, machine, saved_fits, trade_off
 from spd_jax.studies.run_folder import RunFolder
 from spd_jax.studies.settings import setting
 from spd_jax.surrogates.bananas import Bananas
@@ -113,6 +112,16 @@ class SearchSettings:
         at_least=0,
         grows=True,
     )
+    cost: str | None = setting(
+        None,
+        "what a cell costs, for its trade-off against the score (pareto.csv and .png): a count "
+        "that the problem knows, such as parameters or multiply_adds; seconds of an evaluation; "
+        "or module:function of one arch, or of a cell's name where its argument is annotated str",
+        free=True,
+    )
+    cost_limit: float | None = setting(
+        None, "cells that cost more are neither proposed nor evaluated; needs a cost"
+    )
     fresh_presets: tuple[str, ...] = setting(
         (), "how these cells are trained at full size; empty: as in the search", free=True
     )
@@ -186,11 +195,12 @@ class Searches:
         settings: SearchSettings,
         truth: GroundTruth,
         listen: events.Listener,
+        cost: trade_off.Cost | None = None,
     ) -> None:
-        """Prepare them; nothing is run yet."""
+        """Prepare them; nothing is run yet. `cost` may limit which cells there are."""
         self.folder, self.problem, self.settings = folder, problem, settings
         self.truth, self.listen = truth, listen
-        self.space = lookup.space_of(truth.task, problem.space)
+        self.space = trade_off.searched(problem.space, truth.task, cost)
         self.dish = DishSurrogate(
             problem.family(settings.hidden_size),
             settings.dish,
