@@ -93,9 +93,7 @@ def test_nothing_above_the_limit_is_ranked_or_bought(proposer, tmp_path):
 
 def test_a_limit_that_leaves_too_few_cells_is_one_sentence():
     space = WithinCost(Widths(), units, 5.0)  # of 1296 cells, 1-1-1-1 and the four with one 2
-    with pytest.raises(
-        UserError, match=r"only 5 of 6 .* a cost limit leaves .* raise the limit"
-    ):
+    with pytest.raises(UserError, match=r"only 5 of 6 .* a cost limit leaves .* raise the limit"):
         loop.warm_start(jax.random.key(0), space, 6)
 
 
