@@ -31,11 +31,10 @@ def page_of(path: pathlib.Path) -> str:
             parts.append("\n".join(line.removeprefix("#").removeprefix(" ")
                                    for line in body.strip().splitlines()))  # fmt: skip
         else:
-            code = re.sub(r"  # noqa: \S+", "", body.strip())
-            parts.append(f"```python\n{code}\n```")
+            parts.append(f"```python\n{body.strip()}\n```")
     note = (
-        f"*This page is the script `docs/tutorials/{path.name}` ([cells]({SOURCE})), which the tests "
-        "run: open it in Jupyter or an editor that knows cells, or run it as it is.*"
+        f"*This page is the script `docs/tutorials/{path.name}` ([cells]({SOURCE})), which the "
+        "tests run: open it in Jupyter or an editor that knows cells, or run it as it is.*"
     )
     return "\n\n".join([*parts, note]) + "\n"
 

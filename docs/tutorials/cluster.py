@@ -2,9 +2,9 @@
 # # A search on a cluster
 #
 # One machine is too slow once an evaluation takes an hour. The workers of a Dask cluster can train,
-# on as many machines as there are, and nothing else changes: the ledger stays here. This page starts
-# a scheduler and two workers as processes of this computer; on a real cluster you or SLURM start
-# them, see `docs/cluster.md`. (It needs the extra `cluster`.)
+# on as many machines as there are, and nothing else changes: the ledger stays here. This page
+# starts a scheduler and two workers as processes of this computer; on a real cluster you or SLURM
+# start them, see `docs/cluster.md`. (It needs the extra `cluster`.)
 #
 # **A worker must be able to import your task.** So the task stands in a module of its own, and the
 # workers find that module: here in the folder they are started in.
@@ -17,7 +17,6 @@ import sys
 import time
 
 import jax
-import numpy as np
 import spd_jax as spd
 
 pathlib.Path("my_task.py").write_text("""
@@ -32,7 +31,7 @@ class Train:
         return spd.Evaluation("ok", score, test_score=score, info={"process": os.getpid()})
 """)
 sys.path.insert(0, "")
-from my_task import Train  # noqa: E402
+from my_task import Train
 
 
 # %% [markdown]
@@ -72,5 +71,5 @@ finally:
 print(f"{int(history[-1].cost)} cells by {len(trained_by)} workers; best {spd.best(history).cell}")
 
 # %% [markdown]
-# Kill a worker meanwhile, and its cell goes to another. Kill this program, and the same command goes
-# on with what the ledger holds. `python -m spd_jax.ledger list slopes.sqlite` shows every cell.
+# Kill a worker meanwhile, and its cell goes to another. Kill this program, and the same command
+# goes on with what the ledger holds: `python -m spd_jax.ledger list slopes.sqlite` shows it.

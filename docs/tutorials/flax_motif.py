@@ -31,8 +31,8 @@ class Block(nn.Module):
 
 # %% [markdown]
 # `arch` is an example of a choice: its shape and type are what counts. The output's shape is found
-# by a call. `branching=True` says that the choice is made by `lax.switch`: CPUs then train one motif
-# after the other, because side by side all four branches would be computed for each.
+# by a call. `branching=True` says that the choice is made by `lax.switch`: CPUs then train one
+# motif after the other, because side by side all four branches would be computed for each.
 #
 # Batch normalisation takes the statistics of the batch; running ones stay as they were at first.
 # Dropout needs a key at every step, which a motif-network does not have: switch it off.
