@@ -40,7 +40,8 @@ def page_of(path: pathlib.Path) -> str:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Let links to the pages beside docs/ point into the site; links to code become plain text."""
+    """Let links to pages beside docs/ and to tutorials point into the site, unlink other code."""
+    markdown = re.sub(r"\]\(tutorials/(\w+)\.py\)", r"](tutorials/\1.md)", markdown)
     for name in BESIDE:
         markdown = markdown.replace(f"](../{name}", f"]({name}")
     return re.sub(r"\[([^\]]*)\]\((?:\.\./)?(?:spd_jax|experiments|tests|CITATION|LICENSE)[^)]*\)",

@@ -47,9 +47,3 @@ def test_cells_become_text_and_code(tmp_path):
     (tmp_path / "own.py").write_text(script)
     page = pages.page_of(tmp_path / "own.py")
     assert page.startswith("# Title\n\nWords.\n\n```python\nx = 1\n\n\ny = 2\n```\n\n*This page")
-
-
-def test_every_tutorial_is_in_the_navigation():
-    navigation = (ROOT / "mkdocs.yml").read_text()
-    for name in TUTORIALS:
-        assert f"tutorials/{name}.md" in navigation

@@ -80,7 +80,7 @@ def check(problem: Problem, name: str | None, limit: float | None, own: CostOf |
     """
     if name is None:
         if limit is not None or own is not None:
-            raise UserError(f"cost_limit={limit} needs a cost: name one, see cost")
+            raise UserError(f"cost_limit={limit} needs a cost: give one, such as parameters")
         return
     if own is None and name != SECONDS and name not in problem.costs:
         known = ", ".join([*problem.costs, SECONDS])
