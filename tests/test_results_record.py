@@ -80,6 +80,30 @@ def test_the_record_of_figure_3_is_that_of_the_shipped_searches():
         assert seconds == f"{methods[name]['seconds']:.0f}"
 
 
+def test_the_table_of_fresh_seeds_is_its_record():
+    rows, _ = lines_of("rnn_cell_search_fresh")
+    by_run: dict = {}
+    for row in rows:
+        by_run.setdefault((row["method"], row["run"]), []).append(float(row["test_score"]))
+    bits: dict = {}
+    for (method, _), scores in by_run.items():
+        assert len(scores) == 3
+        bits.setdefault(method, []).append(-np.mean(scores) / np.log(2))
+    methods = record("rnn_cell_search")["summary"]["methods"]
+    names = {own["label"]: name for name, own in methods.items()}
+    names["partial evaluation (1 epoch of 4)"] = "partial"
+    shown = rows_after(RESULTS, "#### With seeds that chose nothing")
+    assert len(shown) == len(bits)
+    for label, mean, std, gain in shown:
+        own = np.array(bits[names[label]])
+        assert (mean, std) == (f"{own.mean():.4f}", f"{own.std(ddof=1):.4f}")
+        if gain:
+            paired = own - bits[f"dish_{names[label]}"]
+            error = paired.std(ddof=1) / np.sqrt(5)
+            better = f"{np.sum(paired > 0)} of 5"
+            assert gain == f"{paired.mean():.4f} ± {error:.4f}, {better}"
+
+
 # Choosing the dish of recurrent cells
 
 
