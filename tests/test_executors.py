@@ -168,16 +168,23 @@ def test_a_worker_that_cannot_load_its_work_is_the_users_error(monkeypatch):
         assert "\n" not in str(caught.value)
 
 
-def test_a_worker_that_dies_as_it_is_greeted_costs_nothing_once_another_answered(monkeypatch):
-    calls = []
+def arrive_or_die(folder, function, arrive=executors._arrive):
+    """Greet, but die where this is done for the second time."""
+    path = pathlib.Path(folder) / "greeted"
+    with path.open("a") as stream:
+        stream.write(f"{os.getpid()}\n")
+    if len(path.read_text().split()) == 2:
+        os._exit(3)
+    return arrive(function)
 
-    def greet(client, address, function, greet=executors._greet):
-        calls.append(address)
-        return WorkerDied("killed") if len(calls) == 2 else greet(client, address, function)
 
-    monkeypatch.setattr(executors, "_greet", greet)
+def test_a_worker_that_dies_as_it_is_greeted_costs_nothing_once_another_answered(
+    monkeypatch, tmp_path
+):
+    arrive = functools.partial(arrive_or_die, str(tmp_path))
+    monkeypatch.setattr(executors, "_arrive", arrive)
     assert dict(run_all(square, range(6), workers=2)) == {i: i * i for i in range(6)}
-    monkeypatch.setattr(executors, "_greet", lambda *_: WorkerDied("killed"))
+    monkeypatch.setattr(executors, "_arrive", lambda _: os._exit(3))
     with pytest.raises(UserError, match="cannot start, or cannot load"):
         list(run_all(square, [1], workers=1))
 
