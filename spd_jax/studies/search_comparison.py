@@ -91,6 +91,11 @@ def run(
     """
     _check(problem, settings)
     executors.check_time_limit(time_limit, workers)
+    if settings.asynchronous and not workers:
+        raise UserError(
+            "asynchronous=True lets workers go on while others train, and there are none: give "
+            "workers=2 or more, or the address of a scheduler"
+        )
     path = pathlib.Path(workdir)
     task = problem.ground_truth(settings.preset).task(data_dir, str(path / "states"))
     with _open_folder(path, "search", problem, settings, task.fingerprint) as folder:
@@ -213,7 +218,7 @@ def _open_folder(
         "problem": problem.space.name,
         "task": task,
         **problem.settings,
-        **settings_lib.described(settings),
+        **_described(settings),
     }
     return open_folder(path, config, settings_lib.growing(settings))
 
@@ -227,8 +232,14 @@ def identity(settings: SearchSettings, problem: Problem | None = None) -> dict[s
     """
     grows = settings_lib.growing(settings)
     own = {} if problem is None else problem.settings
-    described = {**own, **settings_lib.described(settings)}
+    described = {**own, **_described(settings)}
     return {name: value for name, value in described.items() if name not in grows}
+
+
+def _described(settings: SearchSettings) -> dict[str, Any]:
+    """Return what decides the results; what does not say "asynchronous" was synchronous."""
+    described = settings_lib.described(settings)
+    return {k: v for k, v in described.items() if k != "asynchronous" or v}
 
 
 def _check_recorded(
