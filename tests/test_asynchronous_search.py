@@ -5,6 +5,7 @@ import json
 import math
 import zlib
 
+import distributed
 import jax
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from toy_widths import TOY
 
 from experiments.benchmark.simulated_workers import SimulatedWorkers
 from spd_jax.errors import UserError
+from spd_jax.ground_truth import executors
 from spd_jax.ground_truth.executors import NOT_YET
 from spd_jax.ground_truth.purchase import GroundTruth
 from spd_jax.ledger import Evaluation, Ledger
@@ -190,8 +192,16 @@ def test_a_choice_is_made_beside_the_evaluations_in_a_thread_of_its_own(tmp_path
 ASYNCHRONOUS = dataclasses.replace(DISH_GA, asynchronous=True)
 
 
-def test_a_comparison_searches_asynchronously_and_goes_on(tmp_path):
-    """Two workers are processes of their own; the search is stopped at its eighth result."""
+def in_threads(workers):
+    """Start a local cluster whose workers are threads of this process, which begin at once."""
+    return distributed.LocalCluster(
+        n_workers=workers, threads_per_worker=1, processes=False, dashboard_address=":0"
+    )
+
+
+def test_a_comparison_searches_asynchronously_and_goes_on(tmp_path, monkeypatch):
+    """The search is stopped at its eighth result."""
+    monkeypatch.setattr(executors, "_start_cluster", in_threads)
     with pytest.raises(UserError, match=r"asynchronous=True lets workers go on .* workers=2"):
         search_comparison.run(TOY, ASYNCHRONOUS, tmp_path)
     told = []

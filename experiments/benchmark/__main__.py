@@ -2,7 +2,8 @@
 
 `--suite=rnn_cell` times the dish of recurrent cells: against peers, and ranking new cells;
 `--suite=image_cells` those of image cells: queries, and a fit. `--suite=forward_search` times a
-network of forward search, forward and backward, against PyTorch.
+network of forward search, forward and backward, against PyTorch. `--suite=workers` times no dish:
+searches on many workers, simulated and real.
 
 Everything is measured in turn, in one run: times of one machine on one day compare, others do
 not. Leave the machine alone meanwhile.
@@ -23,11 +24,14 @@ from experiments.benchmark import forward_search as benchmark_forward_search
 from experiments.benchmark import growth as benchmark_growth
 from experiments.benchmark import image_cells as benchmark_image_cells
 from experiments.benchmark import limit as benchmark_limit
+from experiments.benchmark import real_workers as benchmark_real_workers
 from experiments.benchmark import report
 from experiments.benchmark import report_forward_search as forward_search_report
 from experiments.benchmark import report_image_cells as image_cells_report
 from experiments.benchmark import report_rnn_cell as rnn_cell_report
+from experiments.benchmark import report_workers as workers_report
 from experiments.benchmark import rnn_cell as benchmark_rnn_cell
+from experiments.benchmark import workers as benchmark_workers
 from spd_jax.errors import UserError
 from spd_jax.report.display import Display
 from spd_jax.studies import machine
@@ -48,6 +52,11 @@ def image_plan(quick: bool) -> benchmark_image_cells.Plan:
 def forward_plan(quick: bool) -> benchmark_forward_search.Plan:
     """Return how much is measured of a network of forward search."""
     return benchmark_forward_search.QUICK if quick else benchmark_forward_search.Plan()
+
+
+def workers_plan(quick: bool) -> benchmark_workers.Plan:
+    """Return how much is measured of searches on many workers."""
+    return benchmark_workers.QUICK if quick else benchmark_workers.Plan()
 
 
 def forward_part(phase: str, quick: bool) -> dict[str, Any]:
@@ -117,6 +126,16 @@ SUITES = {
         forward_search_report.tables,
         "runs/benchmark_forward_search",
     ),
+    "workers": Suite(
+        {
+            "idle": lambda quick: benchmark_workers.measure_idle(workers_plan(quick)),
+            "sleep": lambda quick: benchmark_real_workers.measure_sleep(workers_plan(quick)),
+            "scale": lambda quick: benchmark_real_workers.measure_scale(workers_plan(quick)),
+        },
+        lambda quick: dataclasses.asdict(workers_plan(quick)),
+        workers_report.tables,
+        "runs/benchmark_workers",
+    ),
 }
 _SUITE = flags.DEFINE_enum("suite", "sigmoid", list(SUITES), "which motif-networks to time")
 _PARTS = flags.DEFINE_list("parts", None, "what to measure; default all parts of the suite")
@@ -168,6 +187,7 @@ def main() -> None:
         "query",
         "fit",
         *benchmark_forward_search.PHASES,
+        *SUITES["workers"].parts,
     }:  # those are tables alone
         report.draw(folder.path)
     print(suite.tables(summary))

@@ -49,7 +49,7 @@ class SimulatedWorkers:
     clock: float = 0.0
     busy: float = 0.0
     _events: list[tuple[float, int, str | None]] = dataclasses.field(default_factory=list)
-    _numbers: itertools.count = dataclasses.field(default_factory=itertools.count)  # type: ignore[type-arg]
+    _numbers: itertools.count = dataclasses.field(default_factory=itertools.count)
 
     @property
     def idle_share(self) -> float:

@@ -176,6 +176,7 @@ class _Crew:
         self.greeted: set[str] = set()
         self.present: list[str] = []
         self._looked, self._unchecked = -float("inf"), False
+        self._fetched: dict[str, Any] = {}  # results, by the worker's address
         self._done: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def look(self) -> None:
@@ -215,11 +216,28 @@ class _Crew:
             return list(self.busy)
         return [address for address in found if address in self.busy]
 
+    def fetch(self, addresses: list[str]) -> None:
+        """Bring the results of all of these who have finished at once: the way takes long."""
+        runs = [(x, self.busy[x].future) for x in addresses]
+        done = {address: future for address, future in runs if future.status == "finished"}
+        self._fetched = dict.fromkeys(done, NotYet)  # to be asked alone, see `outcome`
+        if not done:
+            return
+        gathering = self.client.gather([*done.values()], asynchronous=True)
+        going = asyncio.run_coroutine_threadsafe(gathering, self.client.loop.asyncio_loop)
+        # It fails for all where one worker died before it could hand its result over.
+        with contextlib.suppress(Exception, concurrent.futures.CancelledError):
+            self._fetched |= zip(done, going.result(timeout=PATIENCE), strict=True)
+
     def outcome(self, address: str, time_limit: float | None) -> Any:
         """Return what a worker's run came to, and let it be free; GOES_ON while it runs."""
         run = self.busy[address]
         limit = PATIENCE if run.greets else time_limit
-        outcome = _outcome(run, address in self.present, limit)
+        outcome = self._fetched.get(address, GOES_ON)
+        if outcome is NotYet:
+            outcome = _result(run)
+        elif outcome is GOES_ON:
+            outcome = _outcome(run, address in self.present, limit)
         if outcome is not GOES_ON:
             del self.busy[address]
         if isinstance(outcome, WorkerDied):  # or was it the scheduler? Then this raises
@@ -284,7 +302,9 @@ def _from_client(
         upcoming.hand_out(crew)
         if not (crew.busy or upcoming.waits):
             return
-        for address in crew.wait(ASK_AGAIN if upcoming.waits else LOOK_EVERY):
+        done = crew.wait(ASK_AGAIN if upcoming.waits else LOOK_EVERY)
+        crew.fetch(done)
+        for address in done:
             upcoming.hand_out(crew)  # before the next result, who brought the last one has work
             run = crew.busy[address]
             outcome = crew.outcome(address, time_limit)
@@ -366,21 +386,29 @@ def _present(client: Any, *, wait: bool) -> list[str]:
     return present
 
 
+DEATH = "it was killed, ran out of memory, or crashed in native code"
+
+
+def _result(run: _Run) -> Any:
+    """Return the result of a run that has finished."""
+    try:
+        return run.future.result(timeout=PATIENCE)
+    except Exception:  # the worker died before it could hand over the result
+        return WorkerDied(DEATH)
+
+
 def _outcome(run: _Run, present: bool, time_limit: float | None) -> Any:
-    """Return the result of a run or the error that ended it; GOES_ON while nothing did."""
+    """Return the error that ended a run without a result; GOES_ON while nothing did."""
     import distributed
 
-    died = WorkerDied("it was killed, ran out of memory, or crashed in native code")
-    if run.future.status == "finished":
-        try:
-            return run.future.result(timeout=PATIENCE)
-        except Exception:  # the worker died before it could hand over the result
-            return died
-    if run.future.status == "error":
+    status = run.future.status  # it may change at any moment
+    if status == "finished":  # since `fetch`: its result is brought next time
+        return GOES_ON
+    if status == "error":
         error = run.future.exception()
-        return died if isinstance(error, distributed.KilledWorker) else error
-    if run.future.status != "pending" or not present:
-        return died
+        return WorkerDied(DEATH) if isinstance(error, distributed.KilledWorker) else error
+    if status != "pending" or not present:
+        return WorkerDied(DEATH)
     if time_limit is not None and time.monotonic() - run.began > time_limit:
         return TimeLimitExceeded(f"over the time limit of {time_limit:g} s")
     return GOES_ON

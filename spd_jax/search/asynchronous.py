@@ -26,6 +26,7 @@ from spd_jax.search.record import Choice, Iteration, Record
 from spd_jax.surrogates.protocol import CostlySurrogate, Surrogate
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 PAPER = SearchConfig()  # the sizes of the paper
 Chosen = tuple[Cells, Choice]
 
@@ -44,14 +45,14 @@ class EachEvaluator(Protocol):
         ...
 
 
-class Later(Protocol[T]):
+class Later(Protocol[T_co]):
     """A result that is being computed, as a `concurrent.futures.Future`."""
 
     def done(self) -> bool:
         """Return whether it is there."""
         ...
 
-    def result(self) -> T:
+    def result(self) -> T_co:
         """Return it, or raise what its computation raised."""
         ...
 
