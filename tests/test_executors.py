@@ -145,6 +145,42 @@ def test_a_worker_is_spawned_with_one_thread(monkeypatch):
     assert dict(os.environ) == before
 
 
+MEMORY = ("XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+
+
+def accelerator(_):
+    time.sleep(0.5)  # until the others have begun
+    return tuple(os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", *MEMORY))
+
+
+def test_each_worker_has_one_accelerator_and_a_share_of_its_memory(monkeypatch):
+    for name in MEMORY:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(executors, "_accelerators", lambda: ["4", "7"])
+    # The program itself is one more that shares each of them.
+    expected = [("4", "false", "0.30"), ("4", "false", "0.30"), ("7", "false", "0.45")]
+    found = dict(run_all(accelerator, range(9), workers=3))
+    assert set(found.values()) == set(expected)
+    own = [executors._accelerator_of(number, 3, ["4", "7"]) for number in range(3)]
+    assert sorted(tuple(x.values()) for x in own) == expected
+    monkeypatch.setenv(MEMORY[1], "0.2")  # what the user has set stands
+    assert executors._accelerator_of(2, 3, ["4", "7"]) == {
+        "CUDA_VISIBLE_DEVICES": "4", MEMORY[0]: "false",
+    }  # fmt: skip
+
+
+def test_accelerators_are_named_as_the_user_names_them(monkeypatch):
+    assert executors._accelerators() == []  # on CPUs
+    import jax
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert executors._accelerators() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, 3")
+    assert executors._accelerators() == ["GPU-a", "3"]
+
+
 def cache_folder(_):
     import jax
 

@@ -5,6 +5,7 @@ import collections
 import concurrent.futures
 import contextlib
 import gc
+import itertools
 import logging
 import multiprocessing
 import os
@@ -31,6 +32,7 @@ JAX_SETTINGS = (
     "jax_persistent_cache_min_compile_time_secs",
     "jax_persistent_cache_min_entry_size_bytes",
 )
+GPUS = ("gpu", "cuda", "rocm")  # backends of jax whose devices CUDA_VISIBLE_DEVICES chooses
 LOOK_EVERY = 0.5  # seconds between two looks at which workers there are
 CONNECT = 10  # seconds in which a scheduler must answer
 PATIENCE = 120.0  # seconds to wait for a worker when there is none, and for an answer
@@ -512,11 +514,17 @@ def _start_cluster(workers: int) -> Any:
     """Start a scheduler in this process, and worker processes with one thread each."""
     import distributed
 
+    accelerators, numbers = _accelerators(), itertools.count()
+
     class Nanny(distributed.Nanny):
         """Watches one worker: replaces it, but not for ever, and ends it at once."""
 
         starts = 0  # since the last one that succeeded
         most = 1
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            own = _accelerator_of(next(numbers), workers, accelerators)
+            super().__init__(*args, **kwargs | {"env": kwargs["env"] | own})
 
         async def instantiate(self) -> Any:
             # Else some versions of Dask try for ever to start what cannot start.
@@ -551,6 +559,42 @@ def _start_cluster(workers: int) -> Any:
         )
     except (RuntimeError, TimeoutError) as error:
         raise _cannot_start(error) from error
+
+
+def _accelerators() -> list[str]:
+    """Return the GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
+    if "jax" not in sys.modules:
+        return []
+    import jax
+
+    if jax.default_backend() not in GPUS:
+        return []
+    count = jax.local_device_count()
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    return named if len(named) == count and all(named) else [str(i) for i in range(count)]
+
+
+def _accelerator_of(number: int, workers: int, accelerators: list[str]) -> dict[str, str]:
+    """Return the variables that give a worker one accelerator, and a share of its memory.
+
+    This process computes on all of them, too. Memory is taken as it is needed, up to the share;
+    what the user has set of it stands.
+
+    Args:
+      number: of the worker, counted from 0.
+      workers: how many there are.
+      accelerators: their names; without any there is nothing to set.
+    """
+    if not accelerators:
+        return {}
+    place = number % len(accelerators)
+    sharers = len(range(place, workers, len(accelerators))) + 1
+    memory = {
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / sharers:.2f}",
+    }
+    own = {name: value for name, value in memory.items() if name not in os.environ}
+    return {"CUDA_VISIBLE_DEVICES": accelerators[place], **own}
 
 
 def dask_setup(_: Any) -> None:
