@@ -7,6 +7,7 @@ scheduler with many worker slots.
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -181,10 +182,12 @@ def cluster(slots: int) -> Iterator[tuple[str, list[Any]]]:
     import distributed
     import psutil
 
+    # Many workers of one process may be silent for long.
+    environment = os.environ | {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "None"}
     started: list[subprocess.Popen[bytes]] = []
 
     def start(module: str, *arguments: str) -> None:
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
         started.append(subprocess.Popen([sys.executable, "-m", module, *arguments], **quiet))  # type: ignore[call-overload]
 
     with tempfile.TemporaryDirectory() as folder:
@@ -211,7 +214,7 @@ def cluster(slots: int) -> Iterator[tuple[str, list[Any]]]:
 def slots_used(plan: Plan, slots: int) -> dict[str, Any]:
     """Let many slots sleep, bought into a ledger; return what that took of whom."""
     task = Sleeping(plan.task_seconds)
-    tasks = min(plan.tasks, 10 * slots)
+    tasks = plan.tasks * slots
     with (
         cluster(slots) as (address, processes),
         tempfile.TemporaryDirectory() as folder,

@@ -39,7 +39,7 @@ class Plan:
       naps: evaluations on them, a warm start and three iterations of as many.
       nap: median seconds of a real evaluation, which sleeps; sigma 1.
       slots: workers of a real scheduler.
-      tasks: that they sleep through.
+      tasks: of each slot.
       task_seconds: how long each sleeps.
       rows: that a ledger is filled with.
       known: numbers of known cells at which a choice is timed.
@@ -53,14 +53,14 @@ class Plan:
     naps: int = 40
     nap: float = 2.0
     slots: tuple[int, ...] = (10, 100, 1000)
-    tasks: int = 10_000
-    task_seconds: float = 10.0
-    rows: int = 100_000
+    tasks: int = 3
+    task_seconds: float = 30.0
+    rows: int = 10_000
     known: tuple[int, ...] = (100, 300, 1000, 3000)
 
 
 QUICK = Plan(
-    seeds=2, fits=(240.0,), sleepers=2, naps=8, nap=0.05, slots=(4,), tasks=20, task_seconds=0.1,
+    seeds=2, fits=(240.0,), sleepers=2, naps=8, nap=0.05, slots=(4,), tasks=3, task_seconds=0.1,
     rows=50, known=(10, 20),
 )  # fmt: skip
 # How a search hands cells out, and K, the cells of a choice.
