@@ -33,7 +33,7 @@ class RnnCellSearch(SearchSettings, launch.Evaluations):
         free=True,
     )
     history: str | None = setting(
-        None, "history.csv to replay; default: the shipped one", free=True
+        None, 'history.csv to replay, or "shipped"; default: the shipped one', free=True
     )
 
 
@@ -44,21 +44,33 @@ launch.define(RnnCellSearch, PRESETS)
 def search_or_replay(settings: RnnCellSearch) -> Comparison:
     """Return the comparison that the settings ask for."""
     problem = rnn_cell.problem(settings.variant, settings.mutation_rate)
-    if settings.data_dir is None:
-        print("replaying recorded runs: nothing is trained; --data_dir searches anew")
-        workdir = launch.workdir("runs/rnn_cell_search_replay")
-        return search_comparison.replay(problem, settings, workdir, history=settings.history)
-    if settings.history is not None:
+    data_dir = "" if settings.data_dir is None else launch.folder_of_data(settings.data_dir)
+    replays = settings.data_dir is None or settings.history is not None
+    if replays and data_dir != "" and not settings.fresh_seeds:
         raise UserError(
-            "--history replays and --data_dir searches anew: give one of them, not both"
+            "--history replays and --data_dir searches anew: give one of them, or --fresh_seeds to "
+            "train the best cells of recorded searches anew"
         )
-    data_dir = launch.folder_of_data(settings.data_dir)
-    print(problem.ground_truth(settings.preset).describe(data_dir))
+    if data_dir != "":
+        print(problem.ground_truth(settings.preset).describe(data_dir))
     with Display() as display:
-        return search_comparison.run(
+        if not replays:
+            return search_comparison.run(
+                problem,
+                settings,
+                launch.workdir("runs/rnn_cell_search"),
+                data_dir=data_dir,
+                workers=settings.trained_by,
+                time_limit=settings.time_limit,
+                listen=display,
+            )
+        what = "only best cells are trained" if data_dir != "" else "nothing is trained"
+        print(f"replaying recorded runs: {what}; --data_dir alone searches anew")
+        return search_comparison.replay(
             problem,
             settings,
-            launch.workdir("runs/rnn_cell_search"),
+            launch.workdir("runs/rnn_cell_search_replay"),
+            history=None if settings.history == "shipped" else settings.history,
             data_dir=data_dir,
             workers=settings.trained_by,
             time_limit=settings.time_limit,

@@ -215,10 +215,10 @@ def save_arrays(path: Path, arrays: Mapping[str, ArrayLike], *, kind: str) -> No
     Raises:
       UserError: the file cannot be written.
     """
-    named = {name: np.asarray(array) for name, array in arrays.items()}
+    named: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
     content = io.BytesIO()  # NumPy before 2.2 leaves its archive open where a disk is full
     # The names stand in the file twice: a damaged directory may hide some of its arrays.
-    np.savez(content, kind=np.array([kind, *named]), **named)  # type: ignore[arg-type]
+    np.savez(content, kind=np.array([kind, *named]), **named)
     with atomic_path(path) as temporary:
         temporary.write_bytes(content.getvalue())
 

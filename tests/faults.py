@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import pathlib
+import random
 import shutil
 import signal
 import subprocess
@@ -214,18 +215,28 @@ def workers_of(process: subprocess.Popen[str]) -> list[int]:
     return [int(line[0]) for line in lines if "spawn_main" in line[1]]
 
 
+def some_worker(process: subprocess.Popen[str], draw: random.Random) -> int | None:
+    """Wait until the command has workers, and return one; None where it ended before."""
+    while process.poll() is None:
+        if found := workers_of(process):
+            return draw.choice(found)
+        time.sleep(0.05)
+    return None
+
+
 def worker_killed(bench: Bench) -> str:
     """a worker killed"""
     folder, log = bench.fresh("worker_killed")
     struck = 0
     with bench.start(folder, log, "--workers=2") as process:
         for share in (0.1, 0.3, 0.5):
-            alive = bench.wait(process, log, int(len(bench.events) * share) + 1)
-            found = workers_of(process) if alive else []
-            if found:
-                os.kill(bench.draw.choice(found), signal.SIGKILL)
+            bench.wait(process, log, int(len(bench.events) * share) + 1)
+            worker = some_worker(process, bench.draw)
+            if worker is not None:
+                os.kill(worker, signal.SIGKILL)
                 struck += 1
         done = end(process)
+    assert struck, "the command ended before a worker was killed"
     assert done.code == 0, done
     bench.must_be_whole(folder, log)
     return f"{struck} workers: same results"
@@ -236,15 +247,13 @@ def worker_stopped(bench: Bench) -> str:
     folder, log = bench.fresh("worker_stopped")
     with bench.start(folder, log, "--workers=2") as process:
         assert bench.wait(process, log, 3)
-        found = workers_of(process)
-        for worker in found[:1]:
-            os.kill(worker, signal.SIGSTOP)
+        worker = some_worker(process, bench.draw)
+        assert worker is not None
+        os.kill(worker, signal.SIGSTOP)
         time.sleep(3)
-        for worker in found[:1]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(worker, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGCONT)
         done = end(process)
-    assert found
     assert done.code == 0, done
     bench.must_be_whole(folder, log)
     return "same results"
@@ -259,7 +268,9 @@ def hung(bench: Bench) -> str:
     with bench.start(folder, log, *flags, environment=given) as process:
         if "toy_faults" not in " ".join(COMMANDS[bench.name]):  # looks for no file: stop a worker
             assert bench.wait(process, log, 2)
-            os.kill(workers_of(process)[0], signal.SIGSTOP)
+            worker = some_worker(process, bench.draw)
+            assert worker is not None
+            os.kill(worker, signal.SIGSTOP)
         done = end(process)
     assert done.code == 0, done
     ledger = folder / "ledger.sqlite"

@@ -440,8 +440,12 @@ def test_help_says_what_a_setting_means():
 # What was chosen
 
 
-@pytest.mark.parametrize(("name", "trials"), [("mnist_blind", 6), ("fashion_mnist_blind", 4)])
-def test_a_blind_preset_is_what_its_log_chooses_and_the_log_never_saw_its_table(name, trials):
+@pytest.mark.parametrize(
+    ("name", "trials", "steps"), [("mnist_blind", 6, 80), ("fashion_mnist_blind", 4, 60)]
+)
+def test_a_blind_preset_is_what_its_log_chooses_and_the_log_never_saw_its_table(
+    name, trials, steps
+):
     """The ensemble alone is larger than that of the trials."""
     _, rows = files.read_csv(
         commands.ROOT / "experiments" / "results" / f"{name}_tuning.csv", COLUMNS
@@ -456,7 +460,7 @@ def test_a_blind_preset_is_what_its_log_chooses_and_the_log_never_saw_its_table(
     assert tables == {f"60 of {own}_sigmoid_slope" for own in (source, "digits")}
     assert dataset not in (source, "digits")
     problem = problems.get("sigmoid_slope")
-    tried = CandidateSettings(dish=DishConfig(ensemble_size=4, motif_batch=20), steps=60)
+    tried = CandidateSettings(dish=DishConfig(ensemble_size=4, motif_batch=20), steps=steps)
     choice = candidates.choose(looks, "tau")
     assert choice.trials == trials
     found, width = candidates.chosen_dish(choice, problem, tried)

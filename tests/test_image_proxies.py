@@ -293,7 +293,7 @@ def test_a_relu_counts_once_for_each_convolution_that_it_feeds():
 
 @pytest.mark.parametrize("module", [nasbench101, nasbench201])
 def test_both_problems_of_image_cells_offer_every_proxy(module):
-    found = module.proxies(SMALL, "small_", draws=1)
+    found = module.CELLS.proxies(SMALL, "small_", draws=1)
     scores = {"swap_regularised", "az_nas", "expressivity", "progressivity", "trainability"}
     assert set(found) == {f"small_{name}" for name in {*MEASURES, *scores}}
     cells = module.problem().space.sample(KEY, 3)

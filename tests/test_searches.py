@@ -241,13 +241,32 @@ def test_the_best_cells_are_trained_anew_and_bought_once(comparison, tmp_path):
     assert len(task.sold) == sold
 
 
-def test_a_replay_trains_nothing_anew(comparison, tmp_path):
+def test_a_replay_trains_only_the_best_cells_anew(comparison, tmp_path):
     settings = dataclasses.replace(SEARCH, fresh_seeds=1)
-    with pytest.raises(UserError, match="fresh_seeds=1 trains cells, which a replay does not"):
-        search_comparison.replay(TOY, settings, tmp_path, history=comparison.path / "history.csv")
+    history = comparison.path / "history.csv"
+    with pytest.raises(UserError, match=r"fresh_seeds=1 trains the best cells .* give their data"):
+        search_comparison.replay(TOY, settings, tmp_path / "none", history=history)
+    assert not (tmp_path / "none").exists()
+    problem, task = watched()
+    found = search_comparison.replay(
+        problem, settings, tmp_path / "fresh", history=history, data_dir=None
+    )
+    assert_same(found.records, comparison.records)
+    bests = {best(record).cell for record in found.records.values()}
+    assert sorted(task.sold) == sorted((cell, 1, 4) for cell in bests)
+    assert "fresh" in found.summary["methods"]["dish_ga"]
     odd = dataclasses.replace(SEARCH, fresh_presets=("tiny",))
     with pytest.raises(UserError, match="toy_widths has no ground truth 'tiny'"):
         search_comparison.run(TOY, odd, tmp_path / "odd")
+
+
+def test_a_replay_trains_on_no_other_data(comparison, tmp_path):
+    text = (comparison.path / "history.csv").read_text("utf-8")
+    other = tmp_path / "history.csv"
+    other.write_text(text.replace("# task: ", "# task: another "))
+    settings = dataclasses.replace(SEARCH, fresh_seeds=1)
+    with pytest.raises(UserError, match=r"were made with another .*give the data"):
+        search_comparison.replay(TOY, settings, tmp_path / "run", history=other, data_dir=None)
 
 
 def test_seconds_count_evaluations_and_fits(comparison):

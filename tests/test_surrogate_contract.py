@@ -66,7 +66,7 @@ FAMILIES = {
         "nao", inputs=2, hidden=hidden, outputs=2, length=2
     ),
 }
-PROXIES = {"nasbench201": lambda hidden: nasbench201.proxies(TINY, draws=2)}
+PROXIES = {"nasbench201": lambda hidden: nasbench201.CELLS.proxies(TINY, draws=2)}
 RIVALS = {"slope_mlp": SlopeMlp(steps=10)}  # the registered ones, with less work
 
 

@@ -2,8 +2,9 @@
 
 `--suite=rnn_cell` times the dish of recurrent cells: against peers, and ranking new cells;
 `--suite=image_cells` those of image cells: queries, and a fit. `--suite=forward_search` times a
-network of forward search, forward and backward, against PyTorch. `--suite=workers` times no dish:
-searches on many workers, simulated and real.
+network of forward search, forward and backward, against PyTorch. `--suite=scale` ranks very many
+motifs, on devices and by workers. `--suite=workers` times no dish: searches on many workers,
+simulated and real.
 
 Everything is measured in turn, in one run: times of one machine on one day compare, others do
 not. Leave the machine alone meanwhile.
@@ -29,8 +30,10 @@ from experiments.benchmark import report
 from experiments.benchmark import report_forward_search as forward_search_report
 from experiments.benchmark import report_image_cells as image_cells_report
 from experiments.benchmark import report_rnn_cell as rnn_cell_report
+from experiments.benchmark import report_scale as scale_report
 from experiments.benchmark import report_workers as workers_report
 from experiments.benchmark import rnn_cell as benchmark_rnn_cell
+from experiments.benchmark import scale as benchmark_scale
 from experiments.benchmark import workers as benchmark_workers
 from spd_jax.errors import UserError
 from spd_jax.report.display import Display
@@ -59,6 +62,11 @@ def workers_plan(quick: bool) -> benchmark_workers.Plan:
     return benchmark_workers.QUICK if quick else benchmark_workers.Plan()
 
 
+def scale_plan(quick: bool) -> benchmark_scale.Plan:
+    """Return how many motifs are ranked."""
+    return benchmark_scale.QUICK if quick else benchmark_scale.Plan()
+
+
 def forward_part(phase: str, quick: bool) -> dict[str, Any]:
     """Time the network of one phase of forward search."""
     return benchmark_forward_search.measure(forward_plan(quick), phase)
@@ -72,12 +80,14 @@ class Suite(NamedTuple):
       sizes: maps `--quick` to what else must agree when a run goes on.
       tables: maps summary.json to text.
       workdir: default of `--workdir`.
+      drawn: parts that have a picture, too.
     """
 
     parts: Mapping[str, Callable[[bool], dict[str, Any]]]
     sizes: Callable[[bool], dict[str, Any]]
     tables: Callable[[dict[str, Any]], str]
     workdir: str
+    drawn: frozenset[str] = frozenset()
 
 
 SUITES = {
@@ -94,6 +104,7 @@ SUITES = {
         lambda quick: {},
         report.tables,
         "runs/benchmark",
+        drawn=frozenset({"peers", "growth", "limit"}),
     ),
     "rnn_cell": Suite(
         {
@@ -107,6 +118,7 @@ SUITES = {
         lambda quick: dataclasses.asdict(benchmark_rnn_cell.plan_of(quick)),
         rnn_cell_report.tables,
         "runs/benchmark_rnn_cell",
+        drawn=frozenset({"peers"}),
     ),
     "image_cells": Suite(
         {
@@ -130,11 +142,20 @@ SUITES = {
         {
             "idle": lambda quick: benchmark_workers.measure_idle(workers_plan(quick)),
             "sleep": lambda quick: benchmark_real_workers.measure_sleep(workers_plan(quick)),
-            "scale": lambda quick: benchmark_real_workers.measure_scale(workers_plan(quick)),
+            "cluster": lambda quick: benchmark_real_workers.measure_cluster(workers_plan(quick)),
         },
         lambda quick: dataclasses.asdict(workers_plan(quick)),
         workers_report.tables,
         "runs/benchmark_workers",
+    ),
+    "scale": Suite(
+        {
+            "stream": lambda quick: benchmark_scale.measure_stream(scale_plan(quick)),
+            "divided": lambda quick: benchmark_scale.measure_divided(scale_plan(quick)),
+        },
+        lambda quick: dataclasses.asdict(scale_plan(quick)),
+        scale_report.tables,
+        "runs/benchmark_scale",
     ),
 }
 _SUITE = flags.DEFINE_enum("suite", "sigmoid", list(SUITES), "which motif-networks to time")
@@ -182,13 +203,7 @@ def main() -> None:
         summary = settings | {"versions": machine.versions()}
         summary |= measure(folder, suite, parts, quick)
         folder.write_json("summary.json", summary)
-    if set(parts) - {
-        "ranking",
-        "query",
-        "fit",
-        *benchmark_forward_search.PHASES,
-        *SUITES["workers"].parts,
-    }:  # those are tables alone
+    if suite.drawn.intersection(parts):
         report.draw(folder.path)
     print(suite.tables(summary))
     print(json.dumps(summary, allow_nan=False))

@@ -1,6 +1,6 @@
 """The benchmark of workers, real ones: a search on local workers that sleep, and large clusters.
 
-`measure_scale` takes the parts of a large search one by one: the ledger, the choices, and a real
+`measure_cluster` takes the parts of a large search one by one: the ledger, the choices, and a real
 scheduler with many worker slots.
 """
 
@@ -130,7 +130,7 @@ def measure_sleep(plan: Plan) -> dict[str, Any]:
     return {"workers": plan.sleepers, "evaluations": 4 * quarter, "nap": plan.nap, "rows": rows}
 
 
-def measure_scale(plan: Plan) -> dict[str, Any]:
+def measure_cluster(plan: Plan) -> dict[str, Any]:
     """Take the parts of a large search one by one; return the part of summary.json."""
     return {
         "ledger": ledger_rates(plan.rows),

@@ -11,7 +11,7 @@ def tables(summary: dict[str, Any]) -> str:
     Args:
       summary: what the benchmark writes as summary.json.
     """
-    parts = {"idle": _idle, "sleep": _sleep, "scale": _scale}
+    parts = {"idle": _idle, "sleep": _sleep, "cluster": _cluster}
     return "\n".join(part(summary[name]) for name, part in parts.items() if name in summary)
 
 
@@ -43,7 +43,7 @@ def _sleep(own: dict[str, Any]) -> str:
     return table(title, ["schedule", "idle", "search", "simulated idle", "simulated"], rows)
 
 
-def _scale(own: dict[str, Any]) -> str:
+def _cluster(own: dict[str, Any]) -> str:
     ledger = own["ledger"]
     paces = " ".join(f"{pace:.0f}" for pace in ledger["rows_per_second"])
     names = [name for name in own["choices"][0] if name != "known"]

@@ -1,9 +1,10 @@
-"""What the problems of image cells share: dishes, and ways to get at ground truth."""
+"""What the problems of image cells share: networks, dishes, and ways to get at ground truth."""
 
 import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,10 +16,11 @@ from spd_jax.errors import UserError, check_name
 from spd_jax.ground_truth import lookup
 from spd_jax.ground_truth.lookup import LookupTask
 from spd_jax.motif import SearchSpace
-from spd_jax.problems.problem import GroundTruthPreset, ReadTable
+from spd_jax.problems.problem import GroundTruthPreset, Problem, ReadTable
 from spd_jax.spaces.image_network import MOTIF_NETWORKS, Skeleton
 from spd_jax.surrogates import az_nas, image_proxies
 from spd_jax.surrogates.az_nas import AzNas
+from spd_jax.surrogates.dish_surrogate import DishSurrogate
 from spd_jax.surrogates.image_proxies import ImageNetwork, ImageProxy, Images
 from spd_jax.surrogates.protocol import Surrogate
 from spd_jax.trainers.image_classifier import ImageClassifierConfig, ImageClassifierTask
@@ -65,14 +67,110 @@ SECOND = Skeleton(stacks=3, cells=2, stem=4, image_size=8)
 SECOND_CONFIG = dataclasses.replace(DISH_PRESETS["best"], inner_steps=10, ensemble_size=1)
 
 
-def skeleton(motif_network: str, stem: int, image_size: int) -> Skeleton:
-    """Return a motif-network of Cassimon et al. in other sizes.
+@dataclasses.dataclass(frozen=True)
+class ImageCells:
+    """What a space of image cells brings along, from which its problem is made.
 
-    Raises:
-      UserError: there is no motif-network of this name.
+    Attributes:
+      space: of a probability of mutations.
+      network: the module with networks around its cells: `family`, `trace`, `parameters` and
+        `multiply_adds`, each of a `Skeleton`.
+      full: the benchmark's own network.
     """
-    check_name("motif-network", motif_network, MOTIF_NETWORKS)
-    return dataclasses.replace(MOTIF_NETWORKS[motif_network], stem=stem, image_size=image_size)
+
+    space: Callable[[float], Any]
+    network: Any
+    full: Skeleton
+
+    def problem(
+        self, motif_network: str, stem: int, image_size: int, mutation_rate: float, **own: Any
+    ) -> Problem:
+        """Return the problem with one of the motif-networks of Cassimon et al.
+
+        Args:
+          motif_network: "A" (three cells), "B" (three stacks of one cell) or "C" (one cell).
+          stem: channels of the first stack, where a study is not told another width; the paper's
+            are 32 for A and 16 for B and C.
+          image_size: height and width of the synthetic images; the paper's is 16.
+          mutation_rate: see the space.
+          **own: fields of `Problem` that the space decides.
+
+        Raises:
+          UserError: an unknown motif-network, sizes that cannot be built, or a rate that is no
+            probability.
+        """
+        space = self.space(mutation_rate)
+        check_name("motif-network", motif_network, MOTIF_NETWORKS)
+        skeleton = dataclasses.replace(
+            MOTIF_NETWORKS[motif_network], stem=stem, image_size=image_size
+        )
+        self.network.family(skeleton)  # refuses sizes that cannot be
+        return Problem(
+            name=space.name,
+            space=space,
+            family=lambda hidden: self.network.family(dataclasses.replace(skeleton, stem=hidden)),
+            hidden_size=stem,
+            features=space,
+            structure=space,
+            paths=space,
+            tokens=space,
+            drawing=space,
+            costs={"parameters": self.parameters, "multiply_adds": self.multiply_adds},
+            proxies=lambda hidden: self.proxies(SECOND),  # kinder to them than the first
+            settings={
+                "motif_network": motif_network,
+                "image_size": image_size,
+                "mutation_rate": mutation_rate,
+            },
+            **own,
+        )
+
+    def second_dish(self, config: DishConfig) -> DishSurrogate:
+        """Return the untrained dish that is averaged with the problem's own."""
+        return DishSurrogate(self.network.family(SECOND), config)
+
+    def parameters(self, archs: Archs) -> np.ndarray:
+        """Return the parameters of cells `[M]` in the benchmark's own network."""
+        return self.network.parameters(self.full, archs)
+
+    def multiply_adds(self, archs: Archs) -> np.ndarray:
+        """Return the multiply-adds of cells `[M]` in the benchmark's own network, for one image."""
+        return self.network.multiply_adds(self.full, archs)
+
+    def proxies(
+        self, skeleton: Skeleton, prefix: str = "", images: Images | None = None, draws: int = 4
+    ) -> dict[str, Surrogate]:
+        """Return all zero-cost proxies of a network around a cell, by name.
+
+        The size that regularised SWAP wants is that of the largest of 1,000 random cells, and its
+        tolerance as much (ours: the authors choose them by the size that a user wants).
+
+        Args:
+          skeleton: of the network.
+          prefix: of the names.
+          images: to look at instead of noise; not for AZ-NAS, whose authors show noise.
+          draws: independent weights and minibatches that are averaged over.
+        """
+        shown = ImageNetwork(self.network.family(skeleton), self.network.trace(skeleton))
+        own = ImageProxy("snip", shown, images, draws=draws)
+        found: dict[str, Surrogate] = {
+            measure: dataclasses.replace(own, measure=measure) for measure in image_proxies.MEASURES
+        }
+
+        @functools.cache
+        def largest() -> float:
+            archs = self.space(0.0).sample(jax.random.key(0), 1000)
+            return float(self.parameters(archs).max())
+
+        def weight(archs: Archs) -> np.ndarray:
+            return image_proxies.size_weight(self.parameters, largest(), largest())(archs)
+
+        found["swap_regularised"] = dataclasses.replace(own, measure="swap", weight=weight)
+        noise = AzNas(dataclasses.replace(own, images=None), self.multiply_adds)
+        found["az_nas"] = noise
+        for score in az_nas.PROXIES[:-1]:  # the last, complexity, is a row of its own as a cost
+            found[score] = dataclasses.replace(noise, only=score)
+        return {prefix + name: proxy for name, proxy in found.items()}
 
 
 def trained(space: str, config: ImageClassifierConfig, table: str = "") -> GroundTruthPreset:
@@ -135,46 +233,3 @@ def looked_up(
         return f"{cells:,} cells are looked up in {data_dir}{words}"
 
     return GroundTruthPreset(task, epochs, "accuracy", looked_up=True, describe=describe)
-
-
-def proxies(
-    network: ImageNetwork,
-    space: SearchSpace,
-    parameters: Callable[[Archs], np.ndarray],
-    multiply_adds: Callable[[Archs], np.ndarray],
-    *,
-    prefix: str = "",
-    images: Images | None = None,
-    draws: int = 4,
-) -> dict[str, Surrogate]:
-    """Return all zero-cost proxies of a network, by name.
-
-    Args:
-      network: what is measured.
-      space: of the cells.
-      parameters: of cells `[M]`; the size that regularised SWAP wants is that of the largest of
-        1,000 random cells, and its tolerance as much (ours: the authors choose them by the size
-        that a user wants).
-      multiply_adds: of cells `[M]`, AZ-NAS' complexity.
-      prefix: of the names.
-      images: to look at instead of noise; not for AZ-NAS, whose authors show noise.
-      draws: independent weights and minibatches that are averaged over.
-    """
-    own = ImageProxy("snip", network, images, draws=draws)
-    found: dict[str, Surrogate] = {
-        measure: dataclasses.replace(own, measure=measure) for measure in image_proxies.MEASURES
-    }
-
-    @functools.cache
-    def largest() -> float:
-        return float(parameters(space.sample(jax.random.key(0), 1000)).max())
-
-    def weight(archs: Archs) -> np.ndarray:
-        return image_proxies.size_weight(parameters, largest(), largest())(archs)
-
-    found["swap_regularised"] = dataclasses.replace(own, measure="swap", weight=weight)
-    noise = AzNas(dataclasses.replace(own, images=None), multiply_adds)
-    found["az_nas"] = noise
-    for score in az_nas.PROXIES[:-1]:  # the last, complexity, is a row of its own as a cost
-        found[score] = dataclasses.replace(noise, only=score)
-    return {prefix + name: proxy for name, proxy in found.items()}

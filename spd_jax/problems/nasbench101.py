@@ -7,9 +7,6 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
-from spd_jax.axes import Archs
 from spd_jax.data import nas_bench
 from spd_jax.data.nas_bench import NasBench101Row
 from spd_jax.errors import UserError, check_name
@@ -17,15 +14,17 @@ from spd_jax.files import Path
 from spd_jax.ground_truth.lookup import Items
 from spd_jax.ledger import Evaluation, EvaluationKey
 from spd_jax.problems import image_cells
+from spd_jax.problems.image_cells import ImageCells
 from spd_jax.problems.problem import Problem
 from spd_jax.spaces.image_network import Skeleton
 from spd_jax.spaces.nasbench101 import NasBench101Space, network
-from spd_jax.surrogates.dish_surrogate import DishSurrogate
-from spd_jax.surrogates.image_proxies import ImageNetwork, Images
-from spd_jax.surrogates.protocol import Surrogate
 from spd_jax.trainers.image_classifier import ImageClassifierConfig
 
-FULL = Skeleton(stacks=3, cells=3, stem=128, image_size=32)  # the benchmark's own network
+CELLS = ImageCells(
+    NasBench101Space,
+    network,
+    Skeleton(stacks=3, cells=3, stem=128, image_size=32),
+)
 OWN = ImageClassifierConfig(reduction="max_pool")  # as the benchmark's network
 EPOCHS = {"ecnas_4": 4, "nasbench101": 108}  # of the ground truths that are looked up
 # Accuracies after four epochs ask how fast a cell learns: a few bold steps tell, and how large the
@@ -46,65 +45,14 @@ MOST_CELLS = 20_000  # of the benchmark's 423,624 that are kept in memory
 def problem(
     motif_network: str = "B", stem: int = 8, image_size: int = 4, mutation_rate: float = 0.05
 ) -> Problem:
-    """Return the problem with one of the motif-networks of Cassimon et al.
-
-    Args:
-      motif_network: "A" (three cells), "B" (three stacks of one cell) or "C" (one cell).
-      stem: channels of the first stack, where a study is not told another width; the paper's
-        are 32 for A and 16 for B and C.
-      image_size: height and width of the synthetic images; the paper's is 16.
-      mutation_rate: see `NasBench101Space`.
-
-    Raises:
-      UserError: an unknown motif-network, sizes that cannot be built, or a rate that is no
-        probability.
-    """
-    space = NasBench101Space(mutation_rate)
-    skeleton = image_cells.skeleton(motif_network, stem, image_size)
-    network.family(skeleton)  # refuses sizes that cannot be
-    return Problem(
-        name=space.name,
-        space=space,
-        family=lambda hidden: network.family(dataclasses.replace(skeleton, stem=hidden)),
-        hidden_size=stem,
-        second_dish=DishSurrogate(network.family(image_cells.SECOND), SECOND_CONFIG),
+    """Return the problem, see `ImageCells.problem`."""
+    return CELLS.problem(
+        motif_network, stem, image_size, mutation_rate,
+        second_dish=CELLS.second_dish(SECOND_CONFIG),
         dish_presets=DISH_PRESETS,
-        ground_truths={"own": image_cells.trained(space.name, OWN)} | LOOKED_UP,
-        features=space,
-        structure=space,
-        paths=space,
-        tokens=space,
-        drawing=space,
-        costs={"parameters": _parameters, "multiply_adds": _multiply_adds},
-        proxies=lambda hidden: proxies(image_cells.SECOND),  # kinder to them than the first
+        ground_truths={"own": image_cells.trained(NasBench101Space().name, OWN)} | LOOKED_UP,
         read_table=read_table,
-        settings={
-            "motif_network": motif_network,
-            "image_size": image_size,
-            "mutation_rate": mutation_rate,
-        },
-    )
-
-
-def proxies(
-    skeleton: Skeleton, prefix: str = "", images: Images | None = None, draws: int = 4
-) -> dict[str, Surrogate]:
-    """Return the zero-cost proxies of a network around a cell, see `image_cells.proxies`."""
-    shown = ImageNetwork(network.family(skeleton), network.trace(skeleton))
-    return image_cells.proxies(
-        shown, NasBench101Space(), _parameters, _multiply_adds,
-        prefix=prefix, images=images, draws=draws,
     )  # fmt: skip
-
-
-def _parameters(archs: Archs) -> np.ndarray:
-    """Return the parameters of cells `[M]` in the benchmark's own network."""
-    return network.parameters(FULL, archs)
-
-
-def _multiply_adds(archs: Archs) -> np.ndarray:
-    """Return the multiply-adds of cells `[M]` in the benchmark's own network, for one image."""
-    return network.multiply_adds(FULL, archs)
 
 
 def read_table(path: Path, ground_truth: str, most_cells: int = MOST_CELLS) -> Items:

@@ -1,28 +1,25 @@
 """The cells of NAS-Bench-201 on images: looked up in the benchmark's table, or trained here."""
 
-import dataclasses
 import math
 from typing import NamedTuple
 
-import numpy as np
-
-from spd_jax.axes import Archs
 from spd_jax.data import nas_bench
 from spd_jax.errors import UserError, check_name
 from spd_jax.files import Path
 from spd_jax.ground_truth.lookup import Items
 from spd_jax.ledger import Evaluation, EvaluationKey
 from spd_jax.problems import image_cells
-from spd_jax.problems.image_cells import DISH_PRESETS
+from spd_jax.problems.image_cells import DISH_PRESETS, ImageCells
 from spd_jax.problems.problem import GroundTruthPreset, Problem
 from spd_jax.spaces.image_network import Skeleton
 from spd_jax.spaces.nasbench201 import NasBench201Space, network
-from spd_jax.surrogates.dish_surrogate import DishSurrogate
-from spd_jax.surrogates.image_proxies import ImageNetwork, Images
-from spd_jax.surrogates.protocol import Surrogate
 from spd_jax.trainers.image_classifier import ImageClassifierConfig
 
-FULL = Skeleton(stacks=3, cells=5, stem=16, image_size=32, reduction="residual")  # the benchmark's
+CELLS = ImageCells(
+    NasBench201Space,
+    network,
+    Skeleton(stacks=3, cells=5, stem=16, image_size=32, reduction="residual"),
+)
 
 OWN = ImageClassifierConfig()
 
@@ -56,66 +53,17 @@ COLUMNS = {
 def problem(
     motif_network: str = "B", stem: int = 8, image_size: int = 4, mutation_rate: float = 0.1
 ) -> Problem:
-    """Return the problem with one of the motif-networks of Cassimon et al.
-
-    Args:
-      motif_network: "A" (three cells), "B" (three stacks of one cell) or "C" (one cell).
-      stem: channels of the first stack, where a study is not told another width; the paper's
-        are 32 for A and 16 for B and C.
-      image_size: height and width of the synthetic images; the paper's is 16.
-      mutation_rate: probability that a mutation changes an edge besides the one it always does.
-
-    Raises:
-      UserError: an unknown motif-network, sizes that cannot be built, or a rate that is no
-        probability.
-    """
-    space = NasBench201Space(mutation_rate)
-    skeleton = image_cells.skeleton(motif_network, stem, image_size)
-    network.family(skeleton)  # refuses sizes that cannot be
-    return Problem(
-        name=space.name,
-        space=space,
-        family=lambda hidden: network.family(dataclasses.replace(skeleton, stem=hidden)),
-        hidden_size=stem,
-        second_dish=DishSurrogate(network.family(image_cells.SECOND), image_cells.SECOND_CONFIG),
+    """Return the problem, see `ImageCells.problem`."""
+    return CELLS.problem(
+        motif_network, stem, image_size, mutation_rate,
+        second_dish=CELLS.second_dish(image_cells.SECOND_CONFIG),
         dish_presets=DISH_PRESETS,
-        ground_truths={"own": image_cells.trained(space.name, OWN, "nasbench201_own")} | LOOKED_UP,
-        features=space,
-        structure=space,
-        paths=space,
-        tokens=space,
-        drawing=space,
-        costs={"parameters": _parameters, "multiply_adds": _multiply_adds},
-        proxies=lambda hidden: proxies(image_cells.SECOND),  # kinder to them than the first
-        full_size_proxies=proxies(FULL, "full_", draws=1),
-        read_table=read_table,
-        settings={
-            "motif_network": motif_network,
-            "image_size": image_size,
-            "mutation_rate": mutation_rate,
+        ground_truths={
+            "own": image_cells.trained(NasBench201Space().name, OWN, "nasbench201_own"), **LOOKED_UP
         },
-    )
-
-
-def proxies(
-    skeleton: Skeleton, prefix: str = "", images: Images | None = None, draws: int = 4
-) -> dict[str, Surrogate]:
-    """Return the zero-cost proxies of a network around a cell, see `image_cells.proxies`."""
-    shown = ImageNetwork(network.family(skeleton), network.trace(skeleton))
-    return image_cells.proxies(
-        shown, NasBench201Space(), _parameters, _multiply_adds,
-        prefix=prefix, images=images, draws=draws,
+        full_size_proxies=CELLS.proxies(CELLS.full, "full_", draws=1),
+        read_table=read_table,
     )  # fmt: skip
-
-
-def _parameters(archs: Archs) -> np.ndarray:
-    """Return the parameters of cells `[M]` in the benchmark's own network."""
-    return network.parameters(FULL, archs)
-
-
-def _multiply_adds(archs: Archs) -> np.ndarray:
-    """Return the multiply-adds of cells `[M]` in the benchmark's own network, for one image."""
-    return network.multiply_adds(FULL, archs)
 
 
 def read_table(path: Path, ground_truth: str) -> Items:

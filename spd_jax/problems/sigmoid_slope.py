@@ -25,18 +25,17 @@ DISH_PRESETS = {
     # (experiments/results/mnist_blind_tuning.csv), there with four dishes.
     "mnist_blind": DishConfig(
         inner_steps=200,
-        outer_steps=40,
+        outer_steps=80,
         train_samples=20,
         valid_samples=20,
-        ensemble_size=16,
+        ensemble_size=8,
         motif_batch=20,
         targets="ranks",
-        gradient="evaluation_only",
-        inner_learning_rate=0.0248,
-        inner_l2=0.000167,
-        outer_learning_rate=0.0493,
-        outer_l2=3.97e-05,
-        decay=0.775,
+        schedule="constant",
+        inner_learning_rate=0.00915,
+        inner_l2=0.000436,
+        outer_learning_rate=0.0177,
+        outer_l2=2.08e-05,
     ),
     # Likewise for Fashion-MNIST: chosen on MNIST and digits alone, out of twelve draws.
     "fashion_mnist_blind": DishConfig(
@@ -71,7 +70,7 @@ CANDIDATES: dict[str, tuple[tuple[int, ...], tuple[float, ...]]] = {
     "best": ((1, 3), (1.0,)),
     "a1": ((1, 3), (0.1, 0.3, 1.0)),
     "paper": ((1,), (0.01,)),
-    "mnist_blind": ((3,), (0.0248,)),
+    "mnist_blind": ((3,), (0.00915,)),
     "fashion_mnist_blind": ((5,), (0.00828,)),
 }
 # Of presets that learn from another data set's table: the one they predict, and that other one.

@@ -155,8 +155,9 @@ def problem_of(settings: ForwardSettings, data_dir: str | None, filters: int | N
     )  # fmt: skip
     found = load_images(parts)
     form = default_conv_form() if settings.conv_form == "auto" else settings.conv_form
+    height, width, channels = found.train.inputs.shape[1:]
     cell = ImageNet(
-        found.train.inputs.shape[1:], found.classes, filters or settings.filters,
+        (height, width, channels), found.classes, filters or settings.filters,
         stem_stride=settings.stem_stride, conv_form=form, merge=settings.merge,
         candidate_scale=settings.candidate_scale, drop_path=settings.drop_path,
         auxiliary=settings.auxiliary,

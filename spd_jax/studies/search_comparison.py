@@ -105,12 +105,7 @@ def run(
             searches = Searches(folder, problem, settings, truth, listen)
             records = searches.all(None if ceiling is None else ceiling["kendall_tau"])
             each = search_seconds.of_evaluations(ledger.items(), task)
-            fresh = [
-                own
-                for preset in settings.fresh_presets or (settings.preset,)
-                for own in fresh_seeds.train(_again(truth, problem, settings, preset, data_dir),
-                                             records, settings.fresh_seeds, preset, listen)
-            ]  # fmt: skip
+            fresh = _train_fresh(truth, problem, settings, data_dir, records, listen)
         return _finish(
             folder,
             problem,
@@ -122,6 +117,25 @@ def run(
             fresh,
             best_of(task),
         )
+
+
+def _train_fresh(
+    truth: GroundTruth,
+    problem: Problem,
+    settings: SearchSettings,
+    data_dir: str | None,
+    records: Records,
+    listen: events.Listener,
+) -> list[Fresh]:
+    """Train every search's best cell anew, as often and in the ways that the settings ask for."""
+    return [
+        own
+        for preset in settings.fresh_presets or (settings.preset,)
+        for own in fresh_seeds.train(
+            _again(truth, problem, settings, preset, data_dir),
+            records, settings.fresh_seeds, preset, listen,
+        )
+    ]  # fmt: skip
 
 
 def _again(
@@ -145,23 +159,35 @@ def replay(
     workdir: str | os.PathLike[str],
     *,
     history: str | os.PathLike[str] | None = None,
+    data_dir: str | None = "",
+    workers: executors.Workers = 0,
+    time_limit: float | None = None,
+    listen: events.Listener = events.ignore,
 ) -> Comparison:
-    """Return recorded searches, cut to the iterations that are asked for; nothing is trained.
+    """Return recorded searches, cut to the iterations that are asked for.
+
+    Nothing is trained, but for the best cells with fresh seeds where `settings` ask for them.
 
     Args:
       problem: what was searched.
       settings: as `run`.
       workdir: the run folder.
       history: a history.csv; None takes the shipped one.
+      data_dir: as `run`, for fresh seeds; empty: there are no data.
+      workers: as `run`.
+      time_limit: as `run`.
+      listen: told what is trained.
 
     Raises:
-      UserError: something is asked for that was not recorded.
+      UserError: something is asked for that was not recorded, or fresh seeds without data, or with
+        data on which the searches were not made.
     """
     _check(problem, settings)
-    if settings.fresh_seeds:
+    executors.check_time_limit(time_limit, workers)
+    if settings.fresh_seeds and data_dir == "":
         raise UserError(
-            f"fresh_seeds={settings.fresh_seeds} trains cells, which a replay does not: search "
-            "anew, or let it be 0"
+            f"fresh_seeds={settings.fresh_seeds} trains the best cells of recorded searches anew: "
+            "give their data_dir, too, or let it be 0"
         )
     shipped = problem.ground_truth(settings.preset).history
     if history is None and not shipped:
@@ -187,7 +213,20 @@ def replay(
     with _open_folder(workdir, "replay", problem, settings, fingerprint) as folder:
         ceiling = noise_ceiling(problem, settings, fingerprint)
         each = search_seconds.recorded(comments, problem, settings.preset)
-        return _finish(folder, problem, settings, records, fingerprint, ceiling, each, [])
+        fresh: list[Fresh] = []
+        if settings.fresh_seeds:
+            task = problem.ground_truth(settings.preset).task(data_dir, str(folder.path / "states"))
+            if task.fingerprint != fingerprint:
+                raise UserError(
+                    f"the recorded searches were made with {fingerprint}, and these data give "
+                    f"{task.fingerprint}: give the data that they were made on"
+                )
+            with Ledger(folder.path / "ledger.sqlite") as ledger:
+                truth = GroundTruth(
+                    problem.space.name, task, ledger, workers, time_limit=time_limit
+                )
+                fresh = _train_fresh(truth, problem, settings, data_dir, records, listen)
+        return _finish(folder, problem, settings, records, fingerprint, ceiling, each, fresh)
 
 
 def _cut(

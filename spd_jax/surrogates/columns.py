@@ -79,7 +79,7 @@ class ColumnRegressor:
         table = np.concatenate(columns, axis=1)
         floors = _floors(table)
         filled = _filled(table, floors)
-        regressor = self._beside().fit(regressor_key, (archs, filled), truth)
+        regressor = protocol.beside(self.regressor).fit(regressor_key, (archs, filled), truth)
         return FittedColumns(tuple(fitted), regressor, floors)
 
     def load(self, path: protocol.Path) -> "FittedColumns":
@@ -90,7 +90,7 @@ class ColumnRegressor:
                 protocol.from_bytes(arrays[f"base_{place}"], base.load, f"base {place}")
                 for place, base in enumerate(self.bases)
             )
-            load = self._beside().load
+            load = protocol.beside(self.regressor).load
             regressor = protocol.from_bytes(arrays["regressor"], load, "the regressor")
             floors = np.asarray(arrays["floors"], np.float64)
             if floors.ndim != 1 or len(floors) < len(bases):
@@ -98,15 +98,6 @@ class ColumnRegressor:
             return FittedColumns(bases, regressor, floors)
 
         return protocol.restore(path, type(self).__name__, build)
-
-    def _beside(self) -> protocol.VectorRegressor:
-        """Return the regressor on pairs (archs `[M]`, columns `[M, C]`)."""
-        own = self.regressor.features
-
-        def features(pair: tuple[Archs, np.ndarray]) -> np.ndarray:
-            return np.column_stack([own(pair[0]), pair[1]])
-
-        return self.regressor.with_features(features)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -227,14 +227,16 @@ class Stacked:
             base = self.base.fit(base_key, archs, truth)
             column = out_of_fold(self.base, fold_key, archs, truth, self.folds)
         floor = _floor(column)
-        regressor = self._beside().fit(regressor_key, (archs, _filled(column, floor)), truth)
+        regressor = protocol.beside(self.regressor).fit(
+            regressor_key, (archs, _filled(column, floor)), truth
+        )
         return FittedStacked(base, regressor, floor)
 
     def load(self, path: protocol.Path) -> "FittedStacked":
         """Read a saved stack of this base and regressor; errors as `protocol.Surrogate.load`."""
 
         def build(arrays: dict[str, np.ndarray]) -> FittedStacked:
-            load = self._beside().load
+            load = protocol.beside(self.regressor).load
             return FittedStacked(
                 protocol.from_bytes(arrays["base"], self.base.load, "the base"),
                 protocol.from_bytes(arrays["regressor"], load, "the regressor"),
@@ -242,15 +244,6 @@ class Stacked:
             )
 
         return protocol.restore(path, type(self).__name__, build)
-
-    def _beside(self) -> protocol.VectorRegressor:
-        """Return the regressor on pairs (archs, predictions `[M]`)."""
-        own = self.regressor.features
-
-        def features(pair: tuple[Archs, np.ndarray]) -> np.ndarray:
-            return np.column_stack([own(pair[0]), pair[1]])
-
-        return self.regressor.with_features(features)
 
 
 @dataclasses.dataclass(frozen=True)

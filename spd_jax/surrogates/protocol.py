@@ -160,6 +160,16 @@ class VectorRegressor(Surrogate, Protocol):
         ...
 
 
+def beside(regressor: VectorRegressor) -> VectorRegressor:
+    """Return the regressor on pairs of archs `[M]` and columns `[M]` or `[M, C]` beside them."""
+    own = regressor.features
+
+    def features(pair: tuple[Archs, np.ndarray]) -> np.ndarray:
+        return np.column_stack([own(pair[0]), pair[1]])
+
+    return regressor.with_features(features)
+
+
 @runtime_checkable
 class CostlySurrogate(Surrogate, Protocol):
     """A surrogate that trains motifs for real to predict them.
