@@ -96,6 +96,11 @@ def run(
     """
     _check(problem, settings, own_cost)
     executors.check_time_limit(time_limit, workers)
+    if settings.asynchronous and not workers:
+        raise UserError(
+            "asynchronous=True lets workers go on while others train, and there are none: give "
+            "workers=2 or more, or the address of a scheduler"
+        )
     path = pathlib.Path(workdir)
     task = problem.ground_truth(settings.preset).task(data_dir, str(path / "states"))
     with _open_folder(path, "search", problem, settings, task.fingerprint) as folder:
@@ -286,9 +291,13 @@ def identity(settings: SearchSettings, problem: Problem | None = None) -> dict[s
 
 
 def _described(settings: SearchSettings) -> dict[str, Any]:
-    """Return what decides the results: the cost does, where it is limited."""
+    """Return what decides the results.
+
+    The cost does where it is limited; what does not say "asynchronous" was synchronous.
+    """
+    described = settings_lib.described(settings)
     limited = {} if settings.cost_limit is None else {"cost": settings.cost}
-    return settings_lib.described(settings) | limited
+    return {k: v for k, v in described.items() if k != "asynchronous" or v} | limited
 
 
 def _unit(problem: Problem, settings: SearchSettings) -> str:
