@@ -22,7 +22,7 @@ from spd_jax.ledger import Evaluation, EvaluationKey, Ledger
 from spd_jax.metrics import pareto_front
 from spd_jax.problems import GroundTruthPreset
 from spd_jax.report import search as report
-from spd_jax.search import loop
+from spd_jax.search import asynchronous, loop
 from spd_jax.search.cost_limit import WithinCost
 from spd_jax.search.genetic import Genetic
 from spd_jax.search.local_search import LocalSearch
@@ -68,8 +68,16 @@ def test_costs_and_scores_are_vectors_of_one_length():
 # A limit
 
 
-@pytest.mark.parametrize("proposer", [RandomSearch(), Genetic(parents=4), LocalSearch()])
-def test_nothing_above_the_limit_is_ranked_or_bought(proposer, tmp_path):
+@pytest.mark.parametrize(
+    ("search", "proposer"),
+    [
+        (loop.search, RandomSearch()),
+        (loop.search, Genetic(parents=4)),
+        (loop.search, LocalSearch()),
+        (asynchronous.search, Genetic(parents=4)),
+    ],
+)
+def test_nothing_above_the_limit_is_ranked_or_bought(search, proposer, tmp_path):
     class Ranker:
         def fit(self, key, archs, scores):
             assert np.all(np.sum(archs, axis=-1) <= LIMIT)
@@ -84,7 +92,7 @@ def test_nothing_above_the_limit_is_ranked_or_bought(proposer, tmp_path):
         truth = GroundTruth("toy_widths", task, ledger)
         space = WithinCost(Widths(), units, LIMIT)
         key = jax.random.key(0)
-        record = loop.search(key, space, truth, proposer, surrogate=Ranker(), config=SMALL)
+        record = search(key, space, truth, proposer, surrogate=Ranker(), config=SMALL)
     bought = [cell for own in record for cell in own.cells]
     assert len(bought) == 12
     assert all(units_of(cell) <= LIMIT for cell in bought)
