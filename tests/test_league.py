@@ -19,6 +19,7 @@ from spd_jax.ledger import table as ledger_table
 from spd_jax.spaces import rnn_cell
 from spd_jax.studies import league
 from spd_jax.studies.league import LeagueSettings
+from spd_jax.studies.run_folder import RunFolder
 from spd_jax.surrogates.partial_training import PartialTraining
 from spd_jax.surrogates.proxies import MEASURES
 from spd_jax.surrogates.regressors import RandomForest
@@ -324,11 +325,9 @@ def test_matches_of_before_there_was_a_coverage_are_kept(table, finished, tmp_pa
     folder = shutil.copytree(finished.path, tmp_path / "old")
     for path in (folder / "matches").iterdir():
         content = json.loads(path.read_text())
-        path.write_text(
-            json.dumps(
-                {k: v for k, v in content.items() if k not in (*league.COVERAGE, "checksum")}
-            )
-        )
+        for name in (*league.COVERAGE, "checksum"):
+            content.pop(name, None)
+        RunFolder(folder).keep_json(f"matches/{path.name}", content)
     before = contents(folder / "matches")
     found = league.run(PROBLEM, table, SETTINGS, folder)
     assert contents(folder / "matches") == before
