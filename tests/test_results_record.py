@@ -104,6 +104,22 @@ def test_the_table_of_fresh_seeds_is_its_record():
             assert gain == f"{paired.mean():.4f} ± {error:.4f}, {better}"
 
 
+# Slopes of MNIST, from another table
+
+
+def test_the_blind_table_is_its_record():
+    methods = record("mnist_blind")["summary"]["methods"]
+    rows = rows_after(RESULTS, "![figure 1, from another table]")
+    assert len(rows) == len(methods)
+    for (_, *figures), own in zip(rows, methods.values(), strict=True):
+        assert len(own["kendall_tau"]["values"]) == 20
+        expected = [
+            f"{own[name]['median']:.3f} [{own[name]['q25']:.2f}, {own[name]['q75']:.2f}]"
+            for name in ("kendall_tau", "kendall_tau_left", "peak_error")
+        ]
+        assert figures == expected
+
+
 # Choosing the dish of recurrent cells
 
 
@@ -312,3 +328,25 @@ def test_the_tables_of_accelerators_are_their_records():
         own = timed[label]
         assert float(seconds) == pytest.approx(own["seconds"]["median"], rel=0.005)
         assert float(ratio) == pytest.approx(own["ratio"], rel=0.04)
+
+
+# Forward search
+
+
+def test_the_table_of_grown_digits_is_its_record():
+    found = record("forward_search_digits")["summary"]
+    page = (ROOT / "docs" / "forward_search.md").read_text("utf-8").replace("\\|", "")
+    rows = rows_after(page, "Record: `experiments/results/forward_search_digits.json`")
+    assert len(rows) == len(found["methods"])
+    for (_, *shown), (name, own) in zip(rows, found["methods"].items(), strict=True):
+        assert len(own["test_error"]["values"]) == 5
+        figures = [
+            f"{own['test_error']['mean']:.3f}",
+            f"{own['test_error']['std']:.3f}",
+            f"{own['error']['mean']:.3f}",
+            f"{own['multiply_adds']['mean'] / 1e6:.3f}",
+        ]
+        paired = found["paired"].get(name)
+        low, high = paired["interval"] if paired else (0, 0)
+        figures.append(f"{paired['mean']:+.3f}, {low:+.3f} to {high:+.3f}" if paired else "")
+        assert shown == figures
