@@ -80,6 +80,46 @@ def test_the_record_of_figure_3_is_that_of_the_shipped_searches():
         assert seconds == f"{methods[name]['seconds']:.0f}"
 
 
+def test_the_table_of_fresh_seeds_is_its_record():
+    rows, _ = lines_of("rnn_cell_search_fresh")
+    by_run: dict = {}
+    for row in rows:
+        by_run.setdefault((row["method"], row["run"]), []).append(float(row["test_score"]))
+    bits: dict = {}
+    for (method, _), scores in by_run.items():
+        assert len(scores) == 3
+        bits.setdefault(method, []).append(-np.mean(scores) / np.log(2))
+    methods = record("rnn_cell_search")["summary"]["methods"]
+    names = {own["label"]: name for name, own in methods.items()}
+    names["partial evaluation (1 epoch of 4)"] = "partial"
+    shown = rows_after(RESULTS, "#### With seeds that chose nothing")
+    assert len(shown) == len(bits)
+    for label, mean, std, gain in shown:
+        own = np.array(bits[names[label]])
+        assert (mean, std) == (f"{own.mean():.4f}", f"{own.std(ddof=1):.4f}")
+        if gain:
+            paired = own - bits[f"dish_{names[label]}"]
+            error = paired.std(ddof=1) / np.sqrt(5)
+            better = f"{np.sum(paired > 0)} of 5"
+            assert gain == f"{paired.mean():.4f} ± {error:.4f}, {better}"
+
+
+# Slopes of MNIST, from another table
+
+
+def test_the_blind_table_is_its_record():
+    methods = record("mnist_blind")["summary"]["methods"]
+    rows = rows_after(RESULTS, "![figure 1, from another table]")
+    assert len(rows) == len(methods)
+    for (_, *figures), own in zip(rows, methods.values(), strict=True):
+        assert len(own["kendall_tau"]["values"]) == 20
+        expected = [
+            f"{own[name]['median']:.3f} [{own[name]['q25']:.2f}, {own[name]['q75']:.2f}]"
+            for name in ("kendall_tau", "kendall_tau_left", "peak_error")
+        ]
+        assert figures == expected
+
+
 # Choosing the dish of recurrent cells
 
 
@@ -288,3 +328,25 @@ def test_the_tables_of_accelerators_are_their_records():
         own = timed[label]
         assert float(seconds) == pytest.approx(own["seconds"]["median"], rel=0.005)
         assert float(ratio) == pytest.approx(own["ratio"], rel=0.04)
+
+
+# Forward search
+
+
+def test_the_table_of_grown_digits_is_its_record():
+    found = record("forward_search_digits")["summary"]
+    page = (ROOT / "docs" / "forward_search.md").read_text("utf-8").replace("\\|", "")
+    rows = rows_after(page, "Record: `experiments/results/forward_search_digits.json`")
+    assert len(rows) == len(found["methods"])
+    for (_, *shown), (name, own) in zip(rows, found["methods"].items(), strict=True):
+        assert len(own["test_error"]["values"]) == 5
+        figures = [
+            f"{own['test_error']['mean']:.3f}",
+            f"{own['test_error']['std']:.3f}",
+            f"{own['error']['mean']:.3f}",
+            f"{own['multiply_adds']['mean'] / 1e6:.3f}",
+        ]
+        paired = found["paired"].get(name)
+        low, high = paired["interval"] if paired else (0, 0)
+        figures.append(f"{paired['mean']:+.3f}, {low:+.3f} to {high:+.3f}" if paired else "")
+        assert shown == figures
