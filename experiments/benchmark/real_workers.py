@@ -194,7 +194,7 @@ def cluster(slots: int) -> Iterator[tuple[str, list[Any]]]:
         file = pathlib.Path(folder, "scheduler.json")
         try:
             start("distributed.cli.dask_scheduler", "--host=127.0.0.1", "--port=0",
-                  "--no-dashboard", f"--scheduler-file={file}")  # fmt: skip
+                  "--dashboard-address=127.0.0.1:0", f"--scheduler-file={file}")  # fmt: skip
             while not file.exists() or not file.read_text().endswith("}"):
                 time.sleep(0.1)
             address = json.loads(file.read_text())["address"]
