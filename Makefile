@@ -2,6 +2,7 @@
 #                   paper's own preset beside it, to runs/sigmoid_slope_paper/
 # make test         lint, types, the whole suite and the doctests
 # make test-lowest  the suite with the lowest versions that pyproject.toml allows, in their own environment
+# make test-wheel   the wheel, installed with each extra into an empty environment, runs its examples
 # make fuzz         the property tests of damaged files and odd settings, ten times as long (30 minutes)
 # make faults       every experiment killed, stopped and starved: the table of docs/reliability.md
 # make docs         the site, into site/, in its own environment; a warning is an error
@@ -16,7 +17,7 @@ LOWEST = .venv-lowest/bin
 BENCH = .venv-bench/bin
 PYTEST = -m pytest -q --numprocesses=auto --dist=loadfile --doctest-modules spd_jax tests
 
-.PHONY: run test test-lowest fuzz faults docs bench clean
+.PHONY: run test test-lowest test-wheel fuzz faults docs bench clean
 
 run: $(VENV)/ready
 	$(BIN)/python -m experiments.sigmoid_slope --preset=paper --workdir=runs/sigmoid_slope_paper
@@ -32,6 +33,9 @@ test: $(VENV)/ready
 test-lowest: .venv-lowest/ready
 	$(LOWEST)/python $(PYTEST)
 	@echo "tests and doctests pass with the lowest versions"
+
+test-wheel:
+	$(PYTHON) tests/wheel.py
 
 fuzz: $(VENV)/ready
 	SPD_JAX_FUZZ=10 timeout --signal=INT 1800 $(BIN)/python -m pytest -q tests/test_fuzz_folders.py tests/test_fuzz_settings.py

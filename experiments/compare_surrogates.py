@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 
 from absl import flags
 
@@ -15,6 +16,8 @@ from spd_jax.report.display import Display
 from spd_jax.studies import league
 from spd_jax.studies.league import LeagueSettings
 from spd_jax.studies.settings import setting
+from spd_jax.surrogates.dish_surrogate import DishSurrogate
+from spd_jax.surrogates.protocol import Surrogate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +66,15 @@ def problem_and_table(
     )
 
 
+def faces() -> dict[str, Callable[[DishSurrogate], Surrogate]]:
+    """Return the dish as scikit-learn calls it, where scikit-learn is installed."""
+    try:
+        from spd_jax.adapters.sklearn import ThroughRegressor
+    except ModuleNotFoundError:
+        return {}
+    return {"dish_sklearn": ThroughRegressor}
+
+
 def main() -> None:
     """Run the comparison."""
     given = flags.FLAGS
@@ -70,7 +82,7 @@ def main() -> None:
     settings = launch.read(CompareSurrogates, launch.dish_presets(problem), "dish_preset")
     workdir = launch.workdir(f"runs/compare_surrogates_{settings.space}")
     with Display() as display:
-        found = league.run(problem, table, settings, workdir, listen=display)
+        found = league.run(problem, table, settings, workdir, listen=display, faces=faces())
     print(report.results(found))
     print("wrote " + ", ".join(map(str, report.draw(found))))
 

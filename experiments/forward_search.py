@@ -16,7 +16,7 @@ from spd_jax.studies.settings import setting
 
 
 @dataclasses.dataclass(frozen=True)
-class ForwardSearch(ForwardSettings):
+class ForwardSearch(ForwardSettings, launch.Evaluations):
     """Settings of the experiment, with where its data are and what stands beside it."""
 
     data_dir: str = setting("download", 'folder of the data, or "download"', free=True)
@@ -35,10 +35,6 @@ class ForwardSearch(ForwardSettings):
         "with `normal` and `filters` as given", free=True,
     )  # fmt: skip
     final_epochs: int = setting(600, "epochs of that training", at_least=1, free=True)
-    workers: int = setting(0, "processes that train", at_least=0, free=True)
-    time_limit: float | None = setting(
-        None, "seconds that a job may take; needs workers; default: any", free=True
-    )
 
 
 launch.define(ForwardSearch, PRESETS)
@@ -60,7 +56,7 @@ def main() -> None:
             workdir,
             data_dir=launch.folder_of_data(settings.data_dir),
             beside=tuple(ALL) if settings.controls else settings.beside,
-            workers=settings.workers,
+            workers=settings.trained_by,
             time_limit=settings.time_limit,
             listen=display,
         )
@@ -78,7 +74,7 @@ def train_finally(settings: ForwardSearch) -> None:
             arch,
             epochs=settings.final_epochs,
             data_dir=launch.folder_of_data(settings.data_dir),
-            workers=settings.workers,
+            workers=settings.trained_by,
             listen=display,
         )
     print(report.final(summary))

@@ -94,6 +94,8 @@ def run_main(main: Callable[[], None]) -> None:
         if len(argv) > 1:
             raise UserError(f"{argv[1]!r} is no flag: write --name=value")
         jax.config.update("jax_num_cpu_devices", DEVICES.value)
+        if "workers" in flags.FLAGS and flags.FLAGS.workers:  # they share the accelerators
+            os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the next run need not compile
             jax.config.update("jax_compilation_cache_dir", str(machine.ROOT / ".jax_cache"))
         main()

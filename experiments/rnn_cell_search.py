@@ -6,7 +6,7 @@ start. Without --data_dir the recorded runs are replayed.
 
 import dataclasses
 
-from experiments import launch
+from experiments import cost_function, launch
 from spd_jax.errors import UserError
 from spd_jax.problems import rnn_cell
 from spd_jax.report import search as report
@@ -44,6 +44,7 @@ launch.define(RnnCellSearch, PRESETS)
 def search_or_replay(settings: RnnCellSearch) -> Comparison:
     """Return the comparison that the settings ask for."""
     problem = rnn_cell.problem(settings.variant, settings.mutation_rate)
+    own_cost = cost_function.read(settings.cost)
     data_dir = "" if settings.data_dir is None else launch.folder_of_data(settings.data_dir)
     replays = settings.data_dir is None or settings.history is not None
     if replays and data_dir != "" and not settings.fresh_seeds:
@@ -63,6 +64,7 @@ def search_or_replay(settings: RnnCellSearch) -> Comparison:
                 workers=settings.trained_by,
                 time_limit=settings.time_limit,
                 listen=display,
+                own_cost=own_cost,
             )
         what = "only best cells are trained" if data_dir != "" else "nothing is trained"
         print(f"replaying recorded runs: {what}; --data_dir alone searches anew")
@@ -75,6 +77,7 @@ def search_or_replay(settings: RnnCellSearch) -> Comparison:
             workers=settings.trained_by,
             time_limit=settings.time_limit,
             listen=display,
+            own_cost=own_cost,
         )
 
 

@@ -4,7 +4,7 @@ import dataclasses
 
 from absl import flags
 
-from experiments import launch
+from experiments import cost_function, launch
 from spd_jax import problems
 from spd_jax.report import search as report
 from spd_jax.report.display import Display
@@ -48,6 +48,7 @@ def main() -> None:
             workers=settings.trained_by,
             time_limit=settings.time_limit,
             listen=display,
+            own_cost=cost_function.read(settings.cost),
         )
     print(report.results(comparison.summary))
     print("wrote " + ", ".join(map(str, report.draw(comparison))))

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from spd_jax.motif import MotifFamily as MotifFamily
     from spd_jax.motif import SearchSpace as SearchSpace
     from spd_jax.problems import Problem as Problem
+    from spd_jax.search.cost_limit import WithinCost as WithinCost
     from spd_jax.search.genetic import Genetic as Genetic
     from spd_jax.search.loop import SearchConfig as SearchConfig
     from spd_jax.search.loop import search as run_search  # noqa: F401
@@ -58,6 +59,7 @@ _ROOMS = {
     "metrics": ("kendall_tau",),
     "motif": ("MotifFamily", "SearchSpace"),
     "problems": ("Problem",),
+    "search.cost_limit": ("WithinCost",),
     "search.genetic": ("Genetic",),
     "search.loop": ("SearchConfig", "run_search"),
     "search.nao": ("NaoProposer",),

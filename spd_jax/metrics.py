@@ -101,6 +101,34 @@ def regret(predicted: ArrayLike, true: ArrayLike, k: int = 1) -> float:
     return float(true.max()) - float(true[chosen].max())
 
 
+def pareto_front(costs: ArrayLike, scores: ArrayLike) -> np.ndarray:
+    """Return which motifs no other one dominates (Pareto), bool `[M]`.
+
+    A motif dominates another when it is at least as cheap and as good, and cheaper or better.
+    So of equals in cost and score all are on the front, or none.
+
+    Args:
+      costs: `[M]`, lower is better.
+      scores: `[M]`, higher is better.
+
+    Returns:
+      False where cost or score is not finite: such a motif dominates nothing, either.
+
+    Raises:
+      UserError: the two are not vectors of one length.
+
+    >>> pareto_front([1, 2, 2, 3, 3], [0.5, 0.9, 0.7, 0.9, float("nan")]).tolist()
+    [True, True, False, False, False]
+    """
+    costs, scores = _vectors(costs=costs, scores=scores)
+    usable = np.isfinite(costs) & np.isfinite(scores)
+    levels, place = np.unique(np.where(usable, costs, np.inf), return_inverse=True)
+    best = np.full(len(levels), -np.inf)  # of each cost
+    np.maximum.at(best, place[usable], scores[usable])
+    cheaper = np.concatenate([[-np.inf], np.maximum.accumulate(best)[:-1]])
+    return usable & (scores == best[place]) & (scores > cheaper[place])
+
+
 def peak(slopes: ArrayLike, values: ArrayLike) -> float:
     """Return the slope of the highest value (of the first, when several tie).
 

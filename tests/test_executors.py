@@ -145,6 +145,42 @@ def test_a_worker_is_spawned_with_one_thread(monkeypatch):
     assert dict(os.environ) == before
 
 
+MEMORY = ("XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+
+
+def accelerator(_):
+    time.sleep(0.5)  # until the others have begun
+    return tuple(os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", *MEMORY))
+
+
+def test_each_worker_has_one_accelerator_and_a_share_of_its_memory(monkeypatch):
+    for name in MEMORY:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(executors, "_accelerators", lambda: ["4", "7"])
+    # The program itself is one more that shares each of them.
+    expected = [("4", "false", "0.30"), ("4", "false", "0.30"), ("7", "false", "0.45")]
+    found = dict(run_all(accelerator, range(9), workers=3))
+    assert set(found.values()) == set(expected)
+    own = [executors._accelerator_of(number, 3, ["4", "7"]) for number in range(3)]
+    assert sorted(tuple(x.values()) for x in own) == expected
+    monkeypatch.setenv(MEMORY[1], "0.2")  # what the user has set stands
+    assert executors._accelerator_of(2, 3, ["4", "7"]) == {
+        "CUDA_VISIBLE_DEVICES": "4", MEMORY[0]: "false",
+    }  # fmt: skip
+
+
+def test_accelerators_are_named_as_the_user_names_them(monkeypatch):
+    assert executors._accelerators() == []  # on CPUs
+    import jax
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert executors._accelerators() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, 3")
+    assert executors._accelerators() == ["GPU-a", "3"]
+
+
 def cache_folder(_):
     import jax
 
@@ -168,16 +204,23 @@ def test_a_worker_that_cannot_load_its_work_is_the_users_error(monkeypatch):
         assert "\n" not in str(caught.value)
 
 
-def test_a_worker_that_dies_as_it_is_greeted_costs_nothing_once_another_answered(monkeypatch):
-    calls = []
+def arrive_or_die(folder, function, arrive=executors._arrive):
+    """Greet, but die where this is done for the second time."""
+    path = pathlib.Path(folder) / "greeted"
+    with path.open("a") as stream:
+        stream.write(f"{os.getpid()}\n")
+    if len(path.read_text().split()) == 2:
+        os._exit(3)
+    return arrive(function)
 
-    def greet(client, address, function, greet=executors._greet):
-        calls.append(address)
-        return WorkerDied("killed") if len(calls) == 2 else greet(client, address, function)
 
-    monkeypatch.setattr(executors, "_greet", greet)
+def test_a_worker_that_dies_as_it_is_greeted_costs_nothing_once_another_answered(
+    monkeypatch, tmp_path
+):
+    arrive = functools.partial(arrive_or_die, str(tmp_path))
+    monkeypatch.setattr(executors, "_arrive", arrive)
     assert dict(run_all(square, range(6), workers=2)) == {i: i * i for i in range(6)}
-    monkeypatch.setattr(executors, "_greet", lambda *_: WorkerDied("killed"))
+    monkeypatch.setattr(executors, "_arrive", lambda _: os._exit(3))
     with pytest.raises(UserError, match="cannot start, or cannot load"):
         list(run_all(square, [1], workers=1))
 

@@ -11,6 +11,7 @@ from compare_surrogates_table import CELLS, FAILED, PROBLEM, SPACE, rows
 
 from spd_jax import archs as batches
 from spd_jax import files, metrics, problems
+from spd_jax.adapters.sklearn import ThroughRegressor
 from spd_jax.dish import DishConfig
 from spd_jax.errors import UserError
 from spd_jax.ground_truth import lookup
@@ -18,9 +19,11 @@ from spd_jax.ledger import table as ledger_table
 from spd_jax.spaces import rnn_cell
 from spd_jax.studies import league
 from spd_jax.studies.league import LeagueSettings
+from spd_jax.studies.run_folder import RunFolder
 from spd_jax.surrogates.partial_training import PartialTraining
 from spd_jax.surrogates.proxies import MEASURES
 from spd_jax.surrogates.regressors import RandomForest
+from spd_jax.surrogates.uncertainty import coverage
 
 PLAYERS = ("dish", "dish_untrained", "partial_1", "random_forest_structure", "stacked_untrained")
 FEW = ("random_forest_structure", "partial_1")
@@ -219,6 +222,46 @@ def test_a_best_motif_that_failed_is_an_infinite_regret_in_the_rows(table):
     assert "predicted" not in row
 
 
+def test_coverage_counts_held_out_scores_within_the_members_spread(table):
+    class Members:
+        """Three members around the number of the cell's activations; one fails on a cell."""
+
+        def by_member(self, archs):
+            base = np.sum(archs.activation, axis=-1) / 50 - 2.0
+            return base + np.array([[-0.05], [0.0], [0.05]])
+
+        def predict(self, archs):
+            return np.median(self.by_member(archs), axis=0)
+
+        def save(self, path):
+            raise NotImplementedError
+
+    split, fitted = league.draw_splits(table, SETTINGS)[0], Members()
+    predicted = fitted.predict(batches.take(table.cells.archs, split.held_out))
+    found = league.covered(fitted, table, split.known, split.held_out, predicted)
+    known = batches.take(table.cells.archs, split.known)
+    errors = (table.scores[split.known] - fitted.predict(known))[
+        np.isfinite(table.scores[split.known])
+    ]
+    std = np.sqrt(np.mean(errors**2))  # the members' spread is the same everywhere
+    truth = table.scores[split.held_out]
+    distance = np.abs(truth - predicted)[np.isfinite(truth)]
+    shares = [np.mean(distance <= width * std) for width in (1, 2)]
+    assert list(found.values()) == pytest.approx(shares)
+    assert league.covered(fitted, table, split.known[:0], split.held_out, predicted) == {}
+    forest = RandomForest(SPACE.structure, 5)
+    assert league.covered(forest, table, split.known, split.held_out, predicted) == {}
+
+
+def test_the_coverage_of_a_normal_law_is_that_of_its_standard_deviations():
+    rng = np.random.default_rng(0)
+    std = rng.uniform(0.5, 2.0, 20_000)
+    truth = rng.normal(0.0, std)
+    assert coverage(np.zeros(20_000), std, truth) == pytest.approx([0.683, 0.954], abs=0.01)
+    assert coverage([np.nan, 0.0, 0.0], [np.nan, 1.0, 1.0], [0.0, 1.0, np.nan]) == [0.5, 0.5]
+    assert np.isnan(coverage([0.0], [1.0], [np.nan])).all()
+
+
 # The whole league
 
 
@@ -244,12 +287,51 @@ def test_every_match_is_a_row_and_every_figure_has_its_spread(finished, table):
         assert figures["kendall_tau"]["mean"] == pytest.approx(np.mean(taus))
     assert summary["surrogates"]["partial_1"]["0"]["cost_per_query"] == pytest.approx(1 / 3)
     assert summary["surrogates"]["dish"]["8"]["cost_per_query"] == 0
+    assert set(summary["coverage"]) == {"dish"}
+    for row in finished.rows:
+        ensemble = row["surrogate"] == "dish" and row["known"] > 0
+        assert all(np.isfinite(row[share]) == ensemble for share in league.COVERAGE)
+    spread = summary["coverage"]["dish"]["8"]["within_2_std"]
+    assert spread["values"] == [
+        row["within_2_std"]
+        for row in finished.rows
+        if (row["surrogate"], row["known"]) == ("dish", 8)
+    ]
     splits = json.loads((finished.path / "splits.json").read_text())
     assert all(len(split["held_out"]) == 12 for split in splits)
     lines, _ = outcome(finished.path)
     assert [float(line["kendall_tau"]) for line in lines] == [
         row["kendall_tau"] for row in finished.rows
     ]
+
+
+def test_the_face_of_scikit_learn_changes_nothing(table, finished, tmp_path):
+    settings = dataclasses.replace(SETTINGS, surrogates=("dish", "dish_sklearn"), splits=1)
+    faces = {"dish_sklearn": ThroughRegressor}
+    shutil.copytree(finished.path / "matches", tmp_path / "matches")
+    league.run(PROBLEM, table, settings, tmp_path, faces=faces)
+    for known in (4, 8):
+        own, face = (
+            json.loads((tmp_path / f"matches/{name}-known{known}-split0.json").read_text())
+            for name in ("dish", "dish_sklearn")
+        )
+        assert face["predicted"] == own["predicted"]
+        assert [face[share] for share in league.COVERAGE] == [own[x] for x in league.COVERAGE]
+    nobody = league.line_up(PROBLEM, table, SETTINGS, faces)
+    assert "dish_sklearn" not in {name for name, _ in nobody}
+
+
+def test_matches_of_before_there_was_a_coverage_are_kept(table, finished, tmp_path):
+    folder = shutil.copytree(finished.path, tmp_path / "old")
+    for path in (folder / "matches").iterdir():
+        content = json.loads(path.read_text())
+        for name in (*league.COVERAGE, "checksum"):
+            content.pop(name, None)
+        RunFolder(folder).keep_json(f"matches/{path.name}", content)
+    before = contents(folder / "matches")
+    found = league.run(PROBLEM, table, SETTINGS, folder)
+    assert contents(folder / "matches") == before
+    assert found.summary["coverage"] == {}
 
 
 def test_the_untrained_dish_is_the_one_that_the_fit_starts_from(finished):

@@ -83,7 +83,8 @@ def test_the_site_shows_every_page():
     nav = (ROOT / "mkdocs.yml").read_text("utf-8").split("nav:")[1]
     shown = set(re.findall(r"([\w.]+\.md)$", nav, re.MULTILINE))
     beside = {"CONTRIBUTING.md", "BUILD_NOTES.md", "CHANGELOG.md"}
-    assert shown == {path.name for path in ROOT.glob("docs/*.md")} | beside
+    tutorials = {f"{path.stem}.md" for path in ROOT.glob("docs/tutorials/*.py")}
+    assert shown == {path.name for path in ROOT.glob("docs/*.md")} | beside | tutorials
 
 
 def test_the_api_page_names_what_exists():

@@ -20,6 +20,7 @@ SEARCH = SearchSettings(
     proposals=10,
     evaluations=3,
 )
+DISH_GA = dataclasses.replace(SEARCH, method="dish_ga")
 METHODS = ["dish_ga", "dish_random", "ga", "random", "partial"]  # no tokens, so no NAO
 
 

@@ -3,7 +3,8 @@
 `--suite=rnn_cell` times the dish of recurrent cells: against peers, and ranking new cells;
 `--suite=image_cells` those of image cells: queries, and a fit. `--suite=forward_search` times a
 network of forward search, forward and backward, against PyTorch. `--suite=scale` ranks very many
-motifs, on devices and by workers.
+motifs, on devices and by workers. `--suite=workers` times no dish: searches on many workers,
+simulated and real.
 
 Everything is measured in turn, in one run: times of one machine on one day compare, others do
 not. Leave the machine alone meanwhile.
@@ -24,13 +25,16 @@ from experiments.benchmark import forward_search as benchmark_forward_search
 from experiments.benchmark import growth as benchmark_growth
 from experiments.benchmark import image_cells as benchmark_image_cells
 from experiments.benchmark import limit as benchmark_limit
+from experiments.benchmark import real_workers as benchmark_real_workers
 from experiments.benchmark import report
 from experiments.benchmark import report_forward_search as forward_search_report
 from experiments.benchmark import report_image_cells as image_cells_report
 from experiments.benchmark import report_rnn_cell as rnn_cell_report
 from experiments.benchmark import report_scale as scale_report
+from experiments.benchmark import report_workers as workers_report
 from experiments.benchmark import rnn_cell as benchmark_rnn_cell
 from experiments.benchmark import scale as benchmark_scale
+from experiments.benchmark import workers as benchmark_workers
 from spd_jax.errors import UserError
 from spd_jax.report.display import Display
 from spd_jax.studies import machine
@@ -51,6 +55,11 @@ def image_plan(quick: bool) -> benchmark_image_cells.Plan:
 def forward_plan(quick: bool) -> benchmark_forward_search.Plan:
     """Return how much is measured of a network of forward search."""
     return benchmark_forward_search.QUICK if quick else benchmark_forward_search.Plan()
+
+
+def workers_plan(quick: bool) -> benchmark_workers.Plan:
+    """Return how much is measured of searches on many workers."""
+    return benchmark_workers.QUICK if quick else benchmark_workers.Plan()
 
 
 def scale_plan(quick: bool) -> benchmark_scale.Plan:
@@ -128,6 +137,16 @@ SUITES = {
         lambda quick: dataclasses.asdict(forward_plan(quick)),
         forward_search_report.tables,
         "runs/benchmark_forward_search",
+    ),
+    "workers": Suite(
+        {
+            "idle": lambda quick: benchmark_workers.measure_idle(workers_plan(quick)),
+            "sleep": lambda quick: benchmark_real_workers.measure_sleep(workers_plan(quick)),
+            "cluster": lambda quick: benchmark_real_workers.measure_cluster(workers_plan(quick)),
+        },
+        lambda quick: dataclasses.asdict(workers_plan(quick)),
+        workers_report.tables,
+        "runs/benchmark_workers",
     ),
     "scale": Suite(
         {

@@ -16,9 +16,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from spd_jax import archs as archs_lib
 from spd_jax import dish
-from spd_jax.axes import Arch, Archs
+from spd_jax.axes import Arch, Archs, Key
 from spd_jax.dish import DishConfig
 from spd_jax.errors import UserError
+from spd_jax.files import Path
 from spd_jax.motif import MotifFamily
 from spd_jax.surrogates.dish_surrogate import DishSurrogate, FittedDish
 from spd_jax.surrogates.uncertainty import Calibration
@@ -84,7 +85,10 @@ class DishRegressor(RegressorMixin, BaseEstimator):
       held_out_share: share of the known motifs that early stopping holds out, see
         `DishSurrogate`.
       random_state: a seed, which `jax.random.key` takes, so that the dish is that of
-        `DishSurrogate.fit(jax.random.key(seed), ...)`; a NumPy RandomState or None draws one.
+        `DishSurrogate.fit(jax.random.key(seed), ...)`, or such a key itself; a NumPy RandomState or
+        None draws a seed.
+      sharding: where a batch's motif axis lies, for several devices; an estimator that has one
+        cannot be saved by pickle.
       fitted_: the `FittedDish`, once `fit` was called.
       calibration_: what makes `return_std` of the members' spread.
       n_features_in_: F, numbers in a row.
@@ -97,7 +101,8 @@ class DishRegressor(RegressorMixin, BaseEstimator):
         *,
         arch: Arch = None,
         held_out_share: float = 0.0,
-        random_state: int | np.random.RandomState | None = 0,
+        random_state: int | np.random.RandomState | jax.Array | None = 0,
+        sharding: jax.sharding.Sharding | None = None,
     ) -> None:
         """Keep the settings, as scikit-learn asks; `fit` checks them."""
         self.family = family
@@ -105,6 +110,7 @@ class DishRegressor(RegressorMixin, BaseEstimator):
         self.arch = arch
         self.held_out_share = held_out_share
         self.random_state = random_state
+        self.sharding = sharding
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:  # noqa: N803
         """Learn the synthetic data from motifs whose scores are known.
@@ -123,10 +129,9 @@ class DishRegressor(RegressorMixin, BaseEstimator):
         rows, truth = validate_data(self, X, y, y_numeric=True, ensure_min_samples=2)
         archs = self._archs(rows)
         config = DishConfig() if self.config is None else self.config
-        surrogate = DishSurrogate(self.family, config, self.held_out_share)
+        surrogate = DishSurrogate(self.family, config, self.held_out_share, self.sharding)
         self.fitted_ = surrogate.fit(self._key(), archs, truth)
-        members = self.fitted_.in_unit(self._members(archs))
-        self.calibration_ = Calibration.of(members, truth)
+        self.calibration_ = Calibration.of(self.fitted_.by_member(archs), truth)
         return self
 
     def predict(
@@ -149,7 +154,11 @@ class DishRegressor(RegressorMixin, BaseEstimator):
         archs = self._archs(validate_data(self, X, reset=False))
         if not return_std:
             return self.fitted_.predict(archs)
-        members = self._members(archs)
+        own = self.fitted_.surrogate
+        members = dish.predict(
+            self.fitted_.state, own.family, own.config, archs, per_member=True,
+            sharding=own.sharding,
+        )  # fmt: skip
         median = self.fitted_.in_unit(np.median(members, axis=0))
         return median, self.calibration_.std(self.fitted_.in_unit(members))
 
@@ -208,16 +217,59 @@ class DishRegressor(RegressorMixin, BaseEstimator):
         """Return the motifs that checked rows stand for."""
         return rows.astype(np.float32) if self.arch is None else to_archs(rows, self.arch)
 
-    def _members(self, archs: Archs) -> np.ndarray:
-        """Return every member's standardised scores `[E, M]`."""
-        own = self.fitted_.surrogate
-        return dish.predict(self.fitted_.state, own.family, own.config, archs, per_member=True)
-
     def _key(self) -> jax.Array:
         seed = self.random_state
+        if isinstance(seed, jax.Array) and jax.dtypes.issubdtype(seed.dtype, jax.dtypes.prng_key):
+            return seed
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(2**31 - 1)
         return jax.random.key(seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class ThroughRegressor:
+    """A dish that learns and predicts through a `DishRegressor`: a surrogate like any other.
+
+    The league shows by it that the face costs nothing: what it predicts is what the dish predicts.
+
+    Attributes:
+      dish: the dish's settings.
+    """
+
+    dish: DishSurrogate
+
+    def fit(self, key: Key, archs: Archs, scores: Any) -> "FittedRegressor":
+        """Return the fitted estimator; arguments and errors as `protocol.Surrogate.fit`."""
+        archs, truth = archs_lib.known(archs, np.asarray(scores))
+        own, example = self.dish, archs_lib.unstack(archs)[0]
+        model = DishRegressor(
+            own.family, own.config, arch=example, held_out_share=own.held_out_share,
+            random_state=key, sharding=own.sharding,
+        )  # fmt: skip
+        return FittedRegressor(model.fit(to_rows(archs), truth))
+
+    def load(self, path: Path) -> "FittedRegressor":
+        """Refuse: scikit-learn saves its estimators by pickle."""
+        raise UserError(f"{path} cannot be loaded: save the dish itself, or pickle the estimator")
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedRegressor:
+    """A fitted `DishRegressor`, called with archs."""
+
+    model: DishRegressor
+
+    def predict(self, archs: Archs) -> np.ndarray:
+        """Return scores `[M]` in the unit of the known scores."""
+        return np.asarray(self.model.predict(to_rows(archs)))
+
+    def by_member(self, archs: Archs) -> np.ndarray:
+        """Return every member's scores `[E, M]`."""
+        return self.model.fitted_.by_member(archs)
+
+    def save(self, path: Path) -> None:
+        """Refuse, see `ThroughRegressor.load`."""
+        raise UserError(f"{path} cannot be written: save the dish itself, or pickle the estimator")
 
 
 def _with_key(fitted: FittedDish, key: jax.Array) -> FittedDish:

@@ -39,14 +39,15 @@ class Buyer:
 
     Attributes:
       ledger: of all searches of a run.
-      workers: 0 trains in this process; more are so many processes.
+      workers: 0 trains in this process; more are so many processes; or the address of a Dask
+        scheduler, whose workers must see the folder of the weights under the same path.
       time_limit: seconds after which a job is given up; needs workers.
       on_result: called with a job and its result, once that has been written or found.
       bought: jobs that this object trained.
     """
 
     ledger: Ledger
-    workers: int = 0
+    workers: executors.Workers = 0
     time_limit: float | None = None
     on_result: Callable[[Item, Evaluation], None] = lambda item, evaluation: None
     bought: int = 0

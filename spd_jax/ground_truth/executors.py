@@ -5,9 +5,11 @@ import collections
 import concurrent.futures
 import contextlib
 import gc
+import itertools
 import logging
 import multiprocessing
 import os
+import queue
 import signal
 import sys
 import threading
@@ -30,11 +32,22 @@ JAX_SETTINGS = (
     "jax_persistent_cache_min_compile_time_secs",
     "jax_persistent_cache_min_entry_size_bytes",
 )
+GPUS = ("gpu", "cuda", "rocm")  # backends of jax whose devices CUDA_VISIBLE_DEVICES chooses
 LOOK_EVERY = 0.5  # seconds between two looks at which workers there are
 CONNECT = 10  # seconds in which a scheduler must answer
 PATIENCE = 120.0  # seconds to wait for a worker when there is none, and for an answer
 MOST_STARTS = 5  # tries to start a worker that takes another's place
+ASK_AGAIN = 0.02  # seconds after which items that said `NOT_YET` are asked again
 GOES_ON = object()
+
+
+class NotYet:
+    """What `NOT_YET` is."""
+
+
+# An iterator of items yields this where it has no item for who is free, but will have one: it is
+# asked again a moment later.
+NOT_YET = NotYet()
 # How many processes of this computer work, 0 for this one alone; or the address of a Dask
 # scheduler whose workers do, such as "tcp://host:8786".
 Workers = int | str
@@ -62,7 +75,7 @@ class TimeLimitExceeded(Exception):  # noqa: N818
 
 def run_all(
     function: Callable[[Item], Result],
-    items: Iterable[Item],
+    items: Iterable[Item | NotYet],
     *,
     workers: Workers = 0,
     retries: int = 2,
@@ -79,7 +92,7 @@ def run_all(
     Args:
       function: picklable where there are workers.
       items: its arguments, picklable likewise; of an iterator each is drawn when somebody is free
-        for it.
+        for it. It may yield `NOT_YET`, which is no item and has no index.
       workers: 0 runs in this process; more are so many processes with one thread each; a text is
         the address of a running scheduler.
       retries: how often an item is given to another worker after its worker died.
@@ -111,12 +124,17 @@ def run_all(
         with _local_client(min(int(workers), few)) as client:
             yield from _from_client(client, function, items, retries, time_limit)
         return
-    for index, item in enumerate(items):
+    index = 0
+    for item in items:
+        if isinstance(item, NotYet):
+            time.sleep(ASK_AGAIN)
+            continue
         try:
             result: Result | Exception = function(item)
         except Exception as error:
             result = error
         yield index, result
+        index += 1
 
 
 def check_time_limit(time_limit: float | None, workers: Workers) -> None:
@@ -130,18 +148,146 @@ def check_time_limit(time_limit: float | None, workers: Workers) -> None:
 
 
 class _Run(NamedTuple):
-    """An item that a worker has, and its place; `began` is in seconds of `time.monotonic`."""
+    """What a worker does: an item, or before its first one the greeting.
+
+    Attributes:
+      place: index of the item.
+      item: what the function is called with.
+      future: Dask's, of the greeting or of the call.
+      began: in seconds of `time.monotonic`.
+      greets: whether the worker is being greeted; it gets the item afterwards.
+    """
 
     place: int
     item: Any
     future: Any
     began: float
+    greets: bool
+
+
+class _Crew:
+    """The workers of a Dask client, and what each of them does: one item at a time.
+
+    What comes back is announced in a queue, so that a result costs the same however many workers
+    there are; all of them are looked at only every `LOOK_EVERY` seconds.
+    """
+
+    def __init__(self, client: Any, function: Callable[[Any], Any]) -> None:
+        self.client, self.function = client, function
+        self.busy: dict[str, _Run] = {}  # by the worker's address
+        self.greeted: set[str] = set()
+        self.present: list[str] = []
+        self._looked, self._unchecked = -float("inf"), False
+        self._fetched: dict[str, Any] = {}  # results, by the worker's address
+        self._done: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def look(self) -> None:
+        """See which workers there are, if it is time to; wait for one where none is at work."""
+        if time.monotonic() - self._looked > LOOK_EVERY or not self.busy:
+            self.present = _present(self.client, wait=not self.busy)
+            self._looked, self._unchecked = time.monotonic(), True
+
+    def free(self) -> list[str]:
+        """Return the addresses of those that have nothing to do."""
+        return [address for address in self.present if address not in self.busy]
+
+    def give(self, address: str, place: int, item: Any) -> None:
+        """Give an item to a worker, which is greeted before its first one."""
+        greets = address not in self.greeted
+        what = (_arrive, self.function) if greets else (self.function, item)
+        try:
+            future = self.client.submit(*what, workers=[address], pure=False)
+        except Exception as error:  # whatever pickling raises
+            raise _cannot_start(error) from error
+        self.busy[address] = _Run(place, item, future, time.monotonic(), greets)
+        future.add_done_callback(lambda _: self._done.put(address))
+
+    def wait(self, most: float) -> list[str]:
+        """Wait until somebody is done, at most so many seconds; return who may be.
+
+        After every look at the workers that is everybody: who died or hangs announces nothing.
+        """
+        found: set[str] = set()
+        with contextlib.suppress(queue.Empty):
+            found.add(self._done.get(timeout=most))
+            while True:
+                found.add(self._done.get_nowait())
+        self.look()
+        if self._unchecked:
+            self._unchecked = False
+            return list(self.busy)
+        return [address for address in found if address in self.busy]
+
+    def fetch(self, addresses: list[str]) -> None:
+        """Bring the results of all of these who have finished at once: the way takes long."""
+        runs = [(x, self.busy[x].future) for x in addresses]
+        done = {address: future for address, future in runs if future.status == "finished"}
+        self._fetched = dict.fromkeys(done, NotYet)  # to be asked alone, see `outcome`
+        if not done:
+            return
+        gathering = self.client.gather([*done.values()], asynchronous=True)
+        going = asyncio.run_coroutine_threadsafe(gathering, self.client.loop.asyncio_loop)
+        # It fails for all where one worker died before it could hand its result over.
+        with contextlib.suppress(Exception, concurrent.futures.CancelledError):
+            self._fetched |= zip(done, going.result(timeout=PATIENCE), strict=True)
+
+    def outcome(self, address: str, time_limit: float | None) -> Any:
+        """Return what a worker's run came to, and let it be free; GOES_ON while it runs."""
+        run = self.busy[address]
+        limit = PATIENCE if run.greets else time_limit
+        outcome = self._fetched.get(address, GOES_ON)
+        if outcome is NotYet:
+            outcome = _result(run)
+        elif outcome is GOES_ON:
+            outcome = _outcome(run, address in self.present, limit)
+        if outcome is not GOES_ON:
+            del self.busy[address]
+        if isinstance(outcome, WorkerDied):  # or was it the scheduler? Then this raises
+            self.present = _present(self.client, wait=False)
+        return outcome
+
+    def restart(self, address: str) -> None:
+        """End a worker and what it runs; its nanny starts another in its place."""
+        self.present.remove(address)
+        try:
+            self.client.restart_workers([address], raise_for_error=False)
+        except ValueError as error:
+            raise UserError(
+                f"worker {address} cannot be restarted ({error}): start workers with a nanny, "
+                "which is Dask's default, or set no time limit"
+            ) from error
+        self._looked = -float("inf")
+
+    def greets(self, address: str, outcome: Any) -> bool:
+        """Take note of how a greeting ended: whether the worker may have its item.
+
+        Raises:
+          UserError: it cannot load the function, does not answer or has another version; or it
+            died where nobody has loaded the function yet, since some functions kill who does.
+        """
+        if isinstance(outcome, TimeLimitExceeded):
+            raise UserError(
+                f"worker {address} does not answer: see what it does, or take it out of the cluster"
+            )
+        if isinstance(outcome, WorkerDied):
+            if self.greeted or any(run.greets for run in self.busy.values()):
+                return False
+            raise _cannot_start(outcome, address)
+        if isinstance(outcome, Exception):
+            raise _cannot_start(outcome, address)
+        if outcome != VERSION:
+            raise UserError(
+                f"worker {address} has spd_jax {outcome}, and this program {VERSION}: install the "
+                "same version on both"
+            )
+        self.greeted.add(address)
+        return True
 
 
 def _from_client(
     client: Any,
     function: Callable[[Item], Result],
-    items: Iterable[Item],
+    items: Iterable[Item | NotYet],
     retries: int,
     time_limit: float | None,
     remote: bool = False,
@@ -150,99 +296,72 @@ def _from_client(
 
     Where they are `remote`, a user's mistake names the worker that cannot go on.
     """
-    greeted: set[str] = set()
-    upcoming = enumerate(items)
-    again: collections.deque[tuple[int, Item]] = collections.deque()  # their workers died
+    crew = _Crew(client, function)
+    upcoming = _Upcoming(items)
     deaths: collections.Counter[int] = collections.Counter()
-    busy: dict[str, _Run] = {}  # by the worker's address
     while True:
-        present = _present(client, wait=not busy)
-        for address in present:
-            if address in busy:
-                continue
-            task = again.popleft() if again else next(upcoming, None)
-            if task is None:
-                break
-            if address not in greeted:
-                death = _greet(client, address, function)
-                if death is not None and not greeted:
-                    raise _cannot_start(death, address)
-                if death is not None:  # by chance: others have loaded the function
-                    again.appendleft(task)
-                    continue
-                greeted.add(address)
-            place, item = task
-            future = client.submit(function, item, workers=[address], pure=False)
-            busy[address] = _Run(place, item, future, time.monotonic())
-        if not (busy or again):
+        crew.look()
+        upcoming.hand_out(crew)
+        if not (crew.busy or upcoming.waits):
             return
-        _wait_for_one(client, [run.future for run in busy.values()])
-        for address, run in list(busy.items()):
-            outcome = _outcome(run, address in present, time_limit)
+        done = crew.wait(ASK_AGAIN if upcoming.waits else LOOK_EVERY)
+        crew.fetch(done)
+        for address in done:
+            upcoming.hand_out(crew)  # before the next result, who brought the last one has work
+            run = crew.busy[address]
+            outcome = crew.outcome(address, time_limit)
             if outcome is GOES_ON:
                 continue
-            del busy[address]
+            if run.greets:
+                if crew.greets(address, outcome):
+                    crew.give(address, run.place, run.item)
+                else:
+                    upcoming.again.appendleft((run.place, run.item))
+                continue
             if isinstance(outcome, WorkerDied):
                 deaths[run.place] += 1
                 if deaths[run.place] <= retries:
-                    again.appendleft((run.place, run.item))
+                    upcoming.again.appendleft((run.place, run.item))
                     continue
                 outcome = WorkerDied(f"its worker died {deaths[run.place]} times: {outcome}")
             if remote and isinstance(outcome, UserError):
                 outcome = UserError(f"worker {address}: {outcome}")
             yield run.place, outcome
             if isinstance(outcome, TimeLimitExceeded):
-                _restart(client, address)
+                crew.restart(address)
 
 
-def _greet(client: Any, address: str, function: Callable[[Any], Any]) -> Exception | None:
-    """Carry the function into a worker: what cannot be loaded there fails here, once.
+class _Upcoming:
+    """The items that nobody has yet.
 
-    Returns:
-      What the worker died of, if it died; some functions kill whoever loads them.
+    Attributes:
+      again: places and items whose workers died; they go first.
+      waits: whether the iterator said `NOT_YET` when it was asked last.
     """
-    import distributed
 
-    try:
-        future = client.submit(_arrive, function, workers=[address], pure=False)
-    except Exception as error:  # whatever pickling raises
-        raise _cannot_start(error) from error
-    deadline = time.monotonic() + PATIENCE
-    while future.status == "pending" and address in client.nthreads():
-        if time.monotonic() > deadline:
-            raise UserError(
-                f"worker {address} does not answer: see what it does, or take it out of the cluster"
-            )
-        _wait_for_one(client, [future])
-    if future.status == "error":
-        failure: Exception = future.exception()
-        if isinstance(failure, distributed.KilledWorker):
-            return failure
-        raise _cannot_start(failure, address)
-    if future.status != "finished":
-        return WorkerDied("it died before it had an item")
-    if (version := future.result(timeout=PATIENCE)) != VERSION:
-        raise UserError(
-            f"worker {address} has spd_jax {version}, and this program {VERSION}: install the "
-            "same version on both"
-        )
-    return None
+    def __init__(self, items: Iterable[Any]) -> None:
+        self._items, self._place = iter(items), 0
+        self.again: collections.deque[tuple[int, Any]] = collections.deque()
+        self.waits = False
+
+    def hand_out(self, crew: _Crew) -> None:
+        """Give every free worker an item, as long as there is one."""
+        self.waits = False
+        for address in crew.free():
+            if self.again:
+                crew.give(address, *self.again.popleft())
+                continue
+            item = next(self._items, self)
+            self.waits = item is NOT_YET
+            if item is self or self.waits:
+                return
+            crew.give(address, self._place, item)
+            self._place += 1
 
 
 def _arrive(function: Callable[[Any], Any]) -> str:
     """Return this package's version: to be called with a function, a worker has loaded it."""
     return VERSION
-
-
-def _restart(client: Any, address: str) -> None:
-    """End a worker and what it runs; its nanny starts another in its place."""
-    try:
-        client.restart_workers([address], raise_for_error=False)
-    except ValueError as error:
-        raise UserError(
-            f"worker {address} cannot be restarted ({error}): start workers with a nanny, which is "
-            "Dask's default, or set no time limit"
-        ) from error
 
 
 def _cannot_start(error: BaseException, address: str = "") -> UserError:
@@ -269,31 +388,29 @@ def _present(client: Any, *, wait: bool) -> list[str]:
     return present
 
 
-def _wait_for_one(client: Any, futures: list[Any]) -> None:
-    """Wait until a future is done, but not long: whether workers live must be seen, too."""
-    import distributed
+DEATH = "it was killed, ran out of memory, or crashed in native code"
 
-    # A future is cancelled when its result was lost with its worker; `_outcome` sees that.
-    lost = contextlib.suppress(TimeoutError, concurrent.futures.CancelledError)
-    with lost, client.as_current():
-        distributed.wait(futures, timeout=LOOK_EVERY, return_when="FIRST_COMPLETED")
+
+def _result(run: _Run) -> Any:
+    """Return the result of a run that has finished."""
+    try:
+        return run.future.result(timeout=PATIENCE)
+    except Exception:  # the worker died before it could hand over the result
+        return WorkerDied(DEATH)
 
 
 def _outcome(run: _Run, present: bool, time_limit: float | None) -> Any:
-    """Return the result of a run or the error that ended it; GOES_ON while nothing did."""
+    """Return the error that ended a run without a result; GOES_ON while nothing did."""
     import distributed
 
-    died = WorkerDied("it was killed, ran out of memory, or crashed in native code")
-    if run.future.status == "finished":
-        try:
-            return run.future.result(timeout=PATIENCE)
-        except Exception:  # the worker died before it could hand over the result
-            return died
-    if run.future.status == "error":
+    status = run.future.status  # it may change at any moment
+    if status == "finished":  # since `fetch`: its result is brought next time
+        return GOES_ON
+    if status == "error":
         error = run.future.exception()
-        return died if isinstance(error, distributed.KilledWorker) else error
-    if run.future.status != "pending" or not present:
-        return died
+        return WorkerDied(DEATH) if isinstance(error, distributed.KilledWorker) else error
+    if status != "pending" or not present:
+        return WorkerDied(DEATH)
     if time_limit is not None and time.monotonic() - run.began > time_limit:
         return TimeLimitExceeded(f"over the time limit of {time_limit:g} s")
     return GOES_ON
@@ -397,11 +514,17 @@ def _start_cluster(workers: int) -> Any:
     """Start a scheduler in this process, and worker processes with one thread each."""
     import distributed
 
+    accelerators, numbers = _accelerators(), itertools.count()
+
     class Nanny(distributed.Nanny):
         """Watches one worker: replaces it, but not for ever, and ends it at once."""
 
         starts = 0  # since the last one that succeeded
         most = 1
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            own = _accelerator_of(next(numbers), workers, accelerators)
+            super().__init__(*args, **kwargs | {"env": kwargs["env"] | own})
 
         async def instantiate(self) -> Any:
             # Else some versions of Dask try for ever to start what cannot start.
@@ -436,6 +559,42 @@ def _start_cluster(workers: int) -> Any:
         )
     except (RuntimeError, TimeoutError) as error:
         raise _cannot_start(error) from error
+
+
+def _accelerators() -> list[str]:
+    """Return the GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
+    if "jax" not in sys.modules:
+        return []
+    import jax
+
+    if jax.default_backend() not in GPUS:
+        return []
+    count = jax.local_device_count()
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    return named if len(named) == count and all(named) else [str(i) for i in range(count)]
+
+
+def _accelerator_of(number: int, workers: int, accelerators: list[str]) -> dict[str, str]:
+    """Return the variables that give a worker one accelerator, and a share of its memory.
+
+    This process computes on all of them, too. Memory is taken as it is needed, up to the share;
+    what the user has set of it stands.
+
+    Args:
+      number: of the worker, counted from 0.
+      workers: how many there are.
+      accelerators: their names; without any there is nothing to set.
+    """
+    if not accelerators:
+        return {}
+    place = number % len(accelerators)
+    sharers = len(range(place, workers, len(accelerators))) + 1
+    memory = {
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / sharers:.2f}",
+    }
+    own = {name: value for name, value in memory.items() if name not in os.environ}
+    return {"CUDA_VISIBLE_DEVICES": accelerators[place], **own}
 
 
 def dask_setup(_: Any) -> None:

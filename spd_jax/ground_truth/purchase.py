@@ -6,16 +6,23 @@ import functools
 import math
 import time
 import traceback
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 from spd_jax.errors import UserError
-from spd_jax.ground_truth.executors import TimeLimitExceeded, WorkerDied, Workers, run_all
+from spd_jax.ground_truth.executors import (
+    NotYet,
+    TimeLimitExceeded,
+    WorkerDied,
+    Workers,
+    run_all,
+)
 from spd_jax.ground_truth.task import BatchTask, Progress, Task, no_progress
 from spd_jax.ledger import STATUSES, Evaluation, EvaluationKey, Ledger, Purchase
 from spd_jax.units import LARGEST_SCORE
 
 LONGEST_ERROR = 20_000  # characters of a traceback that are kept: its end
+Item = tuple[str, int, int]  # cell, seed and budget
 Outcomes = Generator[tuple[int, Any]]  # of a key's place: an evaluation, or what was raised
 
 
@@ -80,20 +87,64 @@ class GroundTruth:
         Raises:
           UserError: a cell is no text, the task itself cannot run, or the ledger cannot be written.
         """
-        for cell in cells:
-            if not isinstance(cell, str):
-                raise UserError(f"the cell {cell!r:.60} is no text: give what encode returns")
         units = _whole_budget(self.task.budget if budget is None else budget)
-        fingerprint = self.task.fingerprint
-        rows = [
-            [EvaluationKey(self.space_name, cell, fingerprint, int(seed), units) for seed in seeds]
-            for cell in cells
-        ]
+        rows = [[self._key(cell, seed, units) for seed in seeds] for cell in cells]
         distinct = list(dict.fromkeys(key for row in rows for key in row))
         answers = {key: self._known(key) for key in distinct}
         self._buy([key for key in distinct if answers[key] is None], answers)
         found = {key: answer for key, answer in answers.items() if answer is not None}
         return [[found[key] for key in row] for row in rows]
+
+    def evaluate_each(
+        self,
+        cells: Iterable[str | NotYet],
+        on_evaluation: Callable[[str, Evaluation], None],
+        *,
+        seed: int = 0,
+    ) -> None:
+        """Evaluate cells that are drawn one by one, each when somebody is free to evaluate it.
+
+        What the ledger has is answered as soon as it is drawn; all else is bought, written when
+        it arrives, and then answered. This returns when every cell that was drawn is answered.
+
+        Args:
+          cells: canonical texts, all different; an iterator may yield `executors.NOT_YET` where
+            it does not know yet which cell is next, and is asked again.
+          on_evaluation: called with a cell and its evaluation, in any order, by the thread that
+            draws the cells.
+          seed: of the trainings.
+
+        Raises:
+          UserError: as `evaluate`.
+        """
+        units = _whole_budget(self.task.budget)
+        drawn: list[EvaluationKey] = []
+
+        def missing() -> Iterator[Item | NotYet]:
+            for cell in cells:
+                if isinstance(cell, NotYet):
+                    yield cell
+                    continue
+                key = self._key(cell, seed, units)
+                known = self._known(key)
+                if known is None:
+                    drawn.append(key)
+                    yield key.cell, key.seed, key.budget
+                else:
+                    on_evaluation(cell, known)
+
+        outcomes = self._run(missing())
+        with contextlib.closing(outcomes):  # so that an error here ends the workers
+            for done, (place, outcome) in enumerate(outcomes, 1):
+                key = drawn[place]
+                evaluation = self._write(key, outcome)
+                self.on_result(done, len(drawn), evaluation)
+                on_evaluation(key.cell, evaluation)
+
+    def _key(self, cell: str, seed: int, budget: int) -> EvaluationKey:
+        if not isinstance(cell, str):
+            raise UserError(f"the cell {cell!r:.60} is no text: give what encode returns")
+        return EvaluationKey(self.space_name, cell, self.task.fingerprint, int(seed), budget)
 
     def _known(self, key: EvaluationKey) -> Evaluation | None:
         known = self.ledger.get(key)
@@ -110,33 +161,32 @@ class GroundTruth:
     def _buy(
         self, keys: Sequence[EvaluationKey], answers: dict[EvaluationKey, Evaluation | None]
     ) -> None:
-        arrived = 0
-
-        def write(place: int, outcome: Evaluation | Exception) -> None:
-            nonlocal arrived
-            key = keys[place]
-            evaluation = _evaluation(outcome, key.budget)
-            evaluation = dataclasses.replace(evaluation, unit=evaluation.unit or self.task.unit)
-            self.ledger.put(key, evaluation)
-            # What is read back is what a resumed run will see.
-            answers[key] = evaluation = self.ledger.get(key) or evaluation
-            self.bought += 1
-            arrived += 1
-            self.on_result(arrived, len(keys), evaluation)
-
         at_once = not self.workers and self.time_limit is None
         if at_once and keys and isinstance(self.task, BatchTask):
             outcomes: Outcomes = _many(self.task, keys, self.on_progress)
         else:
-            outcomes = run_all(
-                functools.partial(_evaluate, self.task),
-                [(key.cell, key.seed, key.budget) for key in keys],
-                workers=self.workers,
-                time_limit=self.time_limit,
-            )
+            outcomes = self._run([(key.cell, key.seed, key.budget) for key in keys])
         with contextlib.closing(outcomes):  # so that an error here ends the workers
-            for place, outcome in outcomes:
-                write(place, outcome)
+            for done, (place, outcome) in enumerate(outcomes, 1):
+                answers[keys[place]] = evaluation = self._write(keys[place], outcome)
+                self.on_result(done, len(keys), evaluation)
+
+    def _run(self, items: Iterable[Item | NotYet]) -> Outcomes:
+        """Let whoever there is evaluate cells, seeds and budgets."""
+        return run_all(
+            functools.partial(_evaluate, self.task),
+            items,
+            workers=self.workers,
+            time_limit=self.time_limit,
+        )
+
+    def _write(self, key: EvaluationKey, outcome: Evaluation | Exception) -> Evaluation:
+        """Write what was bought, and return it as a resumed run will read it."""
+        evaluation = _evaluation(outcome, key.budget)
+        evaluation = dataclasses.replace(evaluation, unit=evaluation.unit or self.task.unit)
+        self.ledger.put(key, evaluation)
+        self.bought += 1
+        return self.ledger.get(key) or evaluation
 
 
 def beginning(purchase: Purchase, budget: int) -> Evaluation | None:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from spd_jax.report import style
 from spd_jax.report.style import INK, end_labels, label_axes
 from spd_jax.report.text import duration, table
-from spd_jax.studies.league import League
+from spd_jax.studies.league import COVERAGE, League
 from spd_jax.studies.spreads import aggregate
 
 SOLID, DASHED, DASHDOT = "-", (0, (5, 1.5)), (0, (6, 1.5, 1.2, 1.5))
@@ -79,7 +79,23 @@ def results(league: League) -> str:
     text = tables(league.rows, ceiling=ceiling)
     if ceiling is None:
         text += "\nno noise ceiling: the table has fewer than 3 motifs with 3 seeds"
-    return text
+    covered = coverage(league.summary["coverage"])
+    return f"{text}\n{covered}" if covered else text
+
+
+def coverage(shares: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """Return how often a held-out score lies within the spread of an ensemble's members.
+
+    Args:
+      shares: of `studies.league.coverages`; nothing where there was no ensemble.
+    """
+    rows = [
+        [name, known, *(f"{own[share]['mean']:.2f}" for share in COVERAGE)]
+        for name, entries in shares.items()
+        for known, own in entries.items()
+    ]
+    title = "held-out scores within 1 and 2 calibrated standard deviations (normal: 0.68, 0.95)"
+    return table(title, ["", "known", "within 1", "within 2"], rows) if rows else ""
 
 
 def draw(league: League) -> list[pathlib.Path]:

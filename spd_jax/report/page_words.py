@@ -98,6 +98,8 @@ PICTURES = {
     "synthetic_data": "The synthetic samples that the dish learned.",
     "synthetic_images": "The synthetic images that the dish learned.",
     "scatter": "What the surrogate predicted against what the evaluation found.",
+    "pareto": "Cost against score of every cell that was bought; the front of each method holds "
+    "what none of its cells beats in both.",
     "best_cell": "The best cell that was found.",
     "cell": "The best network's cell.",
     "league": "Rank agreement with held-out ground truth against the number of known motifs.",

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from spd_jax.errors import UserError
-from spd_jax.report import style
+from spd_jax.report import style, trade_off
 from spd_jax.report.style import INK, end_labels, label_axes
 from spd_jax.report.text import WIDTH, table, wrapped
 from spd_jax.search.record import Iteration, Record, Records, best_by_iteration
@@ -88,6 +88,7 @@ def results(summary: Mapping[str, Any]) -> str:
     if summary["failed"]:
         cells = "1 cell" if summary["failed"] == 1 else f"{summary['failed']} cells"
         lines.append(f"{cells} failed; the ledger says why, unless `retry` forgot it since")
+    lines += trade_off.lines(summary)
     best = summary["best_cell"]
     test = "not measured" if best["test"] is None else f"{best['test']:.4f} {unit}"
     lines += [f"best cell (test {test}):", wrapped(best["cell"], "  ")]
@@ -159,6 +160,13 @@ def draw(comparison: Comparison) -> list[pathlib.Path]:
             in_seconds(comparison.records, each), METHODS, summary["unit"],
             title=f"{data}: test result against time, fits included",
             horizontal=f"seconds of one process ({each:.3g} s an evaluation)",
+        )  # fmt: skip
+    if comparison.points:
+        names = list(dict.fromkeys(name for name, _ in comparison.records))
+        drawn["pareto.png"] = trade_off.picture(
+            comparison.points, settings.cost or "cost", summary["unit"], looks(names),
+            {name: METHODS[name].label for name in names}, limit=settings.cost_limit,
+            title=f"{data}: cost and score of the cells that were bought",
         )  # fmt: skip
     if problem.drawing is not None:
         best = summary["best_cell"]

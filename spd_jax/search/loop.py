@@ -8,7 +8,7 @@ search that was killed is simply called again: what it bought comes from the led
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from spd_jax.archs import Cells
 from spd_jax.axes import Archs, Key
 from spd_jax.checks import is_count
 from spd_jax.errors import UserError
+from spd_jax.ledger import Evaluation
 from spd_jax.metrics import kendall_tau
 from spd_jax.motif import SearchSpace
 from spd_jax.search import protocol
@@ -50,7 +51,9 @@ LARGEST_SIZE = 10**6  # of what a search counts
 Fit = Callable[[int, Surrogate, Key, Archs, np.ndarray], Fitted]
 
 
-def _fit(index: int, surrogate: Surrogate, key: Key, archs: Archs, scores: np.ndarray) -> Fitted:
+def fit_only(
+    index: int, surrogate: Surrogate, key: Key, archs: Archs, scores: np.ndarray
+) -> Fitted:
     """Fit and keep nothing."""
     del index
     return surrogate.fit(key, archs, scores)
@@ -65,7 +68,7 @@ def search(
     surrogate: Surrogate | None = None,
     config: SearchConfig = SearchConfig(),
     seed: int = 0,
-    fit: Fit = _fit,
+    fit: Fit = fit_only,
     recall: Callable[[int], Choice | None] = lambda index: None,
     on_choice: Callable[[int, Choice], Any] = lambda index, choice: None,
     on_iteration: Callable[[Iteration], Any] = lambda iteration: None,
@@ -103,12 +106,8 @@ def search(
         too few new ones.
     """
     check(config, ranked=surrogate is not None)
-    state = _State(space, ground_truth, seed)
-    began = time.perf_counter()
-    cells = warm_start(key, space, config.warm_start)
-    check_names(space, cells)
-    nothing = np.full(len(cells), np.nan)
-    choice = Choice(cells.names, nothing, seconds=time.perf_counter() - began)
+    state = _State(ground_truth, seed)
+    cells, choice = begin(key, space, config.warm_start)
     on_iteration(state.buy(cells, choice, ranked=False))
     for index in range(1, config.iterations + 1):
         recalled = recall(index)
@@ -119,10 +118,23 @@ def search(
         ):
             cells, choice = Cells.read(space, recalled.cells), recalled
         else:
-            cells, choice = _choose(index, key, state, proposer, surrogate, config, fit)
+            known, scores = state.known, state.scores
+            cells, choice = choose(
+                index, key, space, known, scores,
+                proposer=proposer, surrogate=surrogate, config=config, fit=fit,
+            )  # fmt: skip
             on_choice(index, choice)
         on_iteration(state.buy(cells, choice, ranked=surrogate is not None))
     return state.record
+
+
+def begin(key: Key, space: SearchSpace, count: int) -> tuple[Cells, Choice]:
+    """Return the warm start as what is bought first; raises UserError as `search` does."""
+    began = time.perf_counter()
+    cells = warm_start(key, space, count)
+    check_names(space, cells)
+    nothing = np.full(len(cells), np.nan)
+    return cells, Choice(cells.names, nothing, seconds=time.perf_counter() - began)
 
 
 def warm_start(key: Key, space: SearchSpace, count: int) -> Cells:
@@ -189,14 +201,12 @@ def check_names(space: SearchSpace, cells: Cells) -> None:
 
 @dataclasses.dataclass
 class _State:
-    """What a search knows: every cell bought, in order, and what all of them cost."""
+    """What a search knows: every cell bought, in order."""
 
-    space: SearchSpace
     ground_truth: Evaluator
     seed: int
     cells: Cells | None = None
     record: Record = dataclasses.field(default_factory=list)
-    cost: float = 0.0
 
     @property
     def known(self) -> Cells:
@@ -217,46 +227,86 @@ class _State:
     def buy(self, cells: Cells, choice: Choice, *, ranked: bool) -> Iteration:
         """Evaluate the cells of a choice, `ranked` by a surrogate, and record the iteration."""
         bought = [seeds[0] for seeds in self.ground_truth.evaluate(cells.names, (self.seed,))]
-        ok = [evaluation.status == "ok" for evaluation in bought]
-        if not self.record and not any(ok):
-            why = (bought[0].error.strip().splitlines() or ["no reason was given"])[-1]
-            raise UserError(
-                f"all {len(bought)} cells of the warm start failed, the first with: {why}; mend "
-                "it, let `python -m spd_jax.ledger retry FILE` forget them, and run again"
-            )
-        scores, test_scores = (
-            np.where(ok, np.array([getattr(x, field) for x in bought], np.float64), np.nan)
-            for field in ("score", "test_score")
-        )
-        predicted = choice.predicted
-        tau = kendall_tau(predicted, scores) if ranked else math.nan
-        self.cost = self.cost + choice.cost + len(cells)
         self.cells = cells if self.cells is None else self.cells.joined(cells)
-        self.record.append(
-            Iteration(
-                len(self.record), cells.names, predicted, scores, test_scores, tau, self.cost,
-                choice.seconds, choice.notes,
-            )
-        )  # fmt: skip
-        return self.record[-1]
+        return add_iteration(self.record, choice, bought, ranked=ranked)
 
 
-def _choose(
+def add_iteration(
+    record: Record, choice: Choice, bought: Sequence[Evaluation], *, ranked: bool
+) -> Iteration:
+    """Append to a record what a choice came to, and return it.
+
+    Args:
+      record: the iterations before it; the first one is the warm start.
+      choice: what was bought, and why.
+      bought: the evaluation of each of its cells.
+      ranked: whether a surrogate predicted their scores.
+
+    Raises:
+      UserError: every cell of the warm start failed.
+    """
+    ok = [evaluation.status == "ok" for evaluation in bought]
+    if not record and not any(ok):
+        why = (bought[0].error.strip().splitlines() or ["no reason was given"])[-1]
+        raise UserError(
+            f"all {len(bought)} cells of the warm start failed, the first with: {why}; mend "
+            "it, let `python -m spd_jax.ledger retry FILE` forget them, and run again"
+        )
+    scores, test_scores = (
+        np.where(ok, np.array([getattr(x, field) for x in bought], np.float64), np.nan)
+        for field in ("score", "test_score")
+    )
+    tau = kendall_tau(choice.predicted, scores) if ranked else math.nan
+    cost = (record[-1].cost if record else 0.0) + choice.cost + len(bought)
+    record.append(
+        Iteration(
+            len(record), choice.cells, choice.predicted, scores, test_scores, tau, cost,
+            choice.seconds, choice.notes,
+        )
+    )  # fmt: skip
+    return record[-1]
+
+
+def choose(
     index: int,
     key: Key,
-    state: _State,
+    space: SearchSpace,
+    known: Cells,
+    scores: np.ndarray,
+    *,
+    pending: Cells | None = None,
     proposer: Proposer,
     surrogate: Surrogate | None,
     config: SearchConfig,
     fit: Fit,
 ) -> tuple[Cells, Choice]:
-    """Return the cells that an iteration evaluates, with what the surrogate said of them."""
+    """Return the cells that an iteration evaluates, with what the surrogate said of them.
+
+    Args:
+      index: number of the iteration, at least 1.
+      key: that of the search.
+      space: of the cells.
+      known: every cell whose evaluation has ended.
+      scores: their ground truth `[K]` float64, higher is better; NaN = failed.
+      pending: cells that are being evaluated. The proposer is told of them as of failed ones, so
+        that they are neither proposed again nor anybody's parents; the surrogate learns nothing
+        from them.
+      proposer: as in `search`, likewise what follows.
+      surrogate: None evaluates what is proposed.
+      config: sizes.
+      fit: called instead of `surrogate.fit`.
+
+    Raises:
+      UserError: the proposer returns too few new cells, or a surrogate another number of scores.
+    """
     began = time.perf_counter()
     propose_key, fit_key = jax.random.split(jax.random.fold_in(key, index))
-    known, scores = state.known, state.scores
     wanted = config.evaluations if surrogate is None else config.proposals
-    proposal = proposer.propose(propose_key, state.space, known, scores, wanted)
-    cells = protocol.fresh(proposal.cells, set(known.names))
+    seen, told = known, scores
+    if pending is not None and len(pending):
+        seen, told = known.joined(pending), np.append(scores, np.full(len(pending), np.nan))
+    proposal = proposer.propose(propose_key, space, seen, told, wanted)
+    cells = protocol.fresh(proposal.cells, set(seen.names))
     if len(cells) < wanted:
         raise UserError(
             f"{type(proposer).__name__} proposed {len(cells)} new cells, not {wanted}: let it "

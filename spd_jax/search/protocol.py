@@ -131,10 +131,12 @@ def collect(
         if source is draw:
             drawn = 0 if found is None else min(len(found), count)
     if found is None or len(found) < (count if least is None else least):
+        some = isinstance(space, Restricted)
+        where = "what a table or a cost limit leaves of the space" if some else "the space"
         raise UserError(
-            f"only {0 if found is None else len(found)} of {count} new cells were found, the space "
+            f"only {0 if found is None else len(found)} of {count} new cells were found, {where} "
             "is all but exhausted: ask for fewer iterations, proposals, evaluations or cells to "
-            "start with"
+            f"start with{', or raise the limit' if some else ''}"
         )
     count = min(count, len(found))
     notes = {} if draw is None else {"random_fill": 1 - drawn / count}

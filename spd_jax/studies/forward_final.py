@@ -12,6 +12,7 @@ from spd_jax.forward_search import jobs
 from spd_jax.forward_search.arch import Arch
 from spd_jax.forward_search.buying import Buyer, Item
 from spd_jax.forward_search.jobs import Job
+from spd_jax.ground_truth import executors
 from spd_jax.ledger import Evaluation, Ledger
 from spd_jax.studies import events, forward_settings
 from spd_jax.studies import settings as settings_lib
@@ -49,7 +50,7 @@ def run(
     *,
     epochs: int,
     data_dir: str | None = None,
-    workers: int = 0,
+    workers: executors.Workers = 0,
     listen: events.Listener = events.ignore,
 ) -> dict[str, Any]:
     """Train an architecture from scratch with every seed, and evaluate it on test data.

@@ -12,6 +12,7 @@ from typing import Any
 from spd_jax.errors import check_name
 from spd_jax.forward_search import jobs, search
 from spd_jax.forward_search.buying import Buyer
+from spd_jax.ground_truth import executors
 from spd_jax.ledger import Ledger
 from spd_jax.studies import events, forward_settings
 from spd_jax.studies import settings as settings_lib
@@ -28,7 +29,7 @@ def run(
     *,
     data_dir: str | None = None,
     beside: Sequence[str] = ("longer",),
-    workers: int = 0,
+    workers: executors.Workers = 0,
     time_limit: float | None = None,
     listen: events.Listener = events.ignore,
 ) -> dict[str, Any]:
@@ -39,7 +40,8 @@ def run(
       workdir: the run folder; an earlier run of the same settings goes on.
       data_dir: folder of the data; None downloads them, or takes what is built in.
       beside: what stands beside the search: names in `forward_controls.ALL`.
-      workers: processes that train; 0 trains in this one. It changes no result.
+      workers: processes that train; 0 trains in this one; or a scheduler's address, see
+        `forward_search.buying.Buyer`. It changes no result.
       time_limit: seconds that a job may take; needs workers.
       listen: told what happens.
 

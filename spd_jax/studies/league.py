@@ -9,7 +9,8 @@ import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -26,10 +27,14 @@ from spd_jax.studies import events, machine, spreads
 from spd_jax.studies import settings as settings_lib
 from spd_jax.studies.line_up import TOP, Everyone, LeagueSettings, line_up
 from spd_jax.studies.run_folder import RunFolder, open_folder
-from spd_jax.surrogates.protocol import CostlySurrogate, Surrogate
+from spd_jax.surrogates.dish_surrogate import DishSurrogate
+from spd_jax.surrogates.protocol import CostlySurrogate, Ensemble, Fitted, Surrogate
+from spd_jax.surrogates.uncertainty import Calibration, coverage
 
 CEILING_SEEDS = 3
 FIGURES = ("kendall_tau", "spearman", "precision_at_10", "regret")
+# Of an ensemble: the share of held-out scores within one and two of its standard deviations.
+COVERAGE = ("within_1_std", "within_2_std")
 Row = Mapping[str, Any]
 
 
@@ -75,6 +80,7 @@ def run(
     workdir: str | os.PathLike[str],
     *,
     listen: events.Listener = events.ignore,
+    faces: Mapping[str, Callable[[DishSurrogate], Surrogate]] = MappingProxyType({}),
 ) -> League:
     """Play every match that the folder does not hold yet.
 
@@ -84,6 +90,7 @@ def run(
       settings: how.
       workdir: the run folder.
       listen: told what happens.
+      faces: the dish as other libraries call it, by name: see `line_up`.
 
     Raises:
       UserError: settings or a table with which nothing can be compared, or a folder of
@@ -91,7 +98,7 @@ def run(
     """
     settings_lib.check(settings)
     splits = draw_splits(table, settings)
-    everyone = line_up(problem, table, settings)
+    everyone = line_up(problem, table, settings, faces)
     described = settings_lib.described(settings)
     config = {"study": "league", "space": problem.space.name, "table": table.identity, **described}
     with open_folder(workdir, config, settings_lib.growing(settings)) as folder:
@@ -168,7 +175,7 @@ def match(
 
     Returns:
       JSON-ready: the `FIGURES` (None where not finite), seconds of fit and query without
-      compiling, seconds of compiling, and the predictions.
+      compiling, seconds of compiling, and the predictions; of an ensemble also its `COVERAGE`.
     """
     archs, chosen = table.cells.archs, split.known[:known]
     seconds = {"compile": 0.0}
@@ -191,7 +198,32 @@ def match(
         "query_seconds": seconds["query"],
         "compile_seconds": seconds["compile"],
         "predicted": files.to_json(predicted),
+        **files.to_json(covered(fitted, table, chosen, split.held_out, predicted)),
     }
+
+
+def covered(
+    fitted: Fitted, table: TruthTable, known: np.ndarray, held_out: np.ndarray, predicted: Any
+) -> dict[str, float]:
+    """Return the `COVERAGE` of an ensemble, calibrated on its known motifs.
+
+    Nothing of what has no members, or knew no motif.
+
+    Args:
+      fitted: on the known motifs.
+      table: motifs and scores.
+      known: indices `[K]`.
+      held_out: indices `[M]`.
+      predicted: of the held-out motifs `[M]`.
+    """
+    if not len(known) or not isinstance(fitted, Ensemble):
+        return {}
+    archs, truth = table.cells.archs, table.scores
+    of_known = fitted.by_member(batches.take(archs, known))
+    std = Calibration.of(of_known, truth[known]).std(
+        fitted.by_member(batches.take(archs, held_out))
+    )
+    return dict(zip(COVERAGE, coverage(predicted, std, truth[held_out]), strict=True))
 
 
 def _play(
@@ -226,7 +258,10 @@ def _result(content: Any) -> dict[str, Any]:
     """Return what a match's file holds, once it has every figure."""
     places = {name: content[name] for name in (*Entry._fields, "predicted")}
     figures = (*spreads.MEASURES, "compile_seconds")
-    return places | {n: None if content[n] is None else float(content[n]) for n in figures}
+    found = {n: None if content[n] is None else float(content[n]) for n in figures}
+    # Files of before there was a coverage lack it, as those of surrogates without members do.
+    own = {name: float(content[name]) for name in COVERAGE if content.get(name) is not None}
+    return places | found | own
 
 
 def rows_of(results: Mapping[Entry, Row]) -> list[dict[str, Any]]:
@@ -237,8 +272,8 @@ def rows_of(results: Mapping[Entry, Row]) -> list[dict[str, Any]]:
     rows = []
     for result in results.values():
         row = {name: value for name, value in result.items() if name != "predicted"}
-        for figure in FIGURES:
-            if row[figure] is None:
+        for figure in (*FIGURES, *COVERAGE):
+            if row.get(figure) is None:
                 row[figure] = math.inf if figure == "regret" else math.nan
         rows.append(row)
     return rows
@@ -264,7 +299,26 @@ def summarise(
         "failed": int(np.sum(~np.isfinite(table.scores))),
         "noise_ceiling": table.noise_ceiling(CEILING_SEEDS),
         "surrogates": surrogates,
+        "coverage": coverages(rows),
     }
+
+
+def coverages(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the `COVERAGE` of every ensemble: [name][known][share], each as a spread.
+
+    The spread is over the splits in which it is known.
+    """
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, known in dict.fromkeys((row["surrogate"], row["known"]) for row in rows):
+        own = [row for row in rows if (row["surrogate"], row["known"]) == (name, known)]
+        shares = {
+            share: [row[share] for row in own if math.isfinite(row.get(share, math.nan))]
+            for share in COVERAGE
+        }
+        if all(shares.values()):
+            spread = {share: metrics.spread_with_mean(values) for share, values in shares.items()}
+            found.setdefault(name, {})[str(known)] = spread
+    return found
 
 
 def shipped_table(problem: Problem) -> TruthTable:

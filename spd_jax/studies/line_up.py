@@ -6,6 +6,8 @@ learning curves. Nobody asks which problem it is.
 
 import dataclasses
 import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from spd_jax import archs as batches
@@ -67,8 +69,20 @@ class LeagueSettings:
     )
 
 
-def line_up(problem: Problem, table: TruthTable, settings: LeagueSettings) -> Everyone:
+def line_up(
+    problem: Problem,
+    table: TruthTable,
+    settings: LeagueSettings,
+    faces: Mapping[str, Callable[[DishSurrogate], Surrogate]] = MappingProxyType({}),
+) -> Everyone:
     """Return who takes part, by name and number of known ground truths.
+
+    Args:
+      problem: whose surrogates they are.
+      table: motifs and their ground truths.
+      settings: how, and who.
+      faces: the dish as other libraries call it, by name: they return a surrogate that should
+        predict what the dish does. They take part where they are asked for by name.
 
     Raises:
       UserError: somebody was asked for whom nobody knows.
@@ -84,7 +98,10 @@ def line_up(problem: Problem, table: TruthTable, settings: LeagueSettings) -> Ev
     for known in sorted(set(settings.known)):
         entries = learners(problem, table, settings, dish, known)
         everyone |= {(name, known): surrogate for name, surrogate in entries.items()}
-    names = list(dict.fromkeys(name for name, _ in everyone))
+        own = _dish(settings, dish, known)
+        asked_faces = [name for name in faces if name in settings.surrogates]
+        everyone |= {(name, known): faces[name](own) for name in asked_faces}
+    names = list(dict.fromkeys([*(name for name, _ in everyone), *faces]))
     unknown = set(settings.surrogates) - set(names)
     if unknown:
         raise UserError(f"surrogates={','.join(sorted(unknown))}: give some of {','.join(names)}")
@@ -152,8 +169,7 @@ def learners(
     known: int,
 ) -> dict[str, Surrogate]:
     """Return the surrogates that learn from `known` ground truths, by name."""
-    if known < EARLY_STOPPING_FROM:
-        dish = dataclasses.replace(dish, held_out_share=0.0)
+    dish = _dish(settings, dish, known)
     frozen = FrozenDish(dish)
     forest = RandomForest(problem.strongest_vectors)
     process = GaussianProcess(problem.strongest_vectors)
@@ -182,6 +198,12 @@ def learners(
         config = NaoConfig(epochs=NAO_EPOCHS, held_out_share=0.0)
         entries["nao"] = NaoPredictor(problem.tokens, config)
     return entries | dict(problem.rivals)
+
+
+def _dish(settings: LeagueSettings, dish: DishSurrogate, known: int) -> DishSurrogate:
+    """Return the dish that learns from so many ground truths: few tell it not when to stop."""
+    share = settings.held_out_share if known >= EARLY_STOPPING_FROM else 0.0
+    return dataclasses.replace(dish, held_out_share=share)
 
 
 def judges_and_process(problem: Problem, dish: FrozenDish) -> Averaged:

@@ -22,6 +22,7 @@ from spd_jax.ground_truth.purchase import GroundTruth
 from spd_jax.ground_truth.task import ClosedTask, Task
 from spd_jax.ledger import Ledger
 from spd_jax.problems import Problem
+from spd_jax.search.cost_limit import CostOf
 from spd_jax.search.record import (
     Record,
     Records,
@@ -29,7 +30,7 @@ from spd_jax.search.record import (
     read_history,
     write_history,
 )
-from spd_jax.studies import events, fresh_seeds, machine, search_seconds, spreads
+from spd_jax.studies import events, fresh_seeds, machine, search_seconds, spreads, trade_off
 from spd_jax.studies import settings as settings_lib
 from spd_jax.studies.fresh_seeds import Fresh
 from spd_jax.studies.run_folder import RunFolder, open_folder
@@ -55,6 +56,7 @@ class Comparison:
       records: the searches, by method and run.
       summary: what summary.json holds.
       path: the run folder, with history.csv and summary.json.
+      points: rows of pareto.csv; none where no cost was asked for.
     """
 
     problem: Problem
@@ -62,6 +64,7 @@ class Comparison:
     records: Records
     summary: dict[str, Any]
     path: pathlib.Path
+    points: Sequence[trade_off.Point] = ()
 
 
 def run(
@@ -73,6 +76,7 @@ def run(
     workers: executors.Workers = 0,
     time_limit: float | None = None,
     listen: events.Listener = events.ignore,
+    own_cost: CostOf | None = None,
 ) -> Comparison:
     """Run every search, or go on with a comparison that was interrupted.
 
@@ -85,22 +89,31 @@ def run(
       time_limit: seconds that an evaluation may take; what takes longer is recorded as failed.
         None lets it run. It needs workers, which can be killed.
       listen: told what happens.
+      own_cost: what cells cost, where `settings.cost` is the name of a function of the caller's.
 
     Raises:
       UserError: settings or data with which nothing can be run, or a folder of another run.
     """
-    _check(problem, settings)
+    _check(problem, settings, own_cost)
     executors.check_time_limit(time_limit, workers)
+    if settings.asynchronous and not workers:
+        raise UserError(
+            "asynchronous=True lets workers go on while others train, and there are none: give "
+            "workers=2 or more, or the address of a scheduler"
+        )
     path = pathlib.Path(workdir)
     task = problem.ground_truth(settings.preset).task(data_dir, str(path / "states"))
     with _open_folder(path, "search", problem, settings, task.fingerprint) as folder:
         ceiling = noise_ceiling(problem, settings, task.fingerprint)
         with Ledger(path / "ledger.sqlite") as ledger:
             truth = GroundTruth(problem.space.name, task, ledger, workers, time_limit=time_limit)
-            searches = Searches(folder, problem, settings, truth, listen)
+            limit = settings.cost_limit
+            cost = trade_off.cost_of(problem, settings.cost, limit, truth, own_cost)
+            searches = Searches(folder, problem, settings, truth, listen, cost)
             records = searches.all(None if ceiling is None else ceiling["kendall_tau"])
             each = search_seconds.of_evaluations(ledger.items(), task)
             fresh = _train_fresh(truth, problem, settings, data_dir, records, listen)
+            points = trade_off.points(records, cost, problem.space, _unit(problem, settings))
         return _finish(
             folder,
             problem,
@@ -110,7 +123,8 @@ def run(
             ceiling,
             each,
             fresh,
-            best_of(task),
+            best_of(task, searches.space),
+            points,
         )
 
 
@@ -158,6 +172,7 @@ def replay(
     workers: executors.Workers = 0,
     time_limit: float | None = None,
     listen: events.Listener = events.ignore,
+    own_cost: CostOf | None = None,
 ) -> Comparison:
     """Return recorded searches, cut to the iterations that are asked for.
 
@@ -172,12 +187,14 @@ def replay(
       workers: as `run`.
       time_limit: as `run`.
       listen: told what is trained.
+      own_cost: see `run`.
 
     Raises:
       UserError: something is asked for that was not recorded, or fresh seeds without data, or with
         data on which the searches were not made.
     """
-    _check(problem, settings)
+    _check(problem, settings, own_cost)
+    cost = trade_off.cost_of(problem, settings.cost, settings.cost_limit, None, own_cost)
     executors.check_time_limit(time_limit, workers)
     if settings.fresh_seeds and data_dir == "":
         raise UserError(
@@ -221,7 +238,10 @@ def replay(
                     problem.space.name, task, ledger, workers, time_limit=time_limit
                 )
                 fresh = _train_fresh(truth, problem, settings, data_dir, records, listen)
-        return _finish(folder, problem, settings, records, fingerprint, ceiling, each, fresh)
+        points = trade_off.points(records, cost, problem.space, _unit(problem, settings))
+        return _finish(
+            folder, problem, settings, records, fingerprint, ceiling, each, fresh, points=points
+        )
 
 
 def _cut(
@@ -252,7 +272,7 @@ def _open_folder(
         "problem": problem.space.name,
         "task": task,
         **problem.settings,
-        **settings_lib.described(settings),
+        **_described(settings),
     }
     return open_folder(path, config, settings_lib.growing(settings))
 
@@ -266,8 +286,22 @@ def identity(settings: SearchSettings, problem: Problem | None = None) -> dict[s
     """
     grows = settings_lib.growing(settings)
     own = {} if problem is None else problem.settings
-    described = {**own, **settings_lib.described(settings)}
+    described = {**own, **_described(settings)}
     return {name: value for name, value in described.items() if name not in grows}
+
+
+def _described(settings: SearchSettings) -> dict[str, Any]:
+    """Return what decides the results.
+
+    The cost does where it is limited; what does not say "asynchronous" was synchronous.
+    """
+    described = settings_lib.described(settings)
+    limited = {} if settings.cost_limit is None else {"cost": settings.cost}
+    return {k: v for k, v in described.items() if k != "asynchronous" or v} | limited
+
+
+def _unit(problem: Problem, settings: SearchSettings) -> str:
+    return problem.ground_truth(settings.preset).unit
 
 
 def _check_recorded(
@@ -310,20 +344,27 @@ def noise_ceiling(
     return table.noise_ceiling() if table.task == fingerprint else None
 
 
-def best_of(task: Task) -> float | None:
+def best_of(task: Task, space: motif.SearchSpace | None = None) -> float | None:
     """Return the highest test score of all cells that a task can evaluate.
 
-    None where that takes training, or where the task measures no test scores.
+    None where that takes training, or where the task measures no test scores. Cells that a
+    `motif.Restricted` space rules out do not count.
     """
     if not isinstance(task, ClosedTask):
         return None
-    every = (task.evaluate(cell, 0, task.budget).test_score for cell in task.cells)
+    cells = (
+        [cell for cell in task.cells if space.allows(cell)]
+        if isinstance(space, motif.Restricted)
+        else task.cells
+    )
+    every = (task.evaluate(cell, 0, task.budget).test_score for cell in cells)
     return max((score for score in every if math.isfinite(score)), default=None)
 
 
-def _check(problem: Problem, settings: SearchSettings) -> None:
+def _check(problem: Problem, settings: SearchSettings, own_cost: CostOf | None) -> None:
     """Refuse settings with which nothing can be run, before anything is written."""
     settings_lib.check(settings)
+    trade_off.check(problem, settings.cost, settings.cost_limit, own_cost)
     problem.ground_truth(settings.preset)
     for preset in settings.fresh_presets:
         problem.ground_truth(preset)
@@ -341,12 +382,17 @@ def _finish(
     each: float | None,
     fresh: Sequence[Fresh],
     best: float | None = None,
+    points: Sequence[trade_off.Point] = (),
 ) -> Comparison:
-    """Write history.csv, fresh_seeds.csv where cells were trained anew, and summary.json.
+    """Write history.csv and summary.json; fresh_seeds.csv and pareto.csv where there are any.
 
-    `best` is that of `best_of`.
+    `best` is that of `best_of`, `points` those of `trade_off`.
     """
     summary = summarise(problem, settings, records, ceiling, each, fresh, best)
+    if points:
+        name, limit = settings.cost or "", settings.cost_limit
+        trade_off.write(folder.path / "pareto.csv", points, name, limit)
+        summary["trade_off"] = trade_off.summarise(points, name, limit)
     if fresh:
         files.write_csv(folder.path / "fresh_seeds.csv", {}, Fresh._fields, fresh)
     comments = {
@@ -358,7 +404,7 @@ def _finish(
     }
     write_history(folder.path / "history.csv", records, comments)
     folder.write_json("summary.json", summary)
-    return Comparison(problem, settings, records, summary, folder.path)
+    return Comparison(problem, settings, records, summary, folder.path, points)
 
 
 def summarise(

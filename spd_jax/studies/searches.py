@@ -10,11 +10,10 @@ import numpy as np
 from spd_jax.axes import Archs, Key
 from spd_jax.dish import DishConfig
 from spd_jax.errors import UserError
-from spd_jax.ground_truth import lookup
 from spd_jax.ground_truth.purchase import GroundTruth
 from spd_jax.ledger import Evaluation
 from spd_jax.problems import Problem
-from spd_jax.search import loop
+from spd_jax.search import asynchronous, loop
 from spd_jax.search.bananas import BananasProposer
 from spd_jax.search.genetic import Genetic
 from spd_jax.search.local_search import LocalSearch
@@ -22,7 +21,7 @@ from spd_jax.search.loop import SearchConfig
 from spd_jax.search.protocol import Proposer
 from spd_jax.search.random_search import RandomSearch
 from spd_jax.search.record import Choice, Iteration, Record, Records, fingerprint
-from spd_jax.studies import events, line_up, machine, saved_fits
+from spd_jax.studies import events, line_up, machine, saved_fits, trade_off
 from spd_jax.studies.run_folder import RunFolder
 from spd_jax.studies.settings import setting
 from spd_jax.surrogates.bananas import Bananas
@@ -82,6 +81,11 @@ class SearchSettings:
     warm_start: int = setting(40, "random cells to begin with", at_least=4)
     proposals: int = setting(100, "cells ranked each iteration", at_least=1)
     evaluations: int = setting(20, "cells trained of them", at_least=1)
+    asynchronous: bool = setting(
+        False,
+        "let a free worker train the best proposal at once, instead of waiting for the slowest "
+        "of an iteration; needs workers or a scheduler",
+    )
     preset: str = setting("tiny", "how cells are trained at full size")
     dish_preset: str = setting(
         "best", "settings of the dish, which flags change", flag="dish", free=True
@@ -113,6 +117,16 @@ class SearchSettings:
         at_least=0,
         grows=True,
     )
+    cost: str | None = setting(
+        None,
+        "what a cell costs, for its trade-off against the score (pareto.csv and .png): a count "
+        "that the problem knows, such as parameters or multiply_adds; seconds of an evaluation; "
+        "or module:function of one arch, or of a cell's name where its argument is annotated str",
+        free=True,
+    )
+    cost_limit: float | None = setting(
+        None, "cells that cost more are neither proposed nor evaluated; needs a cost"
+    )
     fresh_presets: tuple[str, ...] = setting(
         (), "how these cells are trained at full size; empty: as in the search", free=True
     )
@@ -130,7 +144,8 @@ def methods_of(problem: Problem, settings: SearchSettings) -> list[Method]:
         method
         for method in METHODS.values()
         if not (method.proposer == "nao" and problem.tokens is None)
-        and not (method.ranker == "partial" and not trains)
+        # Asynchronous searches leave it no workers: it trains cells to rank them.
+        and not (method.ranker == "partial" and (not trains or settings.asynchronous))
         and not (method.proposer == "bananas" and problem.paths is None)
     ]
     everyone = [m for m in allowed if m.proposer not in ON_GRAPHS or problem.paths is not None]
@@ -186,11 +201,12 @@ class Searches:
         settings: SearchSettings,
         truth: GroundTruth,
         listen: events.Listener,
+        cost: trade_off.Cost | None = None,
     ) -> None:
-        """Prepare them; nothing is run yet."""
+        """Prepare them; nothing is run yet. `cost` may limit which cells there are."""
         self.folder, self.problem, self.settings = folder, problem, settings
         self.truth, self.listen = truth, listen
-        self.space = lookup.space_of(truth.task, problem.space)
+        self.space = trade_off.searched(problem.space, truth.task, cost)
         self.dish = DishSurrogate(
             problem.family(settings.hidden_size),
             settings.dish,
@@ -231,18 +247,16 @@ class Searches:
             saved.add(iteration)
             teller.iteration(iteration)
 
-        loop.search(
-            jax.random.key(number),
-            self.space,
-            self.truth,
-            self.proposer(method),
-            surrogate=self.surrogate(method),
-            config=config,
-            fit=fit,
-            recall=saved.choices.get,
-            on_choice=saved.choose,
-            on_iteration=keep,
-        )
+        what = jax.random.key(number), self.space, self.truth, self.proposer(method)
+        how: dict[str, Any] = {
+            "surrogate": self.surrogate(method), "config": config, "fit": fit,
+            "recall": saved.choices.get, "on_choice": saved.choose, "on_iteration": keep,
+        }  # fmt: skip
+        if self.settings.asynchronous:
+            self.truth.on_result = lambda *result: None  # `arrived` counts what was found, too
+            asynchronous.search(*what, **how, on_evaluation=teller.arrived)
+        else:
+            loop.search(*what, **how)
         return saved.record
 
     def proposer(self, method: Method) -> Proposer:
@@ -338,6 +352,13 @@ class _Teller:
         share = 1.0 if whole else len(evaluation.curve) / self.budget
         self.listen(events.SearchAdvanced(self.index, self.spent + share * done, self.best))
 
+    def arrived(self, count: int, evaluation: Evaluation) -> None:
+        """Take note of the latest of so many evaluations, of an asynchronous search."""
+        if evaluation.status == "ok":
+            self.best = float(np.fmax(self.best, evaluation.score))
+        self.spent, self.fit = float(count), -1  # a fit that goes on is shown anew
+        self.listen(events.SearchAdvanced(self.index, self.spent, self.best))
+
     def fitting(self, step: FitStep) -> None:
         """Take note of a step of the dish's fit."""
         if self.fit != self.index:
@@ -349,6 +370,6 @@ class _Teller:
         """Take note of an iteration that is finished."""
         finite = iteration.scores[np.isfinite(iteration.scores)]
         self.best = float(np.fmax.reduce([self.best, *finite]))
-        index, cost, tau = iteration.index, iteration.cost, iteration.tau
+        index, cost, tau = iteration.index, max(iteration.cost, self.spent), iteration.tau
         self.listen(events.SearchAdvanced(index, cost, self.best, tau, finished=True))
         self.index, self.spent = index + 1, cost

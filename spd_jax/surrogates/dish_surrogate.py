@@ -173,6 +173,10 @@ class FittedDish:
         )
         return self.in_unit(standardised)
 
+    def by_member(self, archs: Archs) -> np.ndarray:
+        """Return every member's scores `[E, M]`, see `predict`."""
+        return self.predict(archs, per_member=True)
+
     def in_unit(self, standardised: ArrayLike) -> np.ndarray:
         """Return what `dish.predict` returns, of any shape, in the unit of the known scores.
 

@@ -73,6 +73,15 @@ class Surrogate(Protocol):
         ...
 
 
+@runtime_checkable
+class Ensemble(Fitted, Protocol):
+    """A fitted surrogate of several members, whose spread says how sure it is."""
+
+    def by_member(self, archs: Archs) -> np.ndarray:
+        """Return every member's predictions `[E, M]`, in the unit of the known scores."""
+        ...
+
+
 class FitStep(NamedTuple):
     """Where a long fit is.
 

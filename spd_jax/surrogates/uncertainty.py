@@ -1,6 +1,7 @@
 """How far off a dish's predictions may be: the spread of its members, in the unit of scores."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
@@ -53,6 +54,35 @@ class Calibration:
         failed = ~np.isfinite(members).all(axis=0)
         filled = np.where(failed, 0.0, members)
         return np.where(failed, np.nan, self.constant + self.factor * _spread(filled))
+
+
+def coverage(
+    predicted: ArrayLike, std: ArrayLike, truth: ArrayLike, widths: Sequence[float] = (1.0, 2.0)
+) -> list[float]:
+    """Return the share of scores within so many standard deviations of their predictions.
+
+    Of errors that follow a normal law of these standard deviations, 0.68 lie within one and 0.95
+    within two.
+
+    Args:
+      predicted: scores `[M]`.
+      std: their standard deviations `[M]`, see `Calibration.std`.
+      truth: true scores `[M]`; those that are not finite are left out.
+      widths: how many standard deviations.
+
+    Returns:
+      A share in [0, 1] for each width. A motif whose prediction failed is not covered. NaN where
+      no true score is finite.
+
+    >>> coverage([0.0, 0.0, 0.0, np.nan], [1.0, 1.0, 1.0, 1.0], [0.5, 1.5, 2.5, 0.0])
+    [0.25, 0.5]
+    """
+    predicted, std, truth = (np.asarray(x, np.float64) for x in (predicted, std, truth))
+    usable = np.isfinite(truth)
+    if not usable.any():
+        return [float("nan") for _ in widths]
+    error, std = np.abs(predicted - truth)[usable], std[usable]
+    return [float(np.mean(error <= width * std)) for width in widths]
 
 
 def _spread(members: np.ndarray) -> np.ndarray:
