@@ -16,7 +16,7 @@ from toy_widths import TOY
 
 from experiments.benchmark.simulated_workers import SimulatedWorkers
 from spd_jax.errors import UserError
-from spd_jax.ground_truth import executors
+from spd_jax.ground_truth import clusters
 from spd_jax.ground_truth.executors import NOT_YET
 from spd_jax.ground_truth.purchase import GroundTruth
 from spd_jax.ledger import Evaluation, Ledger
@@ -201,7 +201,7 @@ def in_threads(workers):
 
 def test_a_comparison_searches_asynchronously_and_goes_on(tmp_path, monkeypatch):
     """The search is stopped at its eighth result."""
-    monkeypatch.setattr(executors, "_start_cluster", in_threads)
+    monkeypatch.setattr(clusters, "_start_cluster", in_threads)
     with pytest.raises(UserError, match=r"asynchronous=True lets workers go on .* workers=2"):
         search_comparison.run(TOY, ASYNCHRONOUS, tmp_path)
     told = []

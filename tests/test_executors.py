@@ -14,8 +14,9 @@ import time
 import pytest
 
 from spd_jax.errors import UserError
-from spd_jax.ground_truth import executors
-from spd_jax.ground_truth.executors import ONE_THREAD, TimeLimitExceeded, WorkerDied, run_all
+from spd_jax.ground_truth import clusters, executors
+from spd_jax.ground_truth.clusters import ONE_THREAD
+from spd_jax.ground_truth.executors import TimeLimitExceeded, WorkerDied, run_all
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
@@ -32,7 +33,7 @@ def script(folder, program):
 def light_workers(monkeypatch, request):
     """Spare the workers the import of jax, which this process has imported."""
     if "cache" not in request.node.name:
-        monkeypatch.setattr(executors, "_jax_settings", dict)
+        monkeypatch.setattr(clusters, "_jax_settings", dict)
 
 
 def square(x):
@@ -156,29 +157,29 @@ def accelerator(_):
 def test_each_worker_has_one_accelerator_and_a_share_of_its_memory(monkeypatch):
     for name in MEMORY:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(executors, "_accelerators", lambda: ["4", "7"])
+    monkeypatch.setattr(clusters, "_accelerators", lambda: ["4", "7"])
     # The program itself is one more that shares each of them.
     expected = [("4", "false", "0.30"), ("4", "false", "0.30"), ("7", "false", "0.45")]
     found = dict(run_all(accelerator, range(9), workers=3))
     assert set(found.values()) == set(expected)
-    own = [executors._accelerator_of(number, 3, ["4", "7"]) for number in range(3)]
+    own = [clusters._accelerator_of(number, 3, ["4", "7"]) for number in range(3)]
     assert sorted(tuple(x.values()) for x in own) == expected
     monkeypatch.setenv(MEMORY[1], "0.2")  # what the user has set stands
-    assert executors._accelerator_of(2, 3, ["4", "7"]) == {
+    assert clusters._accelerator_of(2, 3, ["4", "7"]) == {
         "CUDA_VISIBLE_DEVICES": "4", MEMORY[0]: "false",
     }  # fmt: skip
 
 
 def test_accelerators_are_named_as_the_user_names_them(monkeypatch):
-    assert executors._accelerators() == []  # on CPUs
+    assert clusters._accelerators() == []  # on CPUs
     import jax
 
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "local_device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert executors._accelerators() == ["0", "1"]
+    assert clusters._accelerators() == ["0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, 3")
-    assert executors._accelerators() == ["GPU-a", "3"]
+    assert clusters._accelerators() == ["GPU-a", "3"]
 
 
 def cache_folder(_):
@@ -255,21 +256,21 @@ def late_maker():
 
 
 def test_workers_that_cannot_be_replaced_end_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(executors, "MOST_STARTS", 0)
+    monkeypatch.setattr(clusters, "MOST_STARTS", 0)
     items = [("a", ""), ("b", "die"), ("c", "")]
     run = run_all(functools.partial(leave_a_mark, str(tmp_path)), items, workers=1)
     assert next(run) == (0, "a")
-    monkeypatch.setattr(executors, "PATIENCE", 0.5)
+    monkeypatch.setattr(clusters, "PATIENCE", 0.5)
     with pytest.raises(UserError, match="the workers died and cannot be started again"):
         next(run)
 
 
 def test_ctrl_c_while_workers_start_is_heeded_when_they_can_be_closed(monkeypatch):
-    def start(workers, start=executors._start_cluster):
+    def start(workers, start=clusters._start_cluster):
         os.kill(os.getpid(), signal.SIGINT)
         return start(workers)
 
-    monkeypatch.setattr(executors, "_start_cluster", start)
+    monkeypatch.setattr(clusters, "_start_cluster", start)
     before = set(multiprocessing.active_children())
     with pytest.raises(KeyboardInterrupt):
         list(run_all(square, [1], workers=1))

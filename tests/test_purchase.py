@@ -13,7 +13,7 @@ import time
 import pytest
 
 from spd_jax.errors import UserError
-from spd_jax.ground_truth import executors
+from spd_jax.ground_truth import clusters
 from spd_jax.ground_truth.purchase import GroundTruth
 from spd_jax.ledger import Evaluation, EvaluationKey, Ledger
 
@@ -97,7 +97,7 @@ class ToyBatch(ToyTask):
 @pytest.fixture(autouse=True)
 def light_workers(monkeypatch):
     """Spare the workers the import of jax, which this process has imported."""
-    monkeypatch.setattr(executors, "_jax_settings", dict)
+    monkeypatch.setattr(clusters, "_jax_settings", dict)
 
 
 def runs_of(folder):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spd_jax.errors import UserError
-from spd_jax.ground_truth import executors
+from spd_jax.ground_truth import clusters
 from spd_jax.studies.rank import rank
 
 
@@ -38,7 +38,7 @@ def test_the_best_are_those_of_a_stable_sort(slopes, size, top):
 
 
 def test_workers_change_nothing(monkeypatch):
-    monkeypatch.setattr(executors, "_jax_settings", dict)
+    monkeypatch.setattr(clusters, "_jax_settings", dict)
     slopes = np.linspace(0, 9, 50)
     check(rank(ripple, batches(slopes, 8), top=7, workers=2), slopes, 7)
 

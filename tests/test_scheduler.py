@@ -13,7 +13,7 @@ import pytest
 from test_executors import leave_a_mark, runs_of, square
 
 from spd_jax.errors import UserError
-from spd_jax.ground_truth import executors
+from spd_jax.ground_truth import clusters, executors
 from spd_jax.ground_truth.executors import TimeLimitExceeded, WorkerDied, run_all
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -115,7 +115,7 @@ def test_what_a_worker_cannot_load_is_refused(cluster, tmp_path, monkeypatch):
 
 
 def test_no_scheduler_there_is_one_sentence(monkeypatch):
-    monkeypatch.setattr(executors, "CONNECT", 1)
+    monkeypatch.setattr(clusters, "CONNECT", 1)
     with pytest.raises(UserError, match=r"no scheduler answers at 'tcp://127\.0\.0\.1:1'"):
         list(run_all(square, [1], workers="tcp://127.0.0.1:1"))
     with pytest.raises(UserError, match="workers may be the address of a scheduler"):
@@ -123,7 +123,7 @@ def test_no_scheduler_there_is_one_sentence(monkeypatch):
 
 
 def test_a_scheduler_that_goes_away_ends_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(executors, "CONNECT", 1)
+    monkeypatch.setattr(clusters, "CONNECT", 1)
     own = Cluster(tmp_path)
     marks = tmp_path / "marks"
     marks.mkdir()
