@@ -28,6 +28,8 @@ import rnn_cell_driver as driver  # noqa: E402
 from fault_bench import Bench, end, events, outcome, rows, same  # noqa: E402
 from fault_commands import COMMANDS, PAID, WITH_WORKERS, prepare  # noqa: E402
 
+TWO_WORKERS = ("--workers=2",)
+
 # The faults: each tries it and returns what happened
 
 
@@ -228,7 +230,7 @@ def worker_killed(bench: Bench) -> str:
     """a worker killed"""
     folder, log = bench.fresh("worker_killed")
     struck = 0
-    with bench.start(folder, log, "--workers=2") as process:
+    with bench.start(folder, log, *TWO_WORKERS) as process:
         for share in (0.1, 0.3, 0.5):
             bench.wait(process, log, int(len(bench.events) * share) + 1)
             worker = some_worker(process, bench.draw)
@@ -238,19 +240,19 @@ def worker_killed(bench: Bench) -> str:
         done = end(process)
     assert struck, "the command ended before a worker was killed"
     if not done.code:
-        bench.must_be_whole(folder, log)
+        bench.must_be_whole(folder, log, *TWO_WORKERS)
         return f"{struck} workers: same results"
     # Who dies while it starts is taken for one that cannot start: a sentence, and no replacement.
     assert done.code == 1, done
     assert "cannot start" in done.last, done
-    bench.must_end_as_whole(folder, log)
+    bench.must_end_as_whole(folder, log, *TWO_WORKERS)
     return f"{struck} workers, one while it started: one sentence, status 1; then the same results"
 
 
 def worker_stopped(bench: Bench) -> str:
     """a worker stopped and continued"""
     folder, log = bench.fresh("worker_stopped")
-    with bench.start(folder, log, "--workers=2") as process:
+    with bench.start(folder, log, *TWO_WORKERS) as process:
         assert bench.wait(process, log, 3)
         worker = some_worker(process, bench.draw)
         assert worker is not None
@@ -260,14 +262,14 @@ def worker_stopped(bench: Bench) -> str:
             os.kill(worker, signal.SIGCONT)
         done = end(process)
     assert done.code == 0, done
-    bench.must_be_whole(folder, log)
+    bench.must_be_whole(folder, log, *TWO_WORKERS)
     return "same results"
 
 
 def hung(bench: Bench) -> str:
     """an evaluation that hangs, with --time_limit"""
     folder, log = bench.fresh("hung")
-    flags, hang = ["--workers=2", "--time_limit=25"], bench.place / "hang"
+    flags, hang = [*TWO_WORKERS, "--time_limit=25"], bench.place / "hang"
     hang.write_text("the first evaluation that takes this file away hangs")
     given = {"FAULTS_HANG": str(hang)}
     with bench.start(folder, log, *flags, environment=given) as process:
@@ -278,7 +280,10 @@ def hung(bench: Bench) -> str:
             assert worker is not None
             os.kill(worker, signal.SIGSTOP)
         done = end(process)
-    assert done.code == 0, done
+    if done.code:  # it had not started yet
+        assert (done.code, "cannot start" in done.last) == (1, True), done
+        bench.must_end_as_whole(folder, log, *TWO_WORKERS)
+        return "a worker hung while it started: one sentence, status 1; then the same results"
     ledger = folder / "ledger.sqlite"
     failed = sum(row[0] == "failed" for row in rows(ledger).values())
     command = [sys.executable, "-m", "spd_jax.ledger", "retry", str(ledger)]
@@ -287,11 +292,12 @@ def hung(bench: Bench) -> str:
     again, log = bench.fresh("hung_again")
     again.mkdir(parents=True)
     shutil.copy(ledger, again)
-    done = bench.run(again, log)
+    done = bench.run(again, log, *TWO_WORKERS)
     assert done.code == 0, done.stderr
     found = outcome(again)
-    for name in bench.whole.keys() - {"ledger.sqlite"}:
-        assert same(found[name], bench.whole[name]), name
+    whole = bench.whole(*TWO_WORKERS)
+    for name in whole.keys() - {"ledger.sqlite"}:
+        assert same(found[name], whole[name]), name
     return f"{failed} recorded as failed, the rest went on; after `ledger retry`: same results"
 
 
