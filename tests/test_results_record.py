@@ -350,3 +350,19 @@ def test_the_table_of_grown_digits_is_its_record():
         low, high = paired["interval"] if paired else (0, 0)
         figures.append(f"{paired['mean']:+.3f}, {low:+.3f} to {high:+.3f}" if paired else "")
         assert shown == figures
+
+
+def test_the_table_of_selectors_is_its_record():
+    found = record("forward_search_selectors")["summary"]["selection"]
+    page = (ROOT / "docs" / "forward_search.md").read_text("utf-8").replace("\\|", "")
+    rows = rows_after(page, "## What selectors know")
+    best_first = sorted(found["selectors"].items(), key=lambda item: -item[1]["mean"])
+    assert len(rows) == len(best_first)
+    for (_, *shown), (name, own) in zip(rows, best_first, strict=True):
+        low, high = own["interval"]
+        assert shown == [
+            f"{own['mean']:.2f}",
+            f"{low:.2f} to {high:.2f}",
+            f"{found['pooled'][name]['normal']:.2f}",
+            f"{found['stability'][name]['mean']:.2f}",
+        ]

@@ -74,27 +74,26 @@ def _difference(paired: Mapping[str, Any]) -> str:
 def selection(found: Mapping[str, Any]) -> str:
     """Return how selectors agree with the true gains of single edges, as text."""
     rows = []
-    for name, own in sorted(found["selectors"].items(), key=lambda item: -_or_zero(item[1])):
+    for name, own in sorted(found["selectors"].items(), key=lambda item: -(item[1]["mean"] or 0)):
         interval = own["interval"]
         words = "-" if interval is None else f"[{interval[0]:+.2f}, {interval[1]:+.2f}]"
         pooled = [tau for tau in found["pooled"][name].values() if tau is not None]
         mean = sum(pooled) / max(len(pooled), 1)
         rows.append(
-            [name, f"{_or_zero(own):+.2f}", words, f"{mean:+.2f}",
-             f"{_or_zero(found['stability'][name]):+.2f}"]
+            [name, _signed(own), words, f"{mean:+.2f}", _signed(found["stability"][name])]
         )  # fmt: skip
     heads = ["selector", "tau", "95 % interval", "of means", "two weak trainings"]
     title = "tau of selectors with the true gains of single edges"
-    ceiling, others = _or_zero(found["noise_ceiling"]), _or_zero(found["others"])
     return (
         table(title, heads, rows)
-        + f"  tau of one training of the edges with another: {ceiling:.2f}\n"
-        + f"  tau of a seed's gains with the other seeds' mean gains: {others:.2f}"
+        + f"  tau of one training of the edges with another: {_signed(found['noise_ceiling'])}\n"
+        + f"  tau of a seed's gains with the other seeds' mean gains: {_signed(found['others'])}"
     )
 
 
-def _or_zero(spread: Mapping[str, Any]) -> float:
-    return spread["mean"] or 0.0
+def _signed(spread: Mapping[str, Any]) -> str:
+    """Return a mean with its sign; "-" where nothing was measured."""
+    return "-" if spread["mean"] is None else f"{spread['mean']:+.2f}"
 
 
 def phases(found: Sequence[Phase]) -> str:
