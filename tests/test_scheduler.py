@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import commands
 import pytest
 from test_executors import leave_a_mark, runs_of, square
 
@@ -138,13 +139,10 @@ def test_a_scheduler_that_goes_away_ends_the_run(tmp_path, monkeypatch):
     own.close()
 
 
-def test_forward_search_takes_a_scheduler_as_the_others_do():
-    from experiments.forward_search import ForwardSearch
-
-    assert ForwardSearch(scheduler="tcp://host:8786").trained_by == "tcp://host:8786"
-    assert ForwardSearch(workers=3).trained_by == 3
-    with pytest.raises(UserError, match="leave --workers out"):
-        ForwardSearch(workers=3, scheduler="tcp://host:8786").trained_by  # noqa: B018
+def test_forward_search_takes_a_scheduler_as_the_others_do(tmp_path):
+    done = commands.run("forward_search", "--scheduler=host", f"--workdir={tmp_path / 'run'}")
+    assert done.stderr.startswith("error: --scheduler=host is no address")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_guides_slurm_script_is_what_dask_jobqueue_writes(monkeypatch, tmp_path):

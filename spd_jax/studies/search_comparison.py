@@ -293,11 +293,16 @@ def identity(settings: SearchSettings, problem: Problem | None = None) -> dict[s
 def _described(settings: SearchSettings) -> dict[str, Any]:
     """Return what decides the results.
 
-    The cost does where it is limited; what does not say "asynchronous" was synchronous.
+    Whether it was asynchronous and what a cell may cost stand there only where they were asked for:
+    records of before do not know these settings. The cost does where it is limited.
     """
     described = settings_lib.described(settings)
-    limited = {} if settings.cost_limit is None else {"cost": settings.cost}
-    return {k: v for k, v in described.items() if k != "asynchronous" or v} | limited
+    if not settings.asynchronous:
+        del described["asynchronous"]
+    if settings.cost_limit is None:
+        del described["cost_limit"]
+        return described
+    return described | {"cost": settings.cost}
 
 
 def _unit(problem: Problem, settings: SearchSettings) -> str:
