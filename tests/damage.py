@@ -34,7 +34,7 @@ CHANGES = (
     "UPDATE evaluations SET score = 1e308",
     "UPDATE evaluations SET score = score + 0.01 WHERE purchase = 2",
     "UPDATE evaluations SET checksum = 1 WHERE purchase = 3",
-    "UPDATE evaluations SET seed = 'one'",
+    "UPDATE OR IGNORE evaluations SET seed = 'one'",
     "UPDATE evaluations SET budget = -1",
     "UPDATE evaluations SET curve = x'00'",
     "UPDATE evaluations SET curve = zeroblob(8000)",
