@@ -3,7 +3,7 @@
 # make test         lint, types, the whole suite and the doctests
 # make test-lowest  the suite with the lowest versions that pyproject.toml allows, in their own environment
 # make test-wheel   the wheel, installed with each extra into an empty environment, runs its examples
-# make fuzz         the property tests of damaged files and odd settings, ten times as long (30 minutes)
+# make fuzz         the property tests of damaged files and odd settings, fifteen times as long (at most 30 minutes)
 # make faults       every experiment killed, stopped and starved: the table of docs/reliability.md
 # make docs         the site, into site/, in its own environment; a warning is an error
 # make bench        speed against the peers, in their own environment, into runs/benchmark*/
@@ -38,7 +38,7 @@ test-wheel:
 	$(PYTHON) tests/wheel.py
 
 fuzz: $(VENV)/ready
-	SPD_JAX_FUZZ=10 timeout --signal=INT 1800 $(BIN)/python -m pytest -q tests/test_fuzz_folders.py tests/test_fuzz_settings.py
+	SPD_JAX_FUZZ=15 timeout --signal=INT 1800 $(BIN)/python -m pytest -q tests/test_fuzz_folders.py tests/test_fuzz_settings.py
 
 faults: $(VENV)/ready
 	timeout 5400 $(BIN)/python tests/faults.py

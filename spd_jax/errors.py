@@ -11,6 +11,10 @@ class UserError(ValueError):
     exception is a defect of ours and keeps its traceback.
     """
 
+    def __init__(self, sentence: str) -> None:
+        """Keep the sentence on one line, whatever it quotes of what the user gave."""
+        super().__init__(" ".join(sentence.splitlines()))
+
 
 def check_name(what: str, name: str, names: Collection[str]) -> None:
     """Refuse a name that is none of `names`.

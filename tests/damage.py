@@ -1,6 +1,6 @@
 """What can happen to a file, for property tests: each case is some bytes and what becomes of them.
 
-`SPD_JAX_FUZZ=10` makes every such test ten times as long (`make fuzz`).
+`SPD_JAX_FUZZ=15` makes every such test fifteen times as long (`make fuzz`).
 """
 
 import json

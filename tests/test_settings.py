@@ -185,3 +185,10 @@ def test_what_a_docstring_says_of_attributes():
     words = settings_lib.attribute_help(DishConfig)
     assert set(words) == {field.name for field in dataclasses.fields(DishConfig)}
     assert min(map(len, words.values())) > 10
+
+
+def test_a_sentence_stays_on_one_line_whatever_it_quotes():
+    assert (
+        str(UserError("size=\nthree\r\nfour must be a number"))
+        == "size= three four must be a number"
+    )
