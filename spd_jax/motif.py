@@ -93,6 +93,48 @@ class Restricted(Protocol):
         ...
 
 
+@dataclasses.dataclass(frozen=True)
+class PartOfSpace:
+    """A search space of whose motifs only some may be proposed: what `Restricted` spaces share.
+
+    Which ones, `allows` of a subclass says; motifs are drawn, changed and named as in the whole.
+
+    Attributes:
+      space: the whole space.
+    """
+
+    space: SearchSpace
+
+    @property
+    def name(self) -> str:
+        """Name of the whole space."""
+        return self.space.name
+
+    def sample(self, key: Key, count: int) -> Archs:
+        """Draw `count` motifs of the whole space; consumes `key`."""
+        return self.space.sample(key, count)
+
+    def mutate(self, key: Key, archs: Archs) -> Archs:
+        """Change motifs as the whole space does; mutants need not be allowed."""
+        return self.space.mutate(key, archs)
+
+    def crossover(self, key: Key, first: Archs, second: Archs) -> Archs:
+        """Mix motifs as the whole space does; children need not be allowed."""
+        return self.space.crossover(key, first, second)
+
+    def encode(self, arch: Arch) -> str:
+        """Return a motif's text."""
+        return self.space.encode(arch)
+
+    def decode(self, text: str) -> Arch:
+        """Read a motif from text, whether it is allowed or not."""
+        return self.space.decode(text)
+
+    def canonical(self, arch: Arch) -> Arch:
+        """Return the form that all spellings of a motif share."""
+        return self.space.canonical(arch)
+
+
 class Features(Protocol):
     """A space whose motifs are also vectors, for surrogates that need them."""
 

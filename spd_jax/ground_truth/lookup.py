@@ -15,12 +15,12 @@ import numpy as np
 from spd_jax import archs as batches
 from spd_jax import files, metrics
 from spd_jax.archs import Cells
-from spd_jax.axes import Arch, Archs, Key
+from spd_jax.axes import Archs, Key
 from spd_jax.errors import UserError
 from spd_jax.ground_truth.purchase import beginning
 from spd_jax.ground_truth.task import ClosedTask, Progress, Task, no_progress
 from spd_jax.ledger import Evaluation, EvaluationKey, Purchase, table
-from spd_jax.motif import SearchSpace
+from spd_jax.motif import PartOfSpace, SearchSpace
 from spd_jax.units import LARGEST_SCORE
 
 Items = list[tuple[EvaluationKey, Evaluation]]
@@ -300,7 +300,7 @@ def _mean_of(runs: list[Evaluation]) -> Evaluation:
 
 
 @dataclasses.dataclass(frozen=True)
-class TabulatedSpace:
+class TabulatedSpace(PartOfSpace):
     """A search space cut to the cells of a table: a `SearchSpace` that is `motif.Restricted`.
 
     Attributes:
@@ -308,13 +308,7 @@ class TabulatedSpace:
       cells: those that may be proposed, at least one.
     """
 
-    space: SearchSpace
     cells: Cells
-
-    @property
-    def name(self) -> str:
-        """Name of the whole space."""
-        return self.space.name
 
     def allows(self, name: str) -> bool:
         """Return whether the table has the cell."""
@@ -338,26 +332,6 @@ class TabulatedSpace:
         others = self.cells.take(places)
         joined = others if found is None else found.joined(others)
         return batches.take(joined.archs, slice(count))
-
-    def mutate(self, key: Key, archs: Archs) -> Archs:
-        """Change cells as the whole space does; the table may lack the mutants."""
-        return self.space.mutate(key, archs)
-
-    def crossover(self, key: Key, first: Archs, second: Archs) -> Archs:
-        """Mix cells as the whole space does; the table may lack the children."""
-        return self.space.crossover(key, first, second)
-
-    def encode(self, arch: Arch) -> str:
-        """Return a cell's text."""
-        return self.space.encode(arch)
-
-    def decode(self, text: str) -> Arch:
-        """Read a cell from text, whether the table has it or not."""
-        return self.space.decode(text)
-
-    def canonical(self, arch: Arch) -> Arch:
-        """Return the form that all spellings of a cell share."""
-        return self.space.canonical(arch)
 
     @functools.cached_property
     def _names(self) -> frozenset[str]:

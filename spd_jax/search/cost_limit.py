@@ -11,9 +11,8 @@ from collections.abc import Callable
 import numpy as np
 
 from spd_jax.archs import Cells
-from spd_jax.axes import Arch, Archs, Key
 from spd_jax.errors import UserError
-from spd_jax.motif import SearchSpace
+from spd_jax.motif import PartOfSpace
 
 CostOf = Callable[[Cells], np.ndarray]  # cells [M] -> costs [M] float64, lower is better
 
@@ -36,7 +35,7 @@ def costs_of(cost: CostOf, cells: Cells) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class WithinCost:
+class WithinCost(PartOfSpace):
     """A search space without the cells above a limit: a `SearchSpace` that is `motif.Restricted`.
 
     `sample`, `mutate` and `crossover` are the whole space's; what they bring above the limit is
@@ -50,14 +49,8 @@ class WithinCost:
       limit: the largest cost that is allowed; a cost of NaN is not.
     """
 
-    space: SearchSpace
     cost: CostOf
     limit: float
-
-    @property
-    def name(self) -> str:
-        """Name of the whole space."""
-        return self.space.name
 
     def allows(self, name: str) -> bool:
         """Return whether a cell is cheap enough."""
@@ -65,30 +58,6 @@ class WithinCost:
             (cost,) = costs_of(self.cost, Cells.read(self.space, [name]))
             self._known[name] = bool(cost <= self.limit)
         return self._known[name]
-
-    def sample(self, key: Key, count: int) -> Archs:
-        """Draw `count` cells of the whole space; consumes `key`."""
-        return self.space.sample(key, count)
-
-    def mutate(self, key: Key, archs: Archs) -> Archs:
-        """Change cells as the whole space does."""
-        return self.space.mutate(key, archs)
-
-    def crossover(self, key: Key, first: Archs, second: Archs) -> Archs:
-        """Mix cells as the whole space does."""
-        return self.space.crossover(key, first, second)
-
-    def encode(self, arch: Arch) -> str:
-        """Return a cell's text."""
-        return self.space.encode(arch)
-
-    def decode(self, text: str) -> Arch:
-        """Read a cell from text, whatever it costs."""
-        return self.space.decode(text)
-
-    def canonical(self, arch: Arch) -> Arch:
-        """Return the form that all spellings of a cell share."""
-        return self.space.canonical(arch)
 
     @functools.cached_property
     def _known(self) -> dict[str, bool]:
