@@ -52,6 +52,11 @@ def search_or_replay(settings: RnnCellSearch) -> Comparison:
             "--history replays and --data_dir searches anew: give one of them, or --fresh_seeds to "
             "train the best cells of recorded searches anew"
         )
+    if not replays:
+        search_comparison.check(
+            problem, settings, workers=settings.trained_by, time_limit=settings.time_limit,
+            own_cost=own_cost,
+        )  # fmt: skip
     if data_dir != "":
         print(problem.ground_truth(settings.preset).describe(data_dir))
     with Display() as display:

@@ -36,6 +36,11 @@ def main() -> None:
     first = next(iter(problem.ground_truths))
     settings = dataclasses.replace(settings, preset=settings.preset or first)
     data_dir = launch.folder_of_data(settings.data_dir)
+    own_cost = cost_function.read(settings.cost)
+    search_comparison.check(
+        problem, settings, workers=settings.trained_by, time_limit=settings.time_limit,
+        own_cost=own_cost,
+    )  # fmt: skip
     described = problem.ground_truth(settings.preset).describe(data_dir)
     if described:
         print(described)
@@ -48,7 +53,7 @@ def main() -> None:
             workers=settings.trained_by,
             time_limit=settings.time_limit,
             listen=display,
-            own_cost=cost_function.read(settings.cost),
+            own_cost=own_cost,
         )
     print(report.results(comparison.summary))
     print("wrote " + ", ".join(map(str, report.draw(comparison))))

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import commands
 import jax
 import numpy as np
 import pytest
@@ -281,3 +282,14 @@ def test_a_function_gets_an_arch_or_a_cells_name():
 def test_a_function_that_cannot_be_used_is_one_sentence(text, words):
     with pytest.raises(UserError, match=words):
         cost_function.read(text)(Cells.read(Widths(), ["1-2-3-4"]))
+
+
+def test_a_wrong_setting_is_found_before_data_are_looked_for(tmp_path):
+    for wrong, words in {
+        "--cost=weight": "nasbench201 knows no --cost=weight",
+        "--asynchronous": "--asynchronous=True lets workers go on",
+    }.items():
+        done = commands.run("search", wrong, "--data_dir=/nowhere", f"--workdir={tmp_path / 'run'}")
+        assert words in done.stderr
+        assert "/nowhere" not in done.stderr
+    assert not (tmp_path / "run").exists()

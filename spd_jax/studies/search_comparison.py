@@ -96,13 +96,7 @@ def run(
     Raises:
       UserError: settings or data with which nothing can be run, or a folder of another run.
     """
-    _check(problem, settings, own_cost)
-    executors.check_time_limit(time_limit, workers)
-    if settings.asynchronous and not workers:
-        raise UserError(
-            "asynchronous=True lets workers go on while others train, and there are none: give "
-            "workers=2 or more, or the address of a scheduler"
-        )
+    check(problem, settings, workers=workers, time_limit=time_limit, own_cost=own_cost)
     path = pathlib.Path(workdir)
     task = problem.ground_truth(settings.preset).task(data_dir, str(path / "states"))
     with _open_folder(path, "search", problem, settings, task.fingerprint) as folder:
@@ -366,6 +360,35 @@ def best_of(task: Task, space: motif.SearchSpace | None = None) -> float | None:
     )
     every = (task.evaluate(cell, 0, task.budget).test_score for cell in cells)
     return max((score for score in every if math.isfinite(score)), default=None)
+
+
+def check(
+    problem: Problem,
+    settings: SearchSettings,
+    *,
+    workers: executors.Workers = 0,
+    time_limit: float | None = None,
+    own_cost: CostOf | None = None,
+) -> None:
+    """Refuse what `run` cannot run, before data are downloaded or anything is written.
+
+    Args:
+      problem: as `run`, like the others.
+      settings: see `run`.
+      workers: see `run`.
+      time_limit: see `run`.
+      own_cost: see `run`.
+
+    Raises:
+      UserError: one sentence.
+    """
+    _check(problem, settings, own_cost)
+    executors.check_time_limit(time_limit, workers)
+    if settings.asynchronous and not workers:
+        raise UserError(
+            "asynchronous=True lets workers go on while others train, and there are none: give "
+            "workers=2 or more, or the address of a scheduler"
+        )
 
 
 def _check(problem: Problem, settings: SearchSettings, own_cost: CostOf | None) -> None:
