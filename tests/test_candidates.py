@@ -270,7 +270,7 @@ def test_a_candidate_changes_the_settings_that_it_names():
         ({"candidates": ("outer_steps=3",)}, "outer_steps, which is the same for all: set steps"),
         ({"candidates": ("outer_loss=foo",)}, "outer_loss='foo'"),
         ({"candidates": ("schedule=cosine",)}, "compare staircase or constant"),
-        ({"target": "formula"}, "toy_widths has 0 tables beside target=formula"),
+        ({"target": "formula"}, "toy_widths has no table beside target=formula"),
         ({"target": "nothing"}, "no ground truth 'nothing'"),
         ({"candidates": ("",)}, "there are no candidates"),
         ({"candidates": ()}, "there are no candidates"),
@@ -315,6 +315,29 @@ def test_the_tables_beside_the_target_are_learned_from_and_asked_about_in_turn(
     assert [exam.name for exam in exams.of_pairs(every)] == [
         "one-to-two", "one-to-three", "two-to-one", "two-to-three", "three-to-one", "three-to-two"
     ]  # fmt: skip
+
+
+def test_each_table_beside_the_target_is_split_into_known_and_asked(by_target, place):
+    asked = exams.within(exams.tables_beside(by_target, "two"), known=8, splits=2)
+    assert [exam.name for exam in asked] == [
+        "one-split0", "one-split1", "three-split0", "three-split1"
+    ]  # fmt: skip
+    names = set(lookup.read(place, TOY.space).cells.names)
+    for exam in asked:
+        known, rest = set(exam.known.cells.names), set(exam.asked.cells.names)
+        assert len(known) == 8
+        assert known | rest == names
+        assert not known & rest
+
+
+def test_exams_within_tables_need_one_table_and_those_between_two(by_target, tmp_path):
+    truths = {name: by_target.ground_truths[name] for name in ("one", "two")}
+    alone = dataclasses.replace(by_target, ground_truths=truths)
+    asked = dataclasses.replace(SETTINGS, target="two", candidates=("init_scale=0.2",), steps=0)
+    with pytest.raises(UserError, match="one is the only table beside the target"):
+        candidates.run(alone, asked, tmp_path / "between")
+    looks = candidates.run(alone, dataclasses.replace(asked, exams="within"), tmp_path / "within")
+    assert {look.exam for look in looks} == {"one-split0", "one-split1"}
 
 
 def test_slopes_for_a_data_set_are_never_chosen_on_it(monkeypatch):

@@ -50,8 +50,14 @@ class CandidateSettings:
 
     target: str = setting(
         "",
-        "ground truth that the settings are for: they are chosen on the other shipped tables, one "
-        "learned from, one asked about; unseen: on all of them; default: on tuning motifs",
+        "ground truth that the settings are for: they are chosen on the other shipped tables; "
+        "unseen: on all of them; default: on tuning motifs",
+    )
+    exams: str = setting(
+        "between",
+        "what is asked with a target. between: learn from one whole table, be asked about another; "
+        "within: learn from some motifs of each table, be asked about its others",
+        choices=("between", "within"),
     )
     preset: str = setting("tiny", "whose tuning motifs are used, without a target")
     dish_preset: str = setting("best", "settings that candidates change", flag="dish", free=True)
@@ -72,7 +78,7 @@ class CandidateSettings:
         choices=CRITERIA,
         free=True,
     )
-    splits: int = setting(2, "splits of the tuning motifs", at_least=1, free=True)
+    splits: int = setting(2, "splits of a table into known and asked", at_least=1, free=True)
     draws: int = setting(2, "dishes drawn for each exam", at_least=1, free=True)
     finalists: int = setting(
         0,
@@ -80,7 +86,7 @@ class CandidateSettings:
         at_least=0,
         free=True,
     )
-    known: int = setting(40, "tuning motifs to learn from", at_least=2)
+    known: int = setting(40, "motifs of a split table to learn from", at_least=2)
     steps: int = setting(16, "outer steps", at_least=0)
     every: int = setting(4, "outer steps between two looks", at_least=1)
 
@@ -216,11 +222,7 @@ def run(
     """
     settings_lib.check(settings)
     tables = _tables(problem, settings) if table is None else {"given": table}
-    if settings.target:
-        asked = exams.of_pairs(tables)
-    else:
-        (only,) = tables.values()
-        asked = exams.of_splits(only, settings.known, settings.splits)
+    asked = _exams(tables, settings)
     names = [*filter(None, settings.candidates), *drawn(settings)]
     if not names:
         raise UserError("there are no candidates: give settings as name=value, or draw some")
@@ -239,6 +241,16 @@ def run(
             looks = _all_trials(folder, surrogates, asked, settings, settings.draws, listen)
         _write_log(folder)
     return looks
+
+
+def _exams(tables: Mapping[str, TruthTable], settings: CandidateSettings) -> list[Exam]:
+    """Return what every candidate is asked."""
+    if not settings.target:
+        (only,) = tables.values()
+        return exams.of_splits(only, settings.known, settings.splits)
+    if settings.exams == "within":
+        return exams.within(tables, settings.known, settings.splits)
+    return exams.of_pairs(tables)
 
 
 def _all_trials(

@@ -1,7 +1,8 @@
 """What settings are judged by: motifs to learn from, and others to be asked about (appendix A.1).
 
-Either both are parts of one table of motifs that no figure uses, or they are two whole tables,
-neither of which is the one that the settings are for (ours: leave one table out).
+Either both are parts of one table of motifs that no figure uses, or they come from the tables
+beside the one that the settings are for (ours: leave one table out): two whole tables, or two
+parts of each.
 """
 
 import itertools
@@ -60,8 +61,30 @@ def of_splits(table: TruthTable, known: int, splits: int) -> list[Exam]:
     return found
 
 
+def within(tables: Mapping[str, TruthTable], known: int, splits: int) -> list[Exam]:
+    """Return the exams of `of_splits` of every table: none has to agree with another one.
+
+    Raises:
+      UserError: see `of_splits`.
+    """
+    return [
+        exam._replace(name=f"{name}-{exam.name}")
+        for name, table in tables.items()
+        for exam in of_splits(table, known, splits)
+    ]
+
+
 def of_pairs(tables: Mapping[str, TruthTable]) -> list[Exam]:
-    """Return an exam for every ordered pair of tables: all of one is known, all of one asked."""
+    """Return an exam for every ordered pair of tables: all of one is known, all of one asked.
+
+    Raises:
+      UserError: there is no pair.
+    """
+    if len(tables) < 2:
+        raise UserError(
+            f"{' '.join(tables)} is the only table beside the target, but two are needed to learn "
+            "from one and ask about the other: use exams=within"
+        )
     return [
         Exam(f"{one}-to-{other}", tables[one], tables[other])
         for one, other in itertools.permutations(tables, 2)
@@ -76,7 +99,7 @@ def tables_beside(problem: Problem, target: str) -> dict[str, TruthTable]:
       target: a ground truth of the problem; "unseen" leaves out none.
 
     Raises:
-      UserError: no such ground truth, or fewer than two tables beside it.
+      UserError: no such ground truth, or no table beside it.
     """
     if target != UNSEEN:
         problem.ground_truth(target)
@@ -85,9 +108,9 @@ def tables_beside(problem: Problem, target: str) -> dict[str, TruthTable]:
         for name, preset in problem.ground_truths.items()
         if preset.table and name != target
     }
-    if len(found) < 2:
+    if not found:
         raise UserError(
-            f"{problem.name} has {len(found)} tables beside target={target}, but two are needed to "
-            "learn from one and ask about the other: give no target, which uses tuning motifs"
+            f"{problem.name} has no table beside target={target}: give no target, which uses "
+            "tuning motifs"
         )
     return found
