@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from spd_jax.errors import UserError
 from spd_jax.forward_search import arch as arch_lib
-from spd_jax.forward_search import ops, training
+from spd_jax.forward_search import ops, scope, training
 from spd_jax.forward_search.arch import Arch, Edge
 from spd_jax.forward_search.image_model import ImageModel
 from spd_jax.forward_search.image_net import ImageNet
@@ -166,7 +166,7 @@ def test_costs_of_a_recurrent_cell_by_hand():
 
 @pytest.mark.parametrize("size", [3, 5])
 @pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2), (2, 2)])
-@pytest.mark.parametrize("length", [7, 8])
+@pytest.mark.parametrize("length", [8, 17])  # kernels larger and smaller than the image
 def test_all_forms_of_a_convolution_agree(size, stride, dilation, length):
     generator = np.random.default_rng(size)
     x = generator.normal(size=(2, length, length, 3)).astype(np.float32)
@@ -178,6 +178,26 @@ def test_all_forms_of_a_convolution_agree(size, stride, dilation, length):
     ]
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(found[0], found[2], rtol=1e-5, atol=1e-5)
+
+
+def test_a_normalised_batch_has_the_gradients_of_its_formula():
+    def plain(x, gamma, offset):
+        mean, variance = x.mean((0, 1)), x.var((0, 1))
+        return (x - mean) / jax.numpy.sqrt(variance + scope.EPSILON) * gamma + offset
+
+    generator = np.random.default_rng(0)
+    weights, x = generator.normal(size=(2, 4, 5, 3)).astype(np.float32)
+    gamma, offset = generator.normal(size=(2, 3)).astype(np.float32)
+    own = scope.batch_normalised(x, gamma, offset)
+    np.testing.assert_allclose(own[0], plain(x, gamma, offset), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(own[1], x.mean((0, 1)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(own[2], x.var((0, 1)), rtol=1e-4)
+    found, wanted = (
+        jax.grad(lambda *args, f=f: (weights * f(*args)).sum(), (0, 1, 2))(x, gamma, offset)
+        for f in (lambda *args: scope.batch_normalised(*args)[0], plain)
+    )
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("op", ["max3", "avg3"])

@@ -95,21 +95,62 @@ class Scope:
         channels = x.shape[-1]
         mean = self.average(f"{path}/mean", (channels,), "zeros")
         variance = self.average(f"{path}/variance", (channels,), "ones")
-        if self.training:
-            axes = tuple(range(x.ndim - 1))
-            batch_mean = jnp.mean(x, axes)
-            batch_variance = jnp.mean((x - batch_mean) ** 2, axes)
-            for name, old, new in (
-                ("mean", mean, batch_mean), ("variance", variance, batch_variance),
-            ):  # fmt: skip
-                moved = MOMENTUM * old + (1 - MOMENTUM) * new
-                self.moved[f"{path}/{name}"] = jax.lax.stop_gradient(moved)
-            mean, variance = batch_mean, batch_variance
-        y = (x - mean) * jax.lax.rsqrt(variance + EPSILON)
-        if not scale:
-            return y
-        gamma = self.weight(f"{path}/scale", (channels,), "ones")
-        return y * gamma + self.weight(f"{path}/offset", (channels,), "zeros")
+        gamma = offset = None
+        if scale:
+            gamma = self.weight(f"{path}/scale", (channels,), "ones")
+            offset = self.weight(f"{path}/offset", (channels,), "zeros")
+        if not self.training:
+            y = (x - mean) * jax.lax.rsqrt(variance + EPSILON)
+            return y if gamma is None else y * gamma + offset
+        if gamma is None:
+            gamma, offset = jnp.ones(channels, x.dtype), jnp.zeros(channels, x.dtype)
+        y, batch_mean, batch_variance = batch_normalised(x, gamma, offset)
+        for name, old, new in (("mean", mean, batch_mean), ("variance", variance, batch_variance)):
+            self.moved[f"{path}/{name}"] = MOMENTUM * old + (1 - MOMENTUM) * new
+        return y
+
+
+@jax.custom_vjp
+def batch_normalised(x: Any, gamma: Any, offset: Any) -> tuple[Any, Any, Any]:
+    """Normalise a batch by its own statistics (Ioffe and Szegedy, 2015).
+
+    The gradient has a rule of its own, with two sums over the batch, where reverse-mode
+    differentiation of the lines below takes six: these sums are a third of a training step.
+
+    Args:
+      x: the batch, channels last: `[..., C]`.
+      gamma: scale `[C]`.
+      offset: `[C]`.
+
+    Returns:
+      Normalised batch, its mean and its variance `[C]`; the latter two have no gradient.
+    """
+    return _normalise(x, gamma, offset)[0]
+
+
+def _normalise(x: Any, gamma: Any, offset: Any) -> tuple[Any, Any]:
+    """Return what `batch_normalised` returns, and what its gradient needs."""
+    axes = tuple(range(x.ndim - 1))
+    mean = jnp.mean(x, axes)
+    variance = jnp.mean((x - mean) ** 2, axes)
+    inverse = jax.lax.rsqrt(variance + EPSILON)
+    y = (x - mean) * inverse * gamma + offset
+    return (y, mean, variance), (x, mean, inverse, gamma)
+
+
+def _normalise_backward(kept: Any, cotangents: Any) -> tuple[Any, Any, Any]:
+    """Return the gradients of a batch, gamma and offset."""
+    x, mean, inverse, gamma = kept
+    dy, *_ = cotangents
+    axes = tuple(range(x.ndim - 1))
+    standard = (x - mean) * inverse
+    d_offset, d_gamma = jnp.sum(dy, axes), jnp.sum(dy * standard, axes)
+    count = x.size // x.shape[-1]
+    dx = gamma * inverse * (dy - d_offset / count - standard * d_gamma / count)
+    return dx, d_gamma, d_offset
+
+
+batch_normalised.defvjp(_normalise, _normalise_backward)
 
 
 @dataclasses.dataclass(frozen=True)
