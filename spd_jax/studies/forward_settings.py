@@ -111,7 +111,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "cifar10_cpu": {
         "dataset": "cifar10", "train_images": 4000, "valid_images": 1000, "test_images": 2000,
         "crop": 4, "flip": True, "filters": 8, "stem_stride": 2, "transitions": 2,
-        "seed_epochs": 40, "weak_epochs": 4, "child_epochs": 12, "growths": 6, "width": 2,
+        "seed_epochs": 40, "weak_epochs": 4, "child_epochs": 12, "growths": 4, "width": 2,
     },
     "rnn_cpu": {
         "search": "rnn", "level": "character", "train_tokens": 50_000, "eval_tokens": 25_000,
