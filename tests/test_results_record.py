@@ -80,7 +80,8 @@ def test_the_record_of_figure_3_is_that_of_the_shipped_searches():
         assert seconds == f"{methods[name]['seconds']:.0f}"
 
 
-def test_the_table_of_fresh_seeds_is_its_record():
+def fresh_bits():
+    """Return bits per character of fresh trainings, a mean for each run, by method."""
     rows, _ = lines_of("rnn_cell_search_fresh")
     by_run: dict = {}
     for row in rows:
@@ -89,13 +90,18 @@ def test_the_table_of_fresh_seeds_is_its_record():
     for (method, _), scores in by_run.items():
         assert len(scores) == 3
         bits.setdefault(method, []).append(-np.mean(scores) / np.log(2))
+    return {method: np.array(own) for method, own in bits.items()}
+
+
+def test_the_table_of_fresh_seeds_is_its_record():
+    bits = fresh_bits()
     methods = record("rnn_cell_search")["summary"]["methods"]
     names = {own["label"]: name for name, own in methods.items()}
     names["partial evaluation (1 epoch of 4)"] = "partial"
     shown = rows_after(RESULTS, "#### With seeds that chose nothing")
     assert len(shown) == len(bits)
     for label, mean, std, gain in shown:
-        own = np.array(bits[names[label]])
+        own = bits[names[label]]
         assert (mean, std) == (f"{own.mean():.4f}", f"{own.std(ddof=1):.4f}")
         if gain:
             paired = own - bits[f"dish_{names[label]}"]
@@ -366,3 +372,28 @@ def test_the_table_of_selectors_is_its_record():
             f"{found['pooled'][name]['normal']:.2f}",
             f"{found['stability'][name]['mean']:.2f}",
         ]
+
+
+# README.md
+
+
+def test_the_figures_of_the_readme_are_in_the_records():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    bits = fresh_bits()
+    gains = [(bits[name] - bits[f"dish_{name}"]).mean() for name in ("nao", "ga", "random")]
+    assert f"by {min(gains):.2f} to {max(gains):.2f} bits with fresh training seeds" in readme
+    taus: dict = {}
+    for row in lines_of("nasbench201_league")[0]:
+        if row["known"] == "0":
+            taus.setdefault(row["surrogate"], []).append(float(row["kendall_tau"]))
+    mean = {name: np.mean(own) for name, own in taus.items()}
+    partial = mean.pop("partial_12")
+    proxies = [tau for name, tau in mean.items() if not name.endswith("untrained")]
+    assert (
+        f"(tau {mean['dishes_untrained']:.2f}) than every zero-cost proxy measured on the same "
+        f"networks ({max(proxies):.2f} at most), and better than twelve real epochs ({partial:.2f})"
+    ) in readme
+    search = record("nasbench201_search")["summary"]
+    ended = search["methods"]["dish_ga"]["at_equal_ground_truths"]["test"]["mean"]
+    points = 100 * (search["best_possible"] - ended)
+    assert f"dish + GA comes within {points:.2f} points of the best cell" in readme
