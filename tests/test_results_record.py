@@ -126,6 +126,32 @@ def test_the_blind_table_is_its_record():
         assert figures == expected
 
 
+def test_what_is_said_of_the_choice_within_tables_is_in_its_log():
+    taus: dict = {}
+    for row in lines_of("mnist_within_tuning")[0]:
+        if int(row["outer_step"]) > 0:
+            place = row["candidate"], int(row["outer_step"])
+            taus.setdefault(place, []).append(float(row["held_out_tau"]))
+    finalists = {place: np.mean(own) for place, own in taus.items() if len(own) == 8}
+    best = sorted(finalists.items(), key=lambda item: -item[1])[:2]
+    shown = rows_after(RESULTS, "**A third choice, that asks within each table**")
+    runs = record("mnist_within")["summary"]
+    for (label, held_out, *figures), ((candidate, step), tau), own in zip(
+        shown, best, runs.values(), strict=True
+    ):
+        values = dict(part.split("=") for part in candidate.split("+"))
+        assert f"width {values['hidden_size']}, " in label
+        assert f"inner rate {float(values['inner_learning_rate']):.3f}" in label
+        assert f"{step} outer steps at {float(values['outer_learning_rate']):.3f}" in label
+        assert held_out == f"{tau:.3f}"
+        dish = own["methods"]["dish"]
+        assert f"({len(dish['kendall_tau']['values'])} seeds)" in label
+        assert figures == [
+            f"{dish[name]['median']:.3f} [{dish[name]['q25']:.2f}, {dish[name]['q75']:.2f}]"
+            for name in ("kendall_tau", "kendall_tau_left", "peak_error")
+        ]
+
+
 # Choosing the dish of recurrent cells
 
 
