@@ -163,6 +163,20 @@ def test_a_file_that_holds_no_network_is_refused(tmp_path, arrays):
         jobs.load(path)
 
 
+def test_only_so_many_networks_stay_compiled(chain, tmp_path, monkeypatch):
+    own, found = chain
+    other = dataclasses.replace(own, folder=str(tmp_path))
+    kept = {}
+    for most in (2, 1):
+        jax.clear_caches()
+        monkeypatch.setattr(jobs, "MOST_NETWORKS", most)
+        monkeypatch.setattr(jobs, "_compiled", set())
+        for job, before in (found["seed"], found["weak"]):
+            assert jobs.run(other, job).info == before.info
+        kept[most] = training.train_steps._cache_size()
+    assert kept[1] == kept[2] / 2 > 0
+
+
 # Data
 
 

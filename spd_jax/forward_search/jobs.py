@@ -11,7 +11,7 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Hashable
 from typing import Any, Protocol
 
 import jax
@@ -32,6 +32,9 @@ KINDS = (*TRAINED, "weak", *selection.RANKED)
 KIND = "forward_search"  # of files of weights
 MOST_STEPS = 64  # of one call of the compiled program
 PROBE_BATCHES = 8  # that gains of candidates are measured on
+# Every compiled program takes some of the memory maps that a process may have (65,530 on Linux);
+# without any left, LLVM ends it by a segmentation fault: after some 230 networks of preset digits.
+MOST_NETWORKS = 50  # whose programs are kept
 SEPARATOR = "|"
 
 
@@ -161,6 +164,7 @@ def run(training_: Training, job: Job) -> Evaluation:
       UserError: data or inherited weights are missing.
     """
     began = time.perf_counter()
+    _make_room(training_, job)
     if job.kind in selection.RANKED:
         return _ranked(training_, job, began)
     problem, arch = training_.problem, job.arch
@@ -190,6 +194,21 @@ def run(training_: Training, job: Job) -> Evaluation:
     if not np.isfinite([*scores, *losses[-1:]]).all():
         return Evaluation("failed", seconds=seconds, error="the training diverged", info=info)
     return Evaluation("ok", scores[0], scores[1], seconds=seconds, unit=problem.unit, info=info)
+
+
+_compiled: set[Hashable] = set()  # the networks whose programs this process keeps
+
+
+def _make_room(training_: Training, job: Job) -> None:
+    """Forget all compiled programs before a job whose network is one too many.
+
+    One that returns is compiled anew, to the same results.
+    """
+    network = (training_.problem.model, training_.optimiser, job.arch, job.slots, job.kind)
+    if len(_compiled - {network}) >= MOST_NETWORKS:
+        jax.clear_caches()
+        _compiled.clear()
+    _compiled.add(network)
 
 
 def _ranked(training_: Training, job: Job, began: float) -> Evaluation:
