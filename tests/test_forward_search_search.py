@@ -18,7 +18,14 @@ from spd_jax.forward_search.jobs import Job, Training
 from spd_jax.forward_search.search import Rules
 from spd_jax.ledger import Evaluation, Ledger
 from spd_jax.report.views import StageView
-from spd_jax.studies import events, forward_controls, forward_runner, forward_search
+from spd_jax.studies import (
+    events,
+    forward_controls,
+    forward_runner,
+    forward_search,
+    forward_settings,
+)
+from spd_jax.studies.forward_controls import SEARCHES, changes_of
 from spd_jax.studies.forward_settings import PRESETS, ForwardSettings, problem_of
 
 SMALL = ForwardSettings(
@@ -352,6 +359,25 @@ def test_mistakes_are_one_sentence_and_write_nothing(tmp_path, changes, words):
 def test_an_unknown_control_is_refused(tmp_path):
     with pytest.raises(UserError, match="unknown control"):
         forward_search.run(SMALL, tmp_path, beside=("longest",))
+    rnn = dataclasses.replace(SMALL, search="rnn")
+    for name in ("by_dish", "scaled", "sum"):
+        with pytest.raises(UserError, match=f"beside={name} is for image networks"):
+            forward_search.run(rnn, tmp_path, beside=("longer", name))
+
+
+@pytest.mark.parametrize("search", arch_lib.SEARCHES)
+def test_controls_are_settings_of_their_search_and_change_it(search):
+    settings = dataclasses.replace(SMALL, search=search)
+    names = [name for name in forward_controls.available(search) if name in SEARCHES]
+    searches = [dataclasses.replace(settings, **changes_of(name, settings)) for name in names]
+    for own in searches:
+        forward_settings.check(own)
+    changes = {own for own in searches if own != settings}
+    assert len(changes) == len(names) - 1  # by_alpha is the search itself
+    if search == "rnn":  # by hand: what has no meaning without normalisation and concatenation
+        assert not {"by_projection", "by_proxy", "by_dish", "scaled", "plain", "sum"} & {*names}
+    else:
+        assert set(names) == set(SEARCHES)
 
 
 @pytest.mark.parametrize("name", list(PRESETS))
