@@ -148,6 +148,33 @@ def test_a_training_that_diverges_is_a_failed_evaluation(chain, tmp_path):
     assert "diverged" in result.error
 
 
+def test_an_infinite_cross_entropy_is_a_failed_evaluation(chain, tmp_path, monkeypatch):
+    """The largest of several NaN is still an answer, and its accuracy finite."""
+    own, found = chain
+    other = dataclasses.replace(own, folder=str(tmp_path))
+    for valid, test in ((np.nan, 0.5), (0.5, np.inf)):
+        nats = {"valid": valid, "test": test}
+        monkeypatch.setattr(
+            type(own.problem), "measure", lambda self, *given, nats=nats: (0.5, nats[given[-1]])
+        )
+        monkeypatch.setattr(type(own.problem), "score", lambda self, *given: 0.5)
+        result = jobs.run(other, found["seed"][0])
+        assert (result.status, result.error) == ("failed", "the training diverged")
+
+
+def test_a_weak_training_without_a_finite_candidate_is_a_failed_evaluation(chain, tmp_path):
+    own, found = chain
+    job, _ = found["weak"]
+    (slot,) = job.slots
+    other = dataclasses.replace(own, folder=str(tmp_path))
+    arch, weights, averages = jobs.load(own.path(job.source))
+    alpha = np.full(len(job.arch.candidates(slot)), np.nan, np.float32)
+    jobs.save(other.path(job.source), arch, weights | {f"alpha/{slot}": alpha}, averages)
+    result = jobs.run(other, job)
+    assert (result.status, result.error) == ("failed", "no candidate has a finite alpha")
+    assert np.isfinite(result.info["train_loss"])  # the parent noticed nothing
+
+
 def test_missing_weights_are_one_sentence(chain):
     own, found = chain
     job = dataclasses.replace(found["child"][0], source="0" * 12)

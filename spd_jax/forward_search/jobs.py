@@ -11,7 +11,7 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Callable, Container, Hashable
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -155,7 +155,8 @@ def run(training_: Training, job: Job) -> Evaluation:
     Scores are on validation data, test scores beside them; nothing here looks at the latter.
 
     Returns:
-      A failed evaluation where the loss or the score is not finite. `info` holds error,
+      A failed evaluation where the loss, a score or a cross-entropy is not finite, or where no
+      candidate has a finite score. `info` holds error,
       cross_entropy, train_loss, multiply_adds and parameters of the network, train_multiply_adds
       (of the whole training, forward passes), images (of the training) and, of a weak training,
       `scores` (see `selection.scores_of`). The score of a look is its best candidate's.
@@ -191,8 +192,9 @@ def run(training_: Training, job: Job) -> Evaluation:
     save(training_.path(job.name), arch, weights, averages)
     seconds = time.perf_counter() - began
     scores = [problem.score(*own) for own in measured]
-    if not np.isfinite([*scores, *losses[-1:]]).all():
-        return Evaluation("failed", seconds=seconds, error="the training diverged", info=info)
+    why = _failure(info, [*scores, *np.ravel(measured), *losses[-1:]])
+    if why:
+        return Evaluation("failed", seconds=seconds, error=why, info=info)
     return Evaluation("ok", scores[0], scores[1], seconds=seconds, unit=problem.unit, info=info)
 
 
@@ -228,10 +230,26 @@ def _ranked(training_: Training, job: Job, began: float) -> Evaluation:
         "kind": job.kind, "number": job.number, "growth": job.growth, "parent": job.parent,
         "scores": {job.kind: by_slot}, "train_multiply_adds": cost,
     }  # fmt: skip
-    best = max(max(own) for own in by_slot.values())
-    if not math.isfinite(best):
+    finite = _finite(by_slot)
+    if not finite:
         return Evaluation("failed", error=f"no candidate has a finite {job.kind}", info=info)
-    return Evaluation("ok", best, seconds=time.perf_counter() - began, unit=job.kind, info=info)
+    return Evaluation(
+        "ok", max(finite), seconds=time.perf_counter() - began, unit=job.kind, info=info
+    )
+
+
+def _failure(info: Mapping[str, Any], measured: Sequence[float]) -> str:
+    """Return why a training is of no use; nothing where it is of some."""
+    if not np.isfinite(measured).all():
+        return "the training diverged"
+    if "scores" in info and not _finite(info["scores"]["alpha"]):
+        return "no candidate has a finite alpha"
+    return ""
+
+
+def _finite(scores: Mapping[str, Sequence[float]]) -> list[float]:
+    """Return the finite scores of all slots."""
+    return [score for own in scores.values() for score in own if math.isfinite(score)]
 
 
 def _info(
