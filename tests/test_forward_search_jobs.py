@@ -1,6 +1,7 @@
 """Real trainings at a tiny size: images and text, files of weights, batches, augmentation."""
 
 import dataclasses
+import shutil
 
 import forward_networks as networks
 import jax
@@ -146,6 +147,43 @@ def test_a_training_that_diverges_is_a_failed_evaluation(chain, tmp_path):
     result = jobs.run(bold, job)
     assert result.status == "failed"
     assert "diverged" in result.error
+
+
+def test_what_decides_no_score_is_in_no_fingerprint(chain, tmp_path):
+    own, _ = chain
+    problem = own.problem
+    images = isinstance(problem, ImageProblem)
+
+    def changed(**changes):
+        net = dataclasses.replace(problem.model.net, **changes)
+        model = dataclasses.replace(problem.model, net=net)
+        return dataclasses.replace(own, problem=dataclasses.replace(problem, model=model))
+
+    def prints(one):
+        return [one.fingerprint("seed"), one.fingerprint("child")]
+
+    moved = dataclasses.replace(own, folder=str(tmp_path), seed=4)
+    if images:
+        form = "shifted"
+        parts = dataclasses.replace(problem.parts, data_dir=str(tmp_path))
+        moved = dataclasses.replace(changed(conv_form=form), problem=dataclasses.replace(
+            changed(conv_form=form).problem, parts=parts))  # fmt: skip
+    else:
+        copy = tmp_path / "copy"
+        shutil.copytree(problem.data_dir, copy)
+        moved = dataclasses.replace(moved, problem=dataclasses.replace(problem, data_dir=str(copy)))
+    assert prints(moved) == prints(own)
+    growing = [
+        dataclasses.replace(own, penalty=0.5), dataclasses.replace(own, gate=0.5),
+        dataclasses.replace(own, optimiser=dataclasses.replace(own.optimiser, coupling="soft")),
+        *([changed(merge="sum"), changed(candidate_scale=True)] if images else []),
+    ]  # fmt: skip
+    for other in growing:
+        assert prints(other)[0] == prints(own)[0]
+    assert len({prints(other)[1] for other in (own, *growing)}) == 1 + len(growing)
+    width = changed(**({"filters": 3} if images else {"hidden": 5}))
+    for other in (width, dataclasses.replace(own, rate=0.5)):
+        assert not {*prints(other)} & {*prints(own)}
 
 
 def test_an_infinite_cross_entropy_is_a_failed_evaluation(chain, tmp_path, monkeypatch):

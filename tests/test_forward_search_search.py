@@ -106,14 +106,15 @@ def test_a_search_grows_and_every_control_costs_the_same(tmp_path, fakes):
 
 
 def test_controls_begin_with_the_searches_own_seed_and_weak_training(tmp_path, fakes):
-    run(tmp_path, beside=("random", "by_certain"))
-    assert len(set(fakes)) == len(fakes)
-    with Ledger(tmp_path / "ledger.sqlite", read_only=True) as ledger:
-        kinds = [key.space.partition("/")[2] for key, _ in ledger.items()]
-    assert kinds.count("seed") == 2  # one for each seed, shared by three searches
+    run(tmp_path, dataclasses.replace(SMALL, growths=1), ("random", "by_certain", "sum"))
+    kinds = [key.space.partition("/")[2] for key, _ in ledger_items(tmp_path)]
+    assert kinds.count("seed") == 2  # one for each seed, shared by four searches
+    assert kinds.count("weak") == 2 * 2  # shared by those that only choose otherwise
+    assert kinds.count("child") == 2 * 4
+    folders = {path.parent.name for path in (tmp_path / "states").rglob("seed_*.npz")}
+    assert len(folders) == 2
     parents = {key.parent for key, _ in ledger_items(tmp_path)}
-    assert "" in parents
-    assert len(parents) > 3
+    assert {name.partition("_")[0] for name in parents} == {"", "seed", "weak"}
 
 
 def ledger_items(folder):

@@ -36,6 +36,11 @@ PROBE_BATCHES = 8  # that gains of candidates are measured on
 # without any left, LLVM ends it by a segmentation fault: after some 230 networks of preset digits.
 MOST_NETWORKS = 50  # whose programs are kept
 SEPARATOR = "|"
+# Fields of a `Training` that decide no score: the data have an identity of their own, and all
+# forms of a convolution compute the same. A ledger has the seed beside the fingerprint.
+FREE = frozenset({"folder", "seed", "data_dir", "conv_form"})
+# Fields that a network without candidates and learners does not use.
+OF_GROWTH = frozenset({"penalty", "gate", "coupling", "merge", "candidate_scale"})
 
 
 class Problem(Protocol):
@@ -103,10 +108,10 @@ class Job:
 
     @functools.cached_property
     def name(self) -> str:
-        """Return 12 hexadecimal digits that tell it from every other job: its files' name."""
+        """Return the kind and 12 hexadecimal digits: no other job has this name of its files."""
         described = [self.number, self.kind, str(self.arch), self.epochs, self.source]
         text = json.dumps([*described, list(self.slots)])
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return f"{self.kind}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,20 +138,40 @@ class Training:
     penalty: float = 1e-3
     gate: float = 1.0
 
+    def fingerprint(self, kind: str) -> str:
+        """Return 16 hexadecimal digits that change with whatever a job's score depends on.
+
+        Args:
+          kind: of the job: searches that differ in their growing alone share a trained seed.
+        """
+        return self._fingerprints[kind == "seed"]
+
     @functools.cached_property
-    def fingerprint(self) -> str:
-        """Return 16 hexadecimal digits that change with whatever a score depends on."""
-        described = files.to_json(dataclasses.replace(self, folder="", seed=0))
-        text = json.dumps([described, type(self.problem).__name__, self.problem.identity()])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+    def _fingerprints(self) -> tuple[str, str]:
+        """Return the fingerprint of whatever grows, and that of a seed."""
+        identity = [type(self.problem).__name__, self.problem.identity()]
+        texts = [
+            json.dumps([_without(names, files.to_json(self)), *identity])
+            for names in (FREE, FREE | OF_GROWTH)
+        ]
+        one, other = (hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts)
+        return one, other
 
     def path(self, name: str) -> pathlib.Path:
         """Return the file of the weights of the job with a name."""
-        return pathlib.Path(self.folder) / f"{self.fingerprint}_seed{self.seed}" / f"{name}.npz"
+        folder = f"{self.fingerprint(name.partition('_')[0])}_seed{self.seed}"
+        return pathlib.Path(self.folder) / folder / f"{name}.npz"
 
     def job_seed(self, job: Job) -> list[int]:
         """Return the seed of a job's weights and batches."""
         return [self.seed, job.number]
+
+
+def _without(names: Container[str], described: Any) -> Any:
+    """Return plain data without the fields of some names, at any depth."""
+    if not isinstance(described, dict):
+        return described
+    return {name: _without(names, own) for name, own in described.items() if name not in names}
 
 
 def run(training_: Training, job: Job) -> Evaluation:
