@@ -33,8 +33,9 @@ KIND = "forward_search"  # of files of weights
 MOST_STEPS = 64  # of one call of the compiled program
 PROBE_BATCHES = 8  # that gains of candidates are measured on
 # Every compiled program takes some of the memory maps that a process may have (65,530 on Linux);
-# without any left, LLVM ends it by a segmentation fault: after some 230 networks of preset digits.
-MOST_NETWORKS = 50  # whose programs are kept
+# without any left, LLVM ends it by a segmentation fault. A network of preset digits takes some 300,
+# one of preset cifar10_cpu with all candidates 1,400, one of the paper's size more.
+MOST_NETWORKS = 20  # whose programs are kept
 SEPARATOR = "|"
 # Fields of a `Training` that decide no score: the data have an identity of their own, and all
 # forms of a convolution compute the same. A ledger has the seed beside the fingerprint.

@@ -84,7 +84,7 @@ def keep_best(folder: RunFolder, runner: Runner, summary: dict[str, Any]) -> Non
     found = [
         (model.error, model.cross_entropy, own.seed, model, own)
         for own in runner.searches
-        if own.method == GROWN and (model := search.best(own.state))
+        if own.method == GROWN and (model := search.best(own.state.models))
     ]
     if not found:
         return
