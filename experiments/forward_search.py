@@ -10,7 +10,7 @@ from experiments import launch
 from spd_jax.report import forward_search as report
 from spd_jax.report.display import Display
 from spd_jax.studies import forward_cost, forward_final, forward_search
-from spd_jax.studies.forward_controls import ALL
+from spd_jax.studies.forward_controls import ALL, available
 from spd_jax.studies.forward_settings import PRESETS, ForwardSettings
 from spd_jax.studies.settings import setting
 
@@ -21,7 +21,9 @@ class ForwardSearch(ForwardSettings, launch.Evaluations):
 
     data_dir: str = setting("download", 'folder of the data, or "download"', free=True)
     controls: bool = setting(
-        False, "train all controls and ablations, and compare selectors (hours)", free=True
+        False,
+        "train all controls and ablations that the search has, and compare selectors (hours)",
+        free=True,
     )
     beside: tuple[str, ...] = setting(
         ("longer",), "what stands beside the search", choices=tuple(ALL), free=True
@@ -55,7 +57,7 @@ def main() -> None:
             settings,
             workdir,
             data_dir=launch.folder_of_data(settings.data_dir),
-            beside=tuple(ALL) if settings.controls else settings.beside,
+            beside=available(settings.search) if settings.controls else settings.beside,
             workers=settings.trained_by,
             time_limit=settings.time_limit,
             listen=display,

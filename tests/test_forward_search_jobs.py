@@ -1,6 +1,7 @@
 """Real trainings at a tiny size: images and text, files of weights, batches, augmentation."""
 
 import dataclasses
+import shutil
 
 import forward_networks as networks
 import jax
@@ -148,6 +149,70 @@ def test_a_training_that_diverges_is_a_failed_evaluation(chain, tmp_path):
     assert "diverged" in result.error
 
 
+def test_what_decides_no_score_is_in_no_fingerprint(chain, tmp_path):
+    own, _ = chain
+    problem = own.problem
+    images = isinstance(problem, ImageProblem)
+
+    def changed(**changes):
+        net = dataclasses.replace(problem.model.net, **changes)
+        model = dataclasses.replace(problem.model, net=net)
+        return dataclasses.replace(own, problem=dataclasses.replace(problem, model=model))
+
+    def prints(one):
+        return [one.fingerprint("seed"), one.fingerprint("child")]
+
+    moved = dataclasses.replace(own, folder=str(tmp_path), seed=4)
+    if images:
+        form = "shifted"
+        parts = dataclasses.replace(problem.parts, data_dir=str(tmp_path))
+        moved = dataclasses.replace(changed(conv_form=form), problem=dataclasses.replace(
+            changed(conv_form=form).problem, parts=parts))  # fmt: skip
+    else:
+        copy = tmp_path / "copy"
+        shutil.copytree(problem.data_dir, copy)
+        moved = dataclasses.replace(moved, problem=dataclasses.replace(problem, data_dir=str(copy)))
+    assert prints(moved) == prints(own)
+    growing = [
+        dataclasses.replace(own, penalty=0.5), dataclasses.replace(own, gate=0.5),
+        dataclasses.replace(own, optimiser=dataclasses.replace(own.optimiser, coupling="soft")),
+        *([changed(merge="sum"), changed(candidate_scale=True)] if images else []),
+    ]  # fmt: skip
+    for other in growing:
+        assert prints(other)[0] == prints(own)[0]
+    assert len({prints(other)[1] for other in (own, *growing)}) == 1 + len(growing)
+    width = changed(**({"filters": 3} if images else {"hidden": 5}))
+    for other in (width, dataclasses.replace(own, rate=0.5)):
+        assert not {*prints(other)} & {*prints(own)}
+
+
+def test_an_infinite_cross_entropy_is_a_failed_evaluation(chain, tmp_path, monkeypatch):
+    """The largest of several NaN is still an answer, and its accuracy finite."""
+    own, found = chain
+    other = dataclasses.replace(own, folder=str(tmp_path))
+    for valid, test in ((np.nan, 0.5), (0.5, np.inf)):
+        nats = {"valid": valid, "test": test}
+        monkeypatch.setattr(
+            type(own.problem), "measure", lambda self, *given, nats=nats: (0.5, nats[given[-1]])
+        )
+        monkeypatch.setattr(type(own.problem), "score", lambda self, *given: 0.5)
+        result = jobs.run(other, found["seed"][0])
+        assert (result.status, result.error) == ("failed", "the training diverged")
+
+
+def test_a_weak_training_without_a_finite_candidate_is_a_failed_evaluation(chain, tmp_path):
+    own, found = chain
+    job, _ = found["weak"]
+    (slot,) = job.slots
+    other = dataclasses.replace(own, folder=str(tmp_path))
+    arch, weights, averages = jobs.load(own.path(job.source))
+    alpha = np.full(len(job.arch.candidates(slot)), np.nan, np.float32)
+    jobs.save(other.path(job.source), arch, weights | {f"alpha/{slot}": alpha}, averages)
+    result = jobs.run(other, job)
+    assert (result.status, result.error) == ("failed", "no candidate has a finite alpha")
+    assert np.isfinite(result.info["train_loss"])  # the parent noticed nothing
+
+
 def test_missing_weights_are_one_sentence(chain):
     own, found = chain
     job = dataclasses.replace(found["child"][0], source="0" * 12)
@@ -161,6 +226,20 @@ def test_a_file_that_holds_no_network_is_refused(tmp_path, arrays):
     jobs.files.save_arrays(path, {name: np.array(x) for name, x in arrays.items()}, kind=jobs.KIND)
     with pytest.raises(UserError):
         jobs.load(path)
+
+
+def test_only_so_many_networks_stay_compiled(chain, tmp_path, monkeypatch):
+    own, found = chain
+    other = dataclasses.replace(own, folder=str(tmp_path))
+    kept = {}
+    for most in (2, 1):
+        jax.clear_caches()
+        monkeypatch.setattr(jobs, "MOST_NETWORKS", most)
+        monkeypatch.setattr(jobs, "_compiled", set())
+        for job, before in (found["seed"], found["weak"]):
+            assert jobs.run(other, job).info == before.info
+        kept[most] = training.train_steps._cache_size()
+    assert kept[1] == kept[2] / 2 > 0
 
 
 # Data

@@ -1,5 +1,6 @@
 """The search as a function of results: growing, budgets, failures, and resuming after any kill."""
 
+import csv
 import dataclasses
 import functools
 import hashlib
@@ -18,7 +19,14 @@ from spd_jax.forward_search.jobs import Job, Training
 from spd_jax.forward_search.search import Rules
 from spd_jax.ledger import Evaluation, Ledger
 from spd_jax.report.views import StageView
-from spd_jax.studies import events, forward_controls, forward_runner, forward_search
+from spd_jax.studies import (
+    events,
+    forward_controls,
+    forward_runner,
+    forward_search,
+    forward_settings,
+)
+from spd_jax.studies.forward_controls import SEARCHES, changes_of
 from spd_jax.studies.forward_settings import PRESETS, ForwardSettings, problem_of
 
 SMALL = ForwardSettings(
@@ -99,14 +107,15 @@ def test_a_search_grows_and_every_control_costs_the_same(tmp_path, fakes):
 
 
 def test_controls_begin_with_the_searches_own_seed_and_weak_training(tmp_path, fakes):
-    run(tmp_path, beside=("random", "by_certain"))
-    assert len(set(fakes)) == len(fakes)
-    with Ledger(tmp_path / "ledger.sqlite", read_only=True) as ledger:
-        kinds = [key.space.partition("/")[2] for key, _ in ledger.items()]
-    assert kinds.count("seed") == 2  # one for each seed, shared by three searches
+    run(tmp_path, dataclasses.replace(SMALL, growths=1), ("random", "by_certain", "sum"))
+    kinds = [key.space.partition("/")[2] for key, _ in ledger_items(tmp_path)]
+    assert kinds.count("seed") == 2  # one for each seed, shared by four searches
+    assert kinds.count("weak") == 2 * 2  # shared by those that only choose otherwise
+    assert kinds.count("child") == 2 * 4
+    folders = {path.parent.name for path in (tmp_path / "states").rglob("seed_*.npz")}
+    assert len(folders) == 2
     parents = {key.parent for key, _ in ledger_items(tmp_path)}
-    assert "" in parents
-    assert len(parents) > 3
+    assert {name.partition("_")[0] for name in parents} == {"", "seed", "weak"}
 
 
 def ledger_items(folder):
@@ -150,12 +159,26 @@ def test_a_run_killed_after_any_write_ends_as_an_uninterrupted_one(
     assert found == whole
 
 
-def test_a_run_goes_on_with_more_growths(tmp_path, fakes):
-    whole = run(tmp_path / "whole", dataclasses.replace(SMALL, growths=4))
-    run(tmp_path / "grown", dataclasses.replace(SMALL, growths=2))
-    before = len(fakes)
-    assert run(tmp_path / "grown", dataclasses.replace(SMALL, growths=4)) == whole
-    assert len(fakes) > before
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_run_goes_on_with_more_growths(tmp_path, fakes, width):
+    settings = dataclasses.replace(SMALL, growths=4, width=width, num_seeds=1)
+    beside = ("longer", "none")
+    whole = run(tmp_path / "whole", settings, beside)
+    trained = sorted(fakes)
+    fakes.clear()
+    run(tmp_path / "grown", dataclasses.replace(settings, growths=3), beside)
+    assert run(tmp_path / "grown", settings, beside) == whole
+    assert sorted(fakes) == trained  # nothing twice
+
+
+def test_numbers_of_jobs_are_in_the_order_of_submission():
+    """As counted by hand: side by side are as many growths as `width`."""
+    rules = Rules(width=2)
+    weak, child = ([search.number_of(rules, g, stage) for g in range(1, 6)] for stage in (0, -1))
+    assert (weak, child) == ([1, 2, 5, 6, 9], [3, 4, 7, 8, 11])
+    looks = Rules(select="dish")
+    assert [search.number_of(looks, 2, stage) for stage in (0, 1, -1)] == [4, 5, 6]
+    assert [search.number_of(Rules(select="none"), g, -1) for g in (1, 2)] == [1, 2]
 
 
 def test_lost_weights_are_trained_anew_only_where_they_are_needed(tmp_path, fakes):
@@ -213,6 +236,34 @@ def test_too_little_memory_is_one_sentence(tmp_path, fakes, monkeypatch):
         run(tmp_path)
 
 
+def test_progress_counts_every_job_and_names_its_method(tmp_path, fakes):
+    found = []
+    settings = dataclasses.replace(
+        SMALL, num_seeds=1, growths=1, single_slots=("normal",), repeats=1, ops=("max3", "identity")
+    )
+    beside = ("none", "by_projection", "longer", "wide", "selection")
+    run(tmp_path, settings, beside, listen=found.append)
+    (one, two) = [k for k, event in enumerate(found) if isinstance(event, events.Stage)]
+    for stage, last in ((found[one], found[two - 1]), (found[two], found[-1])):
+        assert last.done == stage.total
+    assert found[one].total == 3 + 2 + 4 + 1 + 1
+    names = [event.row[0] for event in found if isinstance(event, events.Advanced)]
+    assert {*names} == {"grown", *beside}
+
+
+def test_every_method_is_judged_by_its_best_model_on_validation_data(tmp_path, fakes):
+    _, text = run(tmp_path, beside=("longer", "random", "networks"))
+    rows = list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
+    later = [row for row in rows if row["growth"] != "0"]
+    finals = [row for row in rows if row["final"] == "1"]
+    assert len(finals) == 4 * 2
+    for final in finals:
+        own = [x for x in later if [x["method"], x["seed"]] == [final["method"], final["seed"]]]
+        assert float(final["error"]) == min(float(row["error"]) for row in own)
+    longer = [row["growth"] for row in finals if row["method"] == "longer"]
+    assert longer != ["3", "3"]  # not simply its last phase
+
+
 def test_the_live_table_has_a_row_for_each_job(tmp_path, fakes):
     found = []
     run(tmp_path, dataclasses.replace(SMALL, num_seeds=1), listen=found.append)
@@ -237,7 +288,7 @@ def test_the_live_table_has_a_row_for_each_job(tmp_path, fakes):
 def grown(tmp_path, fakes):
     """Return a function that runs one search on fake trainings to its end."""
 
-    def one(rules, arch=None, fails=(), width=1):
+    def one(rules, arch=None, fails=()):
         problem = problem_of(SMALL, None)
         own = Training(problem, str(tmp_path), rules.seed)
         state = search.begin(arch or arch_lib.seed("cell", 1, 1), rules)
@@ -248,7 +299,7 @@ def grown(tmp_path, fakes):
             except LookupError:
                 result = Evaluation("failed", error="unlucky")
             state = search.applied(search.taken(state, job), rules, problem, job, result)
-            state = search.refilled(state, rules, problem, width)
+            state = search.refilled(state, rules, problem)
         return state, problem
 
     return one
@@ -305,7 +356,7 @@ def test_dropped_models_stay_out(grown):
 
 
 def test_several_growths_under_way_are_all_finished(grown):
-    state, _ = grown(Rules(growths=5), width=3)
+    state, _ = grown(Rules(growths=5, width=3))
     assert sorted(model.growth for model in state.models) == list(range(6))
 
 
@@ -352,6 +403,25 @@ def test_mistakes_are_one_sentence_and_write_nothing(tmp_path, changes, words):
 def test_an_unknown_control_is_refused(tmp_path):
     with pytest.raises(UserError, match="unknown control"):
         forward_search.run(SMALL, tmp_path, beside=("longest",))
+    rnn = dataclasses.replace(SMALL, search="rnn")
+    for name in ("by_dish", "scaled", "sum"):
+        with pytest.raises(UserError, match=f"beside={name} is for image networks"):
+            forward_search.run(rnn, tmp_path, beside=("longer", name))
+
+
+@pytest.mark.parametrize("search", arch_lib.SEARCHES)
+def test_controls_are_settings_of_their_search_and_change_it(search):
+    settings = dataclasses.replace(SMALL, search=search)
+    names = [name for name in forward_controls.available(search) if name in SEARCHES]
+    searches = [dataclasses.replace(settings, **changes_of(name, settings)) for name in names]
+    for own in searches:
+        forward_settings.check(own)
+    changes = {own for own in searches if own != settings}
+    assert len(changes) == len(names) - 1  # by_alpha is the search itself
+    if search == "rnn":  # by hand: what has no meaning without normalisation and concatenation
+        assert not {"by_projection", "by_proxy", "by_dish", "scaled", "plain", "sum"} & {*names}
+    else:
+        assert set(names) == set(SEARCHES)
 
 
 @pytest.mark.parametrize("name", list(PRESETS))

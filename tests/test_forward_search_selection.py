@@ -25,9 +25,10 @@ def test_a_large_negative_alpha_wins():
     assert selection.choose(EDGES[:3], scores, 2) == (EDGES[1], EDGES[2])
 
 
-def test_ties_go_to_the_lower_number_and_nan_comes_last():
+def test_ties_go_to_the_lower_number_and_what_is_not_finite_never_stays():
     assert selection.choose(EDGES[:4], [1.0, 2.0, 2.0, np.nan], 3) == (EDGES[1], EDGES[2], EDGES[0])
-    assert selection.choose(EDGES[:2], [np.nan, -9.0], 3) == (EDGES[1], EDGES[0])
+    assert selection.choose(EDGES[:3], [np.nan, -9.0, np.inf], 3) == (EDGES[1],)
+    assert selection.choose(EDGES[:2], [None, np.nan], 3) == ()  # a file writes NaN as null
 
 
 def test_what_does_not_fit_is_passed_over():

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from spd_jax.forward_search import scope as scope_lib
-from spd_jax.forward_search import training, weak
+from spd_jax.forward_search import selection, training, weak
+from spd_jax.forward_search.arch import Edge
 from spd_jax.forward_search.recurrent_net import _Cell
 from spd_jax.forward_search.scope import Scope
 from spd_jax.forward_search.weak import Growth
@@ -50,20 +51,24 @@ def case(request):
     plain = set(training.recorded(model, arch).weights)
     taps = {name: jnp.zeros(shape) for name, shape in tap_shapes(arch, batch).items()}
 
-    def joint(weights, averages, taps):
+    def joint(weights, averages, slopes):
         """Return sum_k <g_k, x_c,k(theta)>, from the x_c that the growth hands on."""
-        seen = {}
+        seen = []
 
         class Spy(Growth):
             def attach(self, x, x_c, soft):
-                place = f"cell{len(seen)}"
-                seen[place] = x_c
+                seen.append(x_c)
                 return x
 
-        growth = Spy(slots)
         scope = Scope(weights, averages, True, jax.random.key(0))
-        model.loss(scope, arch, batch, growth)
-        return sum(jnp.sum(taps[name] * x_c) for name, x_c in seen.items())
+        if arch.search != "rnn":
+            model.loss(scope, arch, batch, Spy(slots))
+            return sum(jnp.sum(g * x_c) for g, x_c in zip(slopes.values(), seen, strict=True))
+        state = jnp.zeros((2, 3))  # the recurrent loop by hand: k is the step
+        for tokens in batch.inputs:
+            x = weights["embedding"][tokens]
+            state = _Cell(scope, model.net, arch, x, state).end(Spy(slots))
+        return jnp.sum(slopes["cell0"] * jnp.stack(seen))
 
     @functools.partial(jax.jit, compiler_options=networks.FAST)
     def everything(weights, averages, taps):
@@ -74,21 +79,21 @@ def case(request):
             lambda w, t: without(w, averages, t), argnums=(0, 1)
         )(own, taps)
         weak_value, gradient = jax.value_and_grad(with_all)(weights, averages, {})
-        found = {"plain": value, "weak": weak_value, "parent": parent, "gradient": gradient}
-        if arch.search != "rnn":  # inside the recurrent loop nothing can be looked at so
-            found["equation 8"] = jax.grad(joint)(weights, averages, slopes)
-        return found | {"slopes": slopes}
+        return {
+            "plain": value, "weak": weak_value, "parent": parent, "gradient": gradient,
+            "equation 8": jax.grad(joint)(weights, averages, slopes),
+        }  # fmt: skip
 
-    return request.param, plain, everything(weights, averages, taps)
+    return plain, everything(weights, averages, taps)
 
 
 def test_the_forward_pass_is_that_of_the_parent(case):
-    _, _, found = case
+    _, found = case
     assert found["plain"] == found["weak"]
 
 
 def test_the_parents_gradient_is_that_without_candidates(case):
-    _, plain, found = case
+    plain, found = case
     for path in plain:
         np.testing.assert_allclose(
             found["gradient"][path], found["parent"][path], rtol=1e-10, atol=1e-14
@@ -97,70 +102,23 @@ def test_the_parents_gradient_is_that_without_candidates(case):
 
 
 def test_candidates_descend_along_the_parents_gradient(case):
-    """Equation 8: d/d theta of sum_k <g_k, x_c,k(theta)>, g_k the gradient without candidates."""
-    name, plain, found = case
-    if name == "rnn":
-        pytest.skip("see test_a_recurrent_candidate_obeys_equation_8")
+    """Equation 8: d/d theta of sum_k <g_k, x_c,k(theta)>, g_k = dL/dx_k without candidates.
+
+    In a recurrent net k is the step, and g_k goes back through all later ones.
+    """
+    plain, found = case
     candidates = set(found["gradient"]) - plain
     assert any(path.startswith("alpha/") for path in candidates)
     for path in candidates:
         np.testing.assert_allclose(
             found["gradient"][path], found["equation 8"][path], rtol=1e-10, atol=1e-15
         )
-        if path.endswith(("pointwise", "depthwise")) or path.startswith("alpha/"):
+        if path.endswith(("pointwise", "depthwise", "kernel")) or path.startswith("alpha/"):
             assert np.any(found["gradient"][path]), path
 
 
-def test_a_recurrent_candidate_obeys_equation_8():
-    """x_c is a function of the parent's values alone, so that it can be computed outside."""
-    model, arch, make = networks.CASES["rnn"]
-    batch = make()
-    weights, averages = networks.drawn(model, arch, arch.slots, dtype=np.float64)
-    edges = arch.candidates("recurrent")
-    fixed = np.random.default_rng(1).normal(size=(3, 2, 3))
-
-    def inner(weights):
-        """Return sum_t <fixed_t, x_c,t>, whose gradient equation 8 gives for g = fixed."""
-        total, state = 0.0, jnp.zeros((2, 3))
-        outputs = []
-
-        class Spy(Growth):
-            def attach(self, x, x_c, soft):
-                outputs.append(x_c)
-                return x
-
-        for t in range(3):
-            x = weights["embedding"][batch.inputs[t]]
-            scope = Scope(weights, averages, True)
-            state = jax.lax.stop_gradient(
-                _Cell(scope, model.net, arch, x, state).end(Spy(("recurrent",)))
-            )
-            total = total + jnp.sum(fixed[t] * outputs[-1])
-        return total
-
-    def outer(weights):
-        """Return the same through the recurrent loop: a loss that is linear in the states."""
-        scope = Scope(weights, averages, True)
-        state = jnp.zeros((2, 3))
-
-        def step(state, now):
-            tokens, direction = now
-            x = weights["embedding"][tokens]
-            end = _Cell(scope, model.net, arch, x, state).end(Growth(("recurrent",)))
-            return jax.lax.stop_gradient(end), jnp.sum(direction * end)
-
-        return jnp.sum(jax.lax.scan(step, state, (batch.inputs, jnp.asarray(fixed)))[1])
-
-    plain = set(training.recorded(model, arch).weights)
-    mine, theirs = jax.jit(jax.grad(outer))(weights), jax.grad(inner)(weights)
-    assert len(edges) == weights["alpha/recurrent"].size == 22
-    for path in set(weights) - plain:
-        np.testing.assert_allclose(mine[path], theirs[path], rtol=1e-10, atol=1e-15)
-    assert np.all(mine["alpha/recurrent"])
-
-
-@pytest.mark.parametrize("name", ["cell", "rnn"])
-def test_many_steps_with_and_without_candidates_leave_the_same_parent(name):
+def steps_of(name, slots, breaking=()):
+    """Take 20 steps; the weights of paths that begin with one of `breaking` are infinite."""
     model, arch, make = networks.CASES[name]
     batch = make(dtype=np.float64)
     optimiser = training.Optimiser(clip=0.05, decay=1e-2)  # clips at every step
@@ -171,24 +129,63 @@ def test_many_steps_with_and_without_candidates_leave_the_same_parent(name):
     schedule = training.Schedule(
         training.rates("cosine", 0.1, 1, STEPS), np.zeros(STEPS, np.float32), 0.01, 1.0
     )
-    ends = []
-    for slots in ((), arch.slots):
-        weights, averages = networks.drawn(model, arch, slots, dtype=np.float64)
-        state = training.start(weights, averages, optimiser)
-        state, _ = training.train_steps(
-            state, data, index, jax.random.key(1), schedule, model=model, arch=arch, slots=slots,
-            optimiser=optimiser,
-        )  # fmt: skip
-        ends.append(state)
+    weights, averages = networks.drawn(model, arch, slots, dtype=np.float64)
+    for path in weights:
+        if path.startswith(tuple(breaking)):
+            weights[path] = jnp.full_like(weights[path], jnp.inf)
+    state, _ = training.train_steps(
+        training.start(weights, averages, optimiser), data, index, jax.random.key(1), schedule,
+        model=model, arch=arch, slots=slots, optimiser=optimiser,
+    )  # fmt: skip
+    return state
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """Return a function that trains a network without candidates."""
+    return functools.cache(lambda name: steps_of(name, ()))
+
+
+def check_same_parent(state, alone):
+    for part in ("weights", "averages"):
+        for path, own in getattr(alone, part).items():
+            found = getattr(state, part)[path]
+            np.testing.assert_allclose(found, own, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["cell", "macro", "rnn"])
+def test_many_steps_with_and_without_candidates_leave_the_same_parent(alone, name):
+    model, arch, _ = networks.CASES[name]
+    state, parent = steps_of(name, arch.slots), alone(name)
+    check_same_parent(state, parent)
     start, _ = networks.drawn(model, arch, dtype=np.float64)
-    moved = 0.0
-    for path, alone in ends[0].weights.items():
-        np.testing.assert_allclose(ends[1].weights[path], alone, rtol=1e-9, atol=1e-11)
-        moved = max(moved, float(np.abs(alone - start[path]).max()))
-    assert moved > 1e-3
-    for path, alone in ends[0].averages.items():
-        np.testing.assert_allclose(ends[1].averages[path], alone, rtol=1e-9, atol=1e-11)
-    assert all(np.any(sums) for sums in ends[1].signals.values())
+    assert (
+        max(float(np.abs(own - start[path]).max()) for path, own in parent.weights.items()) > 1e-3
+    )
+    assert all(np.any(sums) for sums in state.signals.values())
+
+
+BROKEN = {"cell": Edge(0, "sep3"), "rnn": Edge(2, "relu")}
+
+
+@pytest.mark.parametrize("name", list(BROKEN))
+def test_an_infinite_candidate_spoils_neither_its_parent_nor_the_others(alone, name):
+    model, arch, _ = networks.CASES[name]
+    slot, edge = arch.slots[0], BROKEN[name]
+    path, place = f"cell0/learner1/{edge.input}:{edge.op}/", arch.candidates(slot).index(edge)
+    state = steps_of(name, arch.slots, (path,))
+    check_same_parent(state, alone(name))
+    start, _ = networks.drawn(model, arch, arch.slots, dtype=np.float64)
+    others = [own for own in state.weights if not own.startswith(path)]
+    assert all(np.isfinite(state.weights[own]).all() for own in others)
+    learned = np.abs(state.weights[f"alpha/{slot}"] - start[f"alpha/{slot}"])
+    assert learned[place] == 0
+    assert np.all(np.delete(learned, place) > 1e-6)
+    scores = selection.scores_of(
+        {slot: state.weights[f"alpha/{slot}"]}, {slot: state.signals[slot]}, STEPS
+    )
+    for own in scores.values():
+        assert np.flatnonzero(~np.isfinite(own[slot])) == [place]
 
 
 def test_stopping_the_forward_pass_keeps_an_infinity_out():

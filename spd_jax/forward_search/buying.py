@@ -26,7 +26,7 @@ def key_of(item: Item) -> EvaluationKey:
     return EvaluationKey(
         f"forward_search/{job.kind}",
         str(job.arch),
-        training.fingerprint,
+        training.fingerprint(job.kind),
         training.seed * SEEDS + job.number,
         job.epochs,
         job.source or "",
@@ -62,7 +62,9 @@ class Buyer:
           UserError: data are missing, or the ledger cannot be written.
         """
         keys = [key_of(item) for item in items]
-        distinct = dict(zip(keys, items, strict=True))
+        distinct: dict[EvaluationKey, Item] = {}
+        for key, item in zip(keys, items, strict=True):
+            distinct.setdefault(key, item)
         self._known |= {training.path(job.name): (training, job) for training, job in items}
         answers = {key: self.ledger.get(key) for key in distinct}
         for key, known in answers.items():

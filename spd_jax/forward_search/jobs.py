@@ -11,7 +11,7 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -32,7 +32,16 @@ KINDS = (*TRAINED, "weak", *selection.RANKED)
 KIND = "forward_search"  # of files of weights
 MOST_STEPS = 64  # of one call of the compiled program
 PROBE_BATCHES = 8  # that gains of candidates are measured on
+# Every compiled program takes some of the memory maps that a process may have (65,530 on Linux);
+# without any left, LLVM ends it by a segmentation fault. A network of preset digits takes some 300,
+# one of preset cifar10_cpu with all candidates 1,400, one of the paper's size more.
+MOST_NETWORKS = 20  # whose programs are kept
 SEPARATOR = "|"
+# Fields of a `Training` that decide no score: the data have an identity of their own, and all
+# forms of a convolution compute the same. A ledger has the seed beside the fingerprint.
+FREE = frozenset({"folder", "seed", "data_dir", "conv_form"})
+# Fields that a network without candidates and learners does not use.
+OF_GROWTH = frozenset({"penalty", "gate", "coupling", "merge", "candidate_scale"})
 
 
 class Problem(Protocol):
@@ -100,10 +109,10 @@ class Job:
 
     @functools.cached_property
     def name(self) -> str:
-        """Return 12 hexadecimal digits that tell it from every other job: its files' name."""
+        """Return the kind and 12 hexadecimal digits: no other job has this name of its files."""
         described = [self.number, self.kind, str(self.arch), self.epochs, self.source]
         text = json.dumps([*described, list(self.slots)])
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return f"{self.kind}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,20 +139,40 @@ class Training:
     penalty: float = 1e-3
     gate: float = 1.0
 
+    def fingerprint(self, kind: str) -> str:
+        """Return 16 hexadecimal digits that change with whatever a job's score depends on.
+
+        Args:
+          kind: of the job: searches that differ in their growing alone share a trained seed.
+        """
+        return self._fingerprints[kind == "seed"]
+
     @functools.cached_property
-    def fingerprint(self) -> str:
-        """Return 16 hexadecimal digits that change with whatever a score depends on."""
-        described = files.to_json(dataclasses.replace(self, folder="", seed=0))
-        text = json.dumps([described, type(self.problem).__name__, self.problem.identity()])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+    def _fingerprints(self) -> tuple[str, str]:
+        """Return the fingerprint of whatever grows, and that of a seed."""
+        identity = [type(self.problem).__name__, self.problem.identity()]
+        texts = [
+            json.dumps([_without(names, files.to_json(self)), *identity])
+            for names in (FREE, FREE | OF_GROWTH)
+        ]
+        one, other = (hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts)
+        return one, other
 
     def path(self, name: str) -> pathlib.Path:
         """Return the file of the weights of the job with a name."""
-        return pathlib.Path(self.folder) / f"{self.fingerprint}_seed{self.seed}" / f"{name}.npz"
+        folder = f"{self.fingerprint(name.partition('_')[0])}_seed{self.seed}"
+        return pathlib.Path(self.folder) / folder / f"{name}.npz"
 
     def job_seed(self, job: Job) -> list[int]:
         """Return the seed of a job's weights and batches."""
         return [self.seed, job.number]
+
+
+def _without(names: Container[str], described: Any) -> Any:
+    """Return plain data without the fields of some names, at any depth."""
+    if not isinstance(described, dict):
+        return described
+    return {name: _without(names, own) for name, own in described.items() if name not in names}
 
 
 def run(training_: Training, job: Job) -> Evaluation:
@@ -152,7 +181,8 @@ def run(training_: Training, job: Job) -> Evaluation:
     Scores are on validation data, test scores beside them; nothing here looks at the latter.
 
     Returns:
-      A failed evaluation where the loss or the score is not finite. `info` holds error,
+      A failed evaluation where the loss, a score or a cross-entropy is not finite, or where no
+      candidate has a finite score. `info` holds error,
       cross_entropy, train_loss, multiply_adds and parameters of the network, train_multiply_adds
       (of the whole training, forward passes), images (of the training) and, of a weak training,
       `scores` (see `selection.scores_of`). The score of a look is its best candidate's.
@@ -161,6 +191,7 @@ def run(training_: Training, job: Job) -> Evaluation:
       UserError: data or inherited weights are missing.
     """
     began = time.perf_counter()
+    _make_room(training_, job)
     if job.kind in selection.RANKED:
         return _ranked(training_, job, began)
     problem, arch = training_.problem, job.arch
@@ -187,9 +218,25 @@ def run(training_: Training, job: Job) -> Evaluation:
     save(training_.path(job.name), arch, weights, averages)
     seconds = time.perf_counter() - began
     scores = [problem.score(*own) for own in measured]
-    if not np.isfinite([*scores, *losses[-1:]]).all():
-        return Evaluation("failed", seconds=seconds, error="the training diverged", info=info)
+    why = _failure(info, [*scores, *np.ravel(measured), *losses[-1:]])
+    if why:
+        return Evaluation("failed", seconds=seconds, error=why, info=info)
     return Evaluation("ok", scores[0], scores[1], seconds=seconds, unit=problem.unit, info=info)
+
+
+_compiled: set[Hashable] = set()  # the networks whose programs this process keeps
+
+
+def _make_room(training_: Training, job: Job) -> None:
+    """Forget all compiled programs before a job whose network is one too many.
+
+    One that returns is compiled anew, to the same results.
+    """
+    network = (training_.problem.model, training_.optimiser, job.arch, job.slots, job.kind)
+    if len(_compiled - {network}) >= MOST_NETWORKS:
+        jax.clear_caches()
+        _compiled.clear()
+    _compiled.add(network)
 
 
 def _ranked(training_: Training, job: Job, began: float) -> Evaluation:
@@ -209,10 +256,26 @@ def _ranked(training_: Training, job: Job, began: float) -> Evaluation:
         "kind": job.kind, "number": job.number, "growth": job.growth, "parent": job.parent,
         "scores": {job.kind: by_slot}, "train_multiply_adds": cost,
     }  # fmt: skip
-    best = max(max(own) for own in by_slot.values())
-    if not math.isfinite(best):
+    finite = _finite(by_slot)
+    if not finite:
         return Evaluation("failed", error=f"no candidate has a finite {job.kind}", info=info)
-    return Evaluation("ok", best, seconds=time.perf_counter() - began, unit=job.kind, info=info)
+    return Evaluation(
+        "ok", max(finite), seconds=time.perf_counter() - began, unit=job.kind, info=info
+    )
+
+
+def _failure(info: Mapping[str, Any], measured: Sequence[float]) -> str:
+    """Return why a training is of no use; nothing where it is of some."""
+    if not np.isfinite(measured).all():
+        return "the training diverged"
+    if "scores" in info and not _finite(info["scores"]["alpha"]):
+        return "no candidate has a finite alpha"
+    return ""
+
+
+def _finite(scores: Mapping[str, Sequence[float]]) -> list[float]:
+    """Return the finite scores of all slots."""
+    return [score for own in scores.values() for score in own if math.isfinite(score)]
 
 
 def _info(

@@ -6,7 +6,7 @@ by taking in the results that are on disk, one after the other.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ class Rules:
       max_multiply_adds: budget that no child may exceed; 0 is none.
       drop_outside: whether a model that once lay outside the band is never a parent again (the
         released code's rule).
+      width: growths under way at once, at least 1.
     """
 
     seed: int = 0
@@ -49,6 +50,7 @@ class Rules:
     max_depth: int = 8
     max_multiply_adds: float = 0.0
     drop_outside: bool = False
+    width: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +91,6 @@ class State:
       uses: by number, how often a model was chosen as a parent.
       closed: numbers of models that are no parents any more.
       queue: jobs that wait, the next one first.
-      jobs: how many were ever submitted.
       growths: how many were begun.
       chosen: by growth, the edges of its new learners by slot.
     """
@@ -98,14 +99,40 @@ class State:
     uses: Mapping[int, int] = dataclasses.field(default_factory=dict)
     closed: frozenset[int | None] = frozenset()
     queue: tuple[Job, ...] = ()
-    jobs: int = 0
     growths: int = 0
     chosen: Mapping[int, Mapping[str, tuple[Edge, ...]]] = dataclasses.field(default_factory=dict)
 
 
 def begin(seed_arch: Arch, rules: Rules) -> State:
     """Return a search before its first job: the training of the seed."""
-    return State(queue=(Job(0, "seed", seed_arch, rules.seed_epochs),), jobs=1)
+    return State(queue=(Job(0, "seed", seed_arch, rules.seed_epochs),))
+
+
+def stages(select: str) -> tuple[str, ...]:
+    """Return the kinds of the jobs of one growth, in their order.
+
+    Args:
+      select: name in `selection.SELECTORS`.
+    """
+    if select == "none":
+        return ("child",)
+    return ("weak", *([select] if select in selection.RANKED else []), "child")
+
+
+def number_of(rules: Rules, growth: int, stage: int) -> int:
+    """Return the number of a growth's job, which no other job of the search has.
+
+    Growths that are under way at once go through their stages side by side. The number depends
+    on nothing that comes later: with more growths, the first ones stay what they were.
+
+    Args:
+      rules: of the search.
+      growth: from 1.
+      stage: place in `stages`; -1 is the child's.
+    """
+    count = len(stages(rules.select))
+    group, place = divmod(growth - 1, rules.width)
+    return 1 + (group * count + stage % count) * rules.width + place
 
 
 def model_of(job: Job, evaluation: Evaluation, floor: float) -> Grown:
@@ -131,9 +158,10 @@ def applied(state: State, rules: Rules, problem: Any, job: Job, evaluation: Eval
         return state
     if job.kind == "weak" and rules.select in selection.RANKED:
         look = dataclasses.replace(
-            job, number=state.jobs, kind=rules.select, epochs=0, source=job.name
-        )
-        return dataclasses.replace(state, queue=(look, *state.queue), jobs=state.jobs + 1)
+            job, number=number_of(rules, job.growth, 1), kind=rules.select, epochs=0,
+            source=job.name,
+        )  # fmt: skip
+        return dataclasses.replace(state, queue=(look, *state.queue))
     if job.slots:
         return _with_child(state, rules, problem, job, evaluation)
     models = (*state.models, model_of(job, evaluation, problem.floor()))
@@ -162,11 +190,11 @@ def _with_child(
     grown = arch.grown(chosen)
     epochs = rules.child_epochs + (0 if evaluation else _weak_epochs(rules, problem, job, grown))
     source = job.name if job.kind == "weak" and evaluation else job.source
-    child = Job(state.jobs, "child", grown, epochs, source, job.parent, job.growth)
+    number = number_of(rules, job.growth, -1)
+    child = Job(number, "child", grown, epochs, source, job.parent, job.growth)
     return dataclasses.replace(
         state,
         queue=(child, *state.queue),
-        jobs=state.jobs + 1,
         chosen={**state.chosen, job.growth: chosen},
     )
 
@@ -226,16 +254,15 @@ def parents(state: State, rules: Rules) -> list[Grown]:
     ]
 
 
-def refilled(state: State, rules: Rules, problem: Any, width: int) -> State:
+def refilled(state: State, rules: Rules, problem: Any) -> State:
     """Choose parents until so many jobs wait, or no growth is left to begin.
 
     Args:
       state: of the search.
       rules: of the search.
       problem: networks and data.
-      width: how many jobs can run at once, at least 1.
     """
-    while len(state.queue) < width and state.growths < rules.growths:
+    while len(state.queue) < rules.width and state.growths < rules.growths:
         eligible = parents(state, rules)
         if not eligible:
             return state
@@ -247,24 +274,22 @@ def refilled(state: State, rules: Rules, problem: Any, width: int) -> State:
         counted = {**state.uses, parent.number: state.uses.get(parent.number, 0) + 1}
         state = dataclasses.replace(state, uses=counted, growths=growth)
         weak = Job(
-            state.jobs, "weak", parent.arch, rules.weak_epochs, parent.name, parent.number,
-            growth, parent.arch.slots,
+            number_of(rules, growth, 0), "weak", parent.arch, rules.weak_epochs, parent.name,
+            parent.number, growth, parent.arch.slots,
         )  # fmt: skip
         if rules.select == "none":
             state = _with_child(state, rules, problem, weak, None)
         else:
-            state = dataclasses.replace(state, queue=(*state.queue, weak), jobs=state.jobs + 1)
+            state = dataclasses.replace(state, queue=(*state.queue, weak))
     return state
 
 
-def best(state: State, *, grown: bool = True) -> Grown | None:
+def best(models: Iterable[Grown]) -> Grown | None:
     """Return the model with the least validation error, cross-entropy among equals.
 
-    Args:
-      state: of the search.
-      grown: whether to look at grown models alone; None where there is none.
+    A seed, which everything begins with, is not looked at; None where there is nothing else.
     """
-    found = [model for model in state.models if model.growth > 0 or not grown]
-    if not found:
-        return None
-    return min(found, key=lambda model: (model.error, model.cross_entropy, model.number))
+    found = [model for model in models if model.growth > 0]
+    return min(
+        found, key=lambda model: (model.error, model.cross_entropy, model.number), default=None
+    )

@@ -36,6 +36,9 @@ def scores_of(
 ) -> Scores:
     """Return what the selectors say that a weak training measures.
 
+    NaN stands for a candidate that ever had a gradient dL/d alpha that was not finite: its output
+    was infinite, and a child that took it would compute nothing.
+
     Args:
       alphas: by slot `[E]`, after weak training.
       signals: by slot `[3, E]`, see `training.TrainState`.
@@ -44,10 +47,11 @@ def scores_of(
     found: dict[str, dict[str, np.ndarray]] = {"alpha": {}, "gradient": {}, "certain": {}}
     found["signed"] = {}
     for slot, sums in signals.items():
-        total, squares, signed = np.asarray(sums, float)
+        whole = np.isfinite(np.asarray(sums, float)).all(0)
+        total, squares, signed = np.where(whole, np.asarray(sums, float), np.nan)
         mean = total / max(steps, 1)
         spread = np.sqrt(np.maximum(squares / max(steps, 1) - mean**2, 0))
-        found["alpha"][slot] = np.abs(np.asarray(alphas[slot], float))
+        found["alpha"][slot] = np.where(whole, np.abs(np.asarray(alphas[slot], float)), np.nan)
         found["gradient"][slot] = np.abs(mean)
         error = np.maximum(spread / np.sqrt(max(steps, 1)), np.finfo(np.float32).tiny)
         found["certain"][slot] = np.abs(mean) / error
@@ -61,11 +65,11 @@ def choose(
     count: int,
     fits: Callable[[tuple[Edge, ...]], bool] = lambda chosen: True,
 ) -> tuple[Edge, ...]:
-    """Return the best candidates; of equal ones those with the lower number.
+    """Return the best candidates with finite scores; of equal ones those with the lower number.
 
     Args:
       edges: all candidates of a slot, in the order of their numbers `[E]`.
-      scores: `[E]`, higher is better; NaN comes last.
+      scores: `[E]`, higher is better.
       count: I_max, how many to take; fewer where there are fewer.
       fits: says of edges whether they keep within a budget; what does not fit is passed over.
     """
@@ -75,7 +79,9 @@ def choose(
             f"{len(edges)} candidates have scores of shape {values.shape}: give one for each"
         )
     chosen: tuple[Edge, ...] = ()
-    for place in np.argsort(-np.where(np.isnan(values), -np.inf, values), kind="stable"):
+    for place in np.argsort(-values, kind="stable"):
+        if not np.isfinite(values[place]):
+            continue
         if len(chosen) < count and fits((*chosen, edges[place])):
             chosen = (*chosen, edges[place])
     return chosen

@@ -9,6 +9,7 @@ shared (Hu et al., section 4: "without affecting the current model").
 import dataclasses
 import functools
 import math
+import re
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -17,12 +18,13 @@ import numpy as np
 
 from spd_jax.axes import Array
 from spd_jax.errors import check_name
-from spd_jax.forward_search.arch import Arch
+from spd_jax.forward_search.arch import Arch, Edge
 from spd_jax.forward_search.scope import Recorded, Scope, Weights
 from spd_jax.forward_search.weak import Growth
 
 OPTIMISERS = ("sgd", "adam")
 SCHEDULES = ("cosine", "decay")
+CANDIDATE = re.compile(r"cell(\d+)/learner\d+/(\d+):(\w+)/")  # paths: cell, input, operation
 DECAYED = ("kernel", "depthwise", "pointwise", "dense")  # last words of the paths that decay
 
 
@@ -199,7 +201,8 @@ def train_steps(
         (value, moved), gradient = jax.value_and_grad(loss, has_aux=True)(state.weights)
         signals = _signals(state, gradient)
         gradient = _penalised(gradient, state.weights, schedule.penalty)
-        gradient = _clipped(gradient, state.weights, plain, optimiser)
+        gradient = _decayed(gradient, state.weights, optimiser)
+        gradient = _clipped(_without_broken(gradient, arch, slots, plain), plain, optimiser)
         weights, slopes = _moved(state, gradient, rate, optimiser)
         averages = {**state.averages, **moved}
         return TrainState(weights, averages, slopes, signals, state.step + 1), value
@@ -224,12 +227,48 @@ def _penalised(gradient: Weights, weights: Weights, penalty: Array) -> Weights:
     }
 
 
-def _clipped(gradient: Weights, weights: Weights, plain: set[str], optimiser: Optimiser) -> Weights:
-    """Add the decay, and clip the parent's part and the candidates' apart."""
-    gradient = {
+def _decayed(gradient: Weights, weights: Weights, optimiser: Optimiser) -> Weights:
+    """Add the gradient of decay / 2 * sum of squares of kernels."""
+    return {
         path: own + optimiser.decay * weights[path] if _decays(path) else own
         for path, own in gradient.items()
     }
+
+
+def _decays(path: str) -> bool:
+    return path.rpartition("/")[2] in DECAYED
+
+
+def _without_broken(
+    gradient: Weights, arch: Arch, slots: tuple[str, ...], plain: set[str]
+) -> Weights:
+    """Set the gradients of candidates whose squared norm is not finite to 0.
+
+    All candidates are clipped by one norm, so that one of them would destroy the others. The
+    parent's gradients stay as they are: it must not notice.
+    """
+    leaves: dict[tuple[str, int], list[str]] = {}
+    for path in gradient:
+        if path not in plain and (found := CANDIDATE.match(path)):
+            edge = Edge(int(found[2]), found[3])
+            leaves.setdefault((arch.slot(int(found[1])), arch.number(edge)), []).append(path)
+    mended = dict(gradient)
+    for slot in slots:
+        own = gradient[f"alpha/{slot}"]
+        norms = [
+            sum((jnp.sum(gradient[path] ** 2) for path in leaves.get((slot, place), [])), alpha**2)
+            for place, alpha in enumerate(own)
+        ]
+        whole = jnp.isfinite(jnp.stack(norms))
+        mended[f"alpha/{slot}"] = jnp.where(whole, own, 0.0)
+        for place, kept in enumerate(whole):
+            for path in leaves.get((slot, place), []):
+                mended[path] = jnp.where(kept, gradient[path], 0.0)
+    return mended
+
+
+def _clipped(gradient: Weights, plain: set[str], optimiser: Optimiser) -> Weights:
+    """Clip the parent's part and the candidates' apart."""
     if not optimiser.clip:
         return gradient
     factors = {}
@@ -238,10 +277,6 @@ def _clipped(gradient: Weights, weights: Weights, plain: set[str], optimiser: Op
         norm = jnp.sqrt(sum(squares)) if squares else jnp.ones(())
         factors[is_plain] = jnp.minimum(1.0, optimiser.clip / jnp.maximum(norm, 1e-12))
     return {path: factors[path in plain] * own for path, own in gradient.items()}
-
-
-def _decays(path: str) -> bool:
-    return path.rpartition("/")[2] in DECAYED
 
 
 def _moved(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from spd_jax.forward_search import training
+from spd_jax.forward_search import selection, training
 from spd_jax.forward_search.arch import Arch
 from spd_jax.studies.forward_settings import ForwardSettings, problem_of
 
@@ -45,8 +45,15 @@ ALL: dict[str, str] = {
     **{name: words for name, (words, _) in ABLATIONS.items()},
     SELECTION: "single edges, really trained: which selector agrees with their gains",
 }
+# Whatever looks at, or changes, what a recurrent cell has not: normalisation, joined operations.
+OF_IMAGES = (*(f"by_{name}" for name in selection.RANKED), "scaled", "plain", "sum")
 LONGER, SCRATCH = 100_000, 200_000  # numbers of jobs that no search reaches
 SINGLE = 300_000
+
+
+def available(search: str) -> tuple[str, ...]:
+    """Return what can stand beside a search of a kind: names in `ALL`."""
+    return tuple(name for name in ALL if search != "rnn" or name not in OF_IMAGES)
 
 
 def changes_of(method: str, settings: Any) -> dict[str, Any]:

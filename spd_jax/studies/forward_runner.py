@@ -19,6 +19,7 @@ from spd_jax.studies.forward_controls import (
     LONGER,
     SCRATCH,
     SEARCHES,
+    SELECTION,
     changes_of,
     compute,
     epochs_for,
@@ -44,7 +45,6 @@ class Search:
       training: how its jobs train.
       rules: how it grows.
       state: where it is.
-      width: jobs that it may have under way at once.
       records: its finished jobs with their results, in the order of submission.
     """
 
@@ -52,7 +52,6 @@ class Search:
     training: Training
     rules: Rules
     state: State
-    width: int
     records: list[tuple[Job, Evaluation]] = dataclasses.field(default_factory=list)
 
     @property
@@ -62,7 +61,7 @@ class Search:
 
     def next_jobs(self) -> tuple[Job, ...]:
         """Return the jobs that run next."""
-        return self.state.queue[: self.width]
+        return self.state.queue[: self.rules.width]
 
     def apply(self, jobs_: Sequence[Job], results: Sequence[Evaluation]) -> None:
         """Take in the results of jobs, in the order of submission."""
@@ -79,7 +78,7 @@ class Search:
                 )
             self.records.append((job, result))
             self.state = search.applied(self.state, self.rules, problem, job, result)
-        self.state = search.refilled(self.state, self.rules, problem, self.width)
+        self.state = search.refilled(self.state, self.rules, problem)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +89,8 @@ class Outcome:
       method: name.
       seed: number.
       models: trained, in order; the last of a growth is that growth's.
-      final: the model that is evaluated on test data: the best on validation data.
+      final: the model that is evaluated on test data: the best on validation data of those that
+        the method trained, whatever it is; None where it trained none after the seed.
       compute: training images times multiply-adds, of all its jobs.
       seconds: spent on them.
     """
@@ -121,6 +121,7 @@ class Runner:
         self.seeds = range(settings.seed, settings.seed + settings.num_seeds)
         self.searches: list[Search] = []
         self._done = 0
+        self._methods: dict[Item, str] = {}  # of jobs that belong to no search
         buyer.on_result = self._tell
 
     def training(
@@ -131,17 +132,23 @@ class Runner:
         return training_of(settings or self.settings, problem or self.problem, states, seed)
 
     def run(self, beside: Sequence[str]) -> list[Outcome]:
-        """Return the outcomes of all methods and seeds, `beside` as in `run`."""
+        """Return the outcomes of all methods and seeds.
+
+        Args:
+          beside: names in `forward_controls.ALL`; `SELECTION` is left to `agreement`.
+        """
         methods = [GROWN, *(name for name in SEARCHES if name in beside)]
         self.searches = [self._search(name, seed) for name in methods for seed in self.seeds]
         others = [name for name in CONTROLS if name in beside and name not in SEARCHES]
-        total = sum(1 + 2 * self.settings.growths for _ in self.searches)
+        total = sum(
+            1 + own.rules.growths * len(search.stages(own.rules.select)) for own in self.searches
+        )
         total += len(self.seeds) * sum(
             self.settings.growths if name == "longer" else 1 for name in others
         )
         self.listen(events.Stage("jobs", total, note="compiling", columns=COLUMNS))
         self._run_searches()
-        outcomes = [self._outcome(own) for own in self.searches]
+        outcomes = [self._of(own.method, own.seed, own.records) for own in self.searches]
         mains = self.mains
         if "longer" in others:
             outcomes += self._longer(mains)
@@ -163,12 +170,13 @@ class Runner:
         self.listen(events.Stage("single edges", total, note="compiling", columns=COLUMNS))
         self._done = 0
         items = [(self.training(seed), job) for seed, own in jobs_of.items() for job in own]
+        self._methods |= dict.fromkeys(items, SELECTION)
         weak_items = [item for item in items if item[1].kind == "weak"]
         found = dict(zip(weak_items, self._buy(weak_items), strict=True))
         others = [item for item in items if item not in found]
         found |= zip(others, self._buy(others), strict=True)
         records = {
-            seed: [(job, found[item]) for item in items if item[0].seed == seed for job in item[1:]]
+            seed: [(item[1], found[item]) for item in items if item[0].seed == seed]
             for seed in jobs_of
         }
         return forward_selection.summarise(records)
@@ -180,7 +188,7 @@ class Runner:
             problem = problem_of(settings, self.data_dir)
         state = search.begin(seed_arch(settings), rules_of(settings, seed))
         training = self.training(seed, problem, settings)
-        return Search(method, training, rules_of(settings, seed), state, self.settings.width)
+        return Search(method, training, rules_of(settings, seed), state)
 
     def _run_searches(self) -> None:
         """Run the next jobs of all searches, take in their results, and again."""
@@ -203,7 +211,7 @@ class Runner:
 
     def _tell(self, item: Item, result: Evaluation) -> None:
         self._done += 1
-        cells = row(item, result, self.searches)
+        cells = row(item, result, self.searches, self._methods.get(item, ""))
         self.listen(events.Advanced(self._done, described(cells), cells))
 
     def _longer(self, mains: Sequence[Search]) -> list[Outcome]:
@@ -219,6 +227,7 @@ class Runner:
                 number = LONGER + growth
                 job = Job(number, "longer", model.arch, epochs, sources[place], 0, growth)
                 items.append((own.training, job))
+            self._methods |= dict.fromkeys(items, "longer")
             for place, result in enumerate(self._buy(items)):
                 records[place].append((items[place][1], result))
                 if result.status == "ok":
@@ -238,6 +247,7 @@ class Runner:
             number = SCRATCH + list(CONTROLS).index(name)
             job = Job(number, "scratch", arch, epochs, growth=self.settings.growths)
             items.append((self.training(own.seed, problem), job))
+            self._methods[items[-1]] = name
         results = self._buy(items)
         return [
             self._of(name, own.seed, [(item[1], result)])
@@ -246,7 +256,7 @@ class Runner:
 
     def _network(self, name: str, own: Search) -> tuple[Any, Arch]:
         """Return the networks and the architecture of a control from scratch."""
-        seed, best = seed_arch(self.settings), search.best(own.state) or own.state.models[0]
+        seed, best = seed_arch(self.settings), search.best(own.state.models) or own.state.models[0]
         if name == "retrained":
             return self.problem, best.arch
         if name == "networks":
@@ -254,32 +264,26 @@ class Runner:
         width = self.settings.hidden if self.settings.search == "rnn" else self.settings.filters
         return widened(self.settings, self.data_dir, seed, best.multiply_adds, width), seed
 
-    def _outcome(self, own: Search) -> Outcome:
-        found = self._of(own.method, own.seed, own.records)
-        return dataclasses.replace(found, final=search.best(own.state))
-
     def _of(self, method: str, seed: int, records: list[tuple[Job, Evaluation]]) -> Outcome:
-        """Return an outcome whose final model is the last; None where that failed."""
+        """Return what a method came to by its jobs and their results."""
         floor = self.problem.floor()
         models = tuple(
             search.model_of(job, result, floor)
             for job, result in records
             if job.kind in TRAINED and result.status == "ok"
         )
-        ended = bool(models) and records[-1][1].status == "ok"
         seconds = sum(result.seconds for _, result in records)
-        return Outcome(
-            method, seed, models, models[-1] if ended else None, compute(records), seconds
-        )
+        return Outcome(method, seed, models, search.best(models), compute(records), seconds)
 
 
 COLUMNS = ("method", "seed", "growth", "job", "error", "M mult-adds", "pool", "hull")
 
 
-def row(item: Item, result: Evaluation, searches: Sequence[Search]) -> tuple[str, ...]:
+def row(item: Item, result: Evaluation, searches: Sequence[Search], method: str) -> tuple[str, ...]:
     """Return what a finished job was, by `COLUMNS`: "pool" are models, "hull" those in its band.
 
-    Searches share jobs: a job is said to be of the first that asks for it.
+    Searches share jobs: a job is said to be of the first that asks for it; where none does, of
+    `method`.
     """
     training_, job = item
     owner = next(
@@ -289,7 +293,7 @@ def row(item: Item, result: Evaluation, searches: Sequence[Search]) -> tuple[str
     inside = len(search.band(owner.state, owner.rules)) if owner and models else 0
     info = result.info if result.status == "ok" and "error" in result.info else {}
     return (
-        owner.method if owner else "", str(training_.seed), str(job.growth), job.kind,
+        owner.method if owner else method, str(training_.seed), str(job.growth), job.kind,
         "failed" if result.status == "failed" else f"{info['error']:.4g}" if info else "",
         f"{info['multiply_adds'] / 1e6:.3g}" if info else "",
         str(len(models) or ""), str(inside or ""),

@@ -9,14 +9,14 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from spd_jax.errors import check_name
+from spd_jax.errors import UserError, check_name
 from spd_jax.forward_search import jobs, search
 from spd_jax.forward_search.buying import Buyer
 from spd_jax.ground_truth import executors
 from spd_jax.ledger import Ledger
 from spd_jax.studies import events, forward_settings
 from spd_jax.studies import settings as settings_lib
-from spd_jax.studies.forward_controls import ALL, GROWN, SELECTION
+from spd_jax.studies.forward_controls import ALL, GROWN, SELECTION, available
 from spd_jax.studies.forward_runner import Runner
 from spd_jax.studies.forward_settings import ForwardSettings, problem_of
 from spd_jax.studies.forward_summary import summarise, write_models
@@ -54,6 +54,8 @@ def run(
     forward_settings.check(settings)
     for name in beside:
         check_name("control", name, ALL)
+        if name not in available(settings.search):
+            raise UserError(f"beside={name} is for image networks: leave it out")
     problem = problem_of(settings, data_dir)
     config = {"study": "forward_search", **settings_lib.described(settings)}
     config["data"] = problem.identity()
@@ -82,7 +84,7 @@ def keep_best(folder: RunFolder, runner: Runner, summary: dict[str, Any]) -> Non
     found = [
         (model.error, model.cross_entropy, own.seed, model, own)
         for own in runner.searches
-        if own.method == GROWN and (model := search.best(own.state))
+        if own.method == GROWN and (model := search.best(own.state.models))
     ]
     if not found:
         return

@@ -186,6 +186,7 @@ def rules_of(settings: ForwardSettings, seed: int) -> Rules:
         seed, settings.growths, settings.seed_epochs, settings.weak_epochs, settings.child_epochs,
         settings.select, settings.edges, settings.band, settings.finalised_slots,
         settings.max_depth, settings.max_multiply_adds, settings.drop_outside,
+        settings.width,
     )  # fmt: skip
 
 

@@ -107,7 +107,7 @@ def _by_growth(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 def _search_summary(own: Search) -> dict[str, Any]:
     """Return what pictures need of a search: its models, parents, and every alpha."""
     weak_jobs = [(job, result) for job, result in own.records if job.kind == "weak"]
-    best = search.best(own.state)
+    best = search.best(own.state.models)
     return {
         "seed": own.seed,
         "best": best.number if best else None,

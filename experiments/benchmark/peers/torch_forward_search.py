@@ -1,7 +1,7 @@
 """Peer: the image networks of forward search in PyTorch, eager, as one would write them there."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,12 @@ def _as_torch(path: str, array: np.ndarray) -> Tensor:
     elif kind == "kernel":
         array = array.transpose(3, 2, 0, 1)
     return torch.tensor(np.ascontiguousarray(array), requires_grad=True)
+
+
+def _as_numpy(gradient: Tensor) -> np.ndarray:
+    """Return a gradient in the layout of `spd_jax`; a view, which takes no time."""
+    array = gradient.numpy()
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
 
 
 class Network:
@@ -147,9 +153,9 @@ def threads() -> int:
 
 def make_step(
     net: ImageNet, arch: Arch, slots: tuple[str, ...], weights: Mapping[str, np.ndarray],
-    images: np.ndarray, labels: np.ndarray,
-) -> Callable[[], tuple[float, np.ndarray]]:  # fmt: skip
-    """Return a callable that goes forward and backward once: loss, and gradient of the last layer.
+    images: np.ndarray, labels: np.ndarray, *, kept: Sequence[str],
+) -> Callable[[], tuple[float, dict[str, np.ndarray]]]:  # fmt: skip
+    """Return a callable that goes forward and backward once: loss, and gradients by path.
 
     Args:
       net: widths.
@@ -158,16 +164,17 @@ def make_step(
       weights: by path, as `spd_jax.forward_search.scope.draw` gives them.
       images: `[N, H, W, C]`.
       labels: `[N]`.
+      kept: paths whose gradients it returns, in the layout of `spd_jax`: 3 x 3 kernels or vectors.
     """
     network = Network(net, arch, slots, weights)
     inputs = torch.tensor(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
     targets, leaves = torch.tensor(labels.astype(np.int64)), list(network.weights.values())
-    last = list(network.weights).index("head/dense")
+    places = {path: list(network.weights).index(path) for path in kept}
 
-    def step() -> tuple[float, np.ndarray]:
+    def step() -> tuple[float, dict[str, np.ndarray]]:
         loss = functional.cross_entropy(network.logits(inputs), targets)
         # What only candidates see has no gradient: they stop it.
         gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
-        return loss.item(), gradients[last].numpy()
+        return loss.item(), {path: _as_numpy(gradients[i]) for path, i in places.items()}
 
     return step
