@@ -87,6 +87,7 @@ def problem(variant: str = VARIANT, mutation_rate: float = 0.1) -> Problem:
         space=space,
         family=lambda hidden: network.family(variant, hidden=hidden),
         dish_presets=DISH_PRESETS,
+        dish_ranges="table_4",
         ground_truths={name: _ground_truth(variant, name) for name in SHIPPED},
         features=space,
         structure=space,
