@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import shutil
+import time
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from spd_jax.errors import UserError
 from spd_jax.ledger import Ledger
 from spd_jax.report import search as search_report
 from spd_jax.search import loop
+from spd_jax.search.genetic import Genetic
 from spd_jax.search.random_search import RandomSearch
 from spd_jax.search.record import best, read_history, write_history
 from spd_jax.studies import events, run_folder, saved_fits, search_comparison, searches
@@ -495,6 +497,31 @@ def test_a_choice_is_saved_before_anything_is_bought(tmp_path, comparison, monke
         search_comparison.run(problem, DISH_GA, tmp_path)
     expected = comparison.records["dish_ga", 0][1].cells
     assert tuple(cell for cell, *_ in second.sold) == expected
+
+
+def test_proposals_are_saved_before_the_surrogate_is_fitted(tmp_path, comparison, monkeypatch):
+    """A search that is killed in a fit chooses among the same cells, whoever would propose now."""
+    once = dataclasses.replace(DISH_GA, iterations=1)
+    propose = Genetic.propose
+
+    def slow(*args):
+        time.sleep(0.2)
+        return propose(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Genetic, "propose", slow)
+        patch.setattr(saved_fits, "fit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            search_comparison.run(watched()[0], once, tmp_path)
+    monkeypatch.setattr(searches.Searches, "proposer", lambda *own: RandomSearch())
+    record = search_comparison.run(watched()[0], once, tmp_path).records["dish_ga", 0]
+    assert_same({0: record}, {0: comparison.records["dish_ga", 0][:2]})
+    assert record[1].seconds > 0.2  # of the first run
+
+
+def interrupted(*args, **kwargs):
+    """Stand for a fit in which the search is killed."""
+    raise KeyboardInterrupt
 
 
 def test_failures_that_are_forgotten_are_bought_anew_by_a_search_that_has_not_ended(

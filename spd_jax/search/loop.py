@@ -320,7 +320,7 @@ def choose(
             # What it spent on the chosen cells is the beginning of their evaluations.
             cost = (wanted - len(chosen)) * surrogate.cost_per_query
         cells, predicted = cells.take(chosen), predicted[chosen]
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - began + proposal.seconds
     return cells, Choice(
         cells.names, predicted, cost, seconds, proposal.notes, fingerprint(known.names, scores)
     )

@@ -23,6 +23,7 @@ from spd_jax.search.random_search import RandomSearch
 from spd_jax.search.record import Choice, Iteration, Record, Records, fingerprint
 from spd_jax.studies import events, line_up, machine, saved_fits, trade_off
 from spd_jax.studies.run_folder import RunFolder
+from spd_jax.studies.saved_proposals import SavedProposer
 from spd_jax.studies.settings import setting
 from spd_jax.surrogates.bananas import Bananas
 from spd_jax.surrogates.compose import Averaged, FrozenDish
@@ -247,7 +248,9 @@ class Searches:
             saved.add(iteration)
             teller.iteration(iteration)
 
-        what = jax.random.key(number), self.space, self.truth, self.proposer(method)
+        proposals = f"proposals/{method.name}_{number}.json"
+        proposer = SavedProposer(self.proposer(method), self.folder, proposals)
+        what = jax.random.key(number), self.space, self.truth, proposer
         how: dict[str, Any] = {
             "surrogate": self.surrogate(method), "config": config, "fit": fit,
             "recall": saved.choices.get, "on_choice": saved.choose, "on_iteration": keep,
