@@ -312,15 +312,20 @@ def choose(
             f"{type(proposer).__name__} proposed {len(cells)} new cells, not {wanted}: let it "
             "return distinct cells that are not known (search.protocol.collect finds them)"
         )
-    cells, predicted, cost = cells.take(range(wanted)), np.full(wanted, np.nan), 0.0
+    cells, predicted = cells.take(range(wanted)), np.full(wanted, np.nan)
+    cost = training = 0.0
     if surrogate is not None:
-        predicted = _predict(fit(index, surrogate, fit_key, known.archs, scores), cells)
+        fitted = fit(index, surrogate, fit_key, known.archs, scores)
+        asked = time.perf_counter()
+        predicted = _predict(fitted, cells)
         chosen = protocol.ranking(predicted)[: config.evaluations]
         if isinstance(surrogate, CostlySurrogate):
             # What it spent on the chosen cells is the beginning of their evaluations.
             cost = (wanted - len(chosen)) * surrogate.cost_per_query
+            # It predicts by training, which takes the seconds of evaluations.
+            training = time.perf_counter() - asked
         cells, predicted = cells.take(chosen), predicted[chosen]
-    seconds = time.perf_counter() - began + proposal.seconds
+    seconds = time.perf_counter() - began - training + proposal.seconds
     return cells, Choice(
         cells.names, predicted, cost, seconds, proposal.notes, fingerprint(known.names, scores)
     )
