@@ -23,6 +23,7 @@ from spd_jax.search.random_search import RandomSearch
 from spd_jax.search.record import best, read_history, write_history
 from spd_jax.studies import events, run_folder, saved_fits, search_comparison, searches
 from spd_jax.studies.searches import SearchSettings
+from spd_jax.surrogates.bananas import Bananas
 
 GA = dataclasses.replace(SEARCH, method="ga")
 DISH_GA = dataclasses.replace(SEARCH, method="dish_ga")
@@ -58,10 +59,27 @@ def of(records, method):
 def test_rivals_of_image_cells_search_other_spaces_only_when_they_are_asked_for():
     names = [own.name for own in searches.methods_of(TOY, SEARCH)]
     assert not {"bananas", "local"} & set(names)
-    asked = dataclasses.replace(SEARCH, method="local")
-    assert [own.name for own in searches.methods_of(TOY, asked)] == ["local"]
-    with pytest.raises(UserError, match="method=bananas cannot search toy_widths"):
-        searches.methods_of(TOY, dataclasses.replace(SEARCH, method="bananas"))
+    for name in ("bananas", "local"):
+        asked = dataclasses.replace(SEARCH, method=name)
+        assert [own.name for own in searches.methods_of(TOY, asked)] == [name]
+    with pytest.raises(UserError, match="method=nao cannot search toy_widths"):
+        searches.methods_of(TOY, dataclasses.replace(SEARCH, method="nao"))
+
+
+def test_bananas_sees_the_vectors_of_a_problem_without_paths(tmp_path, monkeypatch):
+    seen = []
+
+    class Small(Bananas):
+        def __init__(self, paths):
+            seen.append(paths)
+            super().__init__(paths, members=2, layers=1, width=4, epochs=2)
+
+    monkeypatch.setattr(searches, "Bananas", Small)
+    asked = dataclasses.replace(SEARCH, method="bananas")
+    record = search_comparison.run(watched()[0], asked, tmp_path).records["bananas", 0]
+    assert [own.cost for own in record] == [6, 9, 12]
+    archs = TOY.space.sample(jax.random.key(0), 3)
+    np.testing.assert_array_equal(seen[0](archs), TOY.strongest_vectors(archs))
 
 
 # What is found

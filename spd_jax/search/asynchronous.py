@@ -20,7 +20,7 @@ from spd_jax.ground_truth.executors import NOT_YET, NotYet
 from spd_jax.ledger import Evaluation
 from spd_jax.motif import SearchSpace
 from spd_jax.search import loop
-from spd_jax.search.loop import Fit, SearchConfig, fit_only
+from spd_jax.search.loop import Fit, Propose, SearchConfig, fit_only, propose_only
 from spd_jax.search.protocol import Proposer
 from spd_jax.search.record import Choice, Iteration, Record
 from spd_jax.surrogates.protocol import CostlySurrogate, Surrogate
@@ -82,6 +82,7 @@ def search(
     config: SearchConfig = PAPER,
     seed: int = 0,
     fit: Fit = fit_only,
+    propose: Propose = propose_only,
     recall: Callable[[int], Choice | None] = lambda index: None,
     on_choice: Callable[[int, Choice], Any] = lambda index, choice: None,
     on_evaluation: Callable[[int, Evaluation], Any] = lambda count, evaluation: None,
@@ -114,6 +115,7 @@ def search(
       config: sizes.
       seed: of every evaluation.
       fit: called instead of `surrogate.fit`.
+      propose: called instead of `proposer.propose`.
       recall: returns what an earlier run handed to `on_choice`, or None. It is used, whatever has
         arrived since, if it has as many cells as `config.evaluations` and none that was chosen
         before. So a search that was killed goes on with the cells that it had chosen: what the
@@ -152,6 +154,7 @@ def search(
             lambda: loop.choose(
                 index, key, space, known, scores, pending=pending,
                 proposer=proposer, surrogate=surrogate, config=config, fit=fit,
+                propose=propose,
             )
         )  # fmt: skip
         while not future.done():

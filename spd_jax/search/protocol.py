@@ -29,12 +29,10 @@ class Proposal(NamedTuple):
     Attributes:
       cells: distinct and none of the known ones.
       notes: figures about how they came about, by name.
-      seconds: that an earlier run, which was killed, took to find them; 0 where they are new.
     """
 
     cells: Cells
     notes: Mapping[str, float] = {}
-    seconds: float = 0.0
 
 
 class Proposer(Protocol):

@@ -1,50 +1,51 @@
 """Proposals in a run folder: found again where a search was killed before it chose among them."""
 
-import dataclasses
-import time
-
 import numpy as np
 
 from spd_jax.archs import Cells
 from spd_jax.axes import Key
 from spd_jax.motif import SearchSpace
+from spd_jax.search.loop import Proposed, propose_only
 from spd_jax.search.protocol import Proposal, Proposer
 from spd_jax.search.record import Choice, fingerprint
 from spd_jax.studies.run_folder import RunFolder
 
 
-@dataclasses.dataclass(frozen=True)
-class SavedProposer:
-    """A proposer whose latest proposal is kept in a run folder, a `search.protocol.Proposer`.
+def propose(
+    folder: RunFolder,
+    name: str,
+    proposer: Proposer,
+    key: Key,
+    space: SearchSpace,
+    known: Cells,
+    scores: np.ndarray,
+    count: int,
+) -> Proposed:
+    """Return the proposal that the folder keeps for known cells and scores, or make and keep it.
 
     A search that is killed while its surrogate is fitted goes on with the very same cells, even
-    on a machine that rounds differently, where NAO would propose others. In the file they stand
-    as a `search.record.Choice` of all of them that nobody has ranked.
+    on a machine that rounds differently, where NAO would propose others. The latest proposal
+    alone is kept, as a `Choice` of all of its cells that nobody has ranked.
 
-    Attributes:
-      proposer: who proposes.
+    Args:
       folder: of the run.
-      name: of the file in it.
+      name: of the file in the folder: one for each search.
+      proposer: who proposes where nothing is kept; what follows is as for `Proposer.propose`.
+      key: consumed.
+      space: of the cells.
+      known: every cell evaluated so far.
+      scores: their ground truth `[K]`.
+      count: how many cells to return.
+
+    Raises:
+      UserError: the proposer finds too few, or the folder cannot be written.
     """
-
-    proposer: Proposer
-    folder: RunFolder
-    name: str
-
-    def propose(
-        self, key: Key, space: SearchSpace, known: Cells, scores: np.ndarray, count: int
-    ) -> Proposal:
-        """Return what was kept for these cells and scores, or propose and keep it.
-
-        Arguments and errors are those of the protocol.
-        """
-        made_from = fingerprint(known.names, scores)
-        kept = self.folder.read_json(self.name, Choice.from_json)
-        if kept is not None and (kept.known, len(kept.cells)) == (made_from, count):
-            return Proposal(Cells.read(space, kept.cells), kept.notes, kept.seconds)
-        began = time.perf_counter()
-        found = self.proposer.propose(key, space, known, scores, count)
-        seconds, nothing = time.perf_counter() - began, np.full(len(found.cells), np.nan)
-        kept = Choice(found.cells.names, nothing, 0.0, seconds, found.notes, made_from)
-        self.folder.keep_json(self.name, kept.to_json())
-        return found
+    made_from = fingerprint(known.names, scores)
+    kept = folder.read_json(name, Choice.from_json)
+    if kept is not None and (kept.known, len(kept.cells)) == (made_from, count):
+        return Proposed(Proposal(Cells.read(space, kept.cells), kept.notes), kept.seconds)
+    found = propose_only(proposer, key, space, known, scores, count)
+    cells, notes = found.proposal.cells.names, found.proposal.notes
+    kept = Choice(cells, np.full(len(cells), np.nan), 0.0, found.seconds, notes, made_from)
+    folder.keep_json(name, kept.to_json())
+    return found
