@@ -12,6 +12,7 @@ import time
 import commands
 import forward_search_driver as driver
 import pytest
+from matplotlib.collections import PolyCollection
 
 from spd_jax.forward_search import arch as arch_lib
 from spd_jax.forward_search import jobs
@@ -183,6 +184,36 @@ def test_the_cells_of_every_search_are_drawn():
         assert len(axes) == min(len(arch.slots), 4)
         words = [text.get_text() for text in axes[0].texts]
         assert words.count("learner 0") == words.count("learner 1") == words.count("sum") == 1
+
+
+def test_pictures_show_the_runs_own_band_and_say_which_slots_they_leave_out(whole):
+    summary = json.loads((whole[0] / "summary.json").read_text())
+    assert summary["band"] == ForwardSettings().band
+    tops = []
+    for band in (0.0, 0.5):
+        axes = report.hull_figure(summary | {"band": band}).axes[0]
+        (filled,) = [own for own in axes.collections if isinstance(own, PolyCollection)]
+        tops.append(filled.get_paths()[0].vertices[:, 1].max())
+    assert tops[1] == pytest.approx(1.5 * tops[0])
+
+    macro = arch_lib.seed("macro", 3, 1)
+    chosen = {slot: macro.candidates(slot)[:1] for slot in macro.slots}
+    weak = {
+        "growth": 1, "arch": str(macro), "chosen": {},
+        "alphas": {slot: [0.1] * len(macro.candidates(slot)) for slot in macro.slots},
+    }  # fmt: skip
+    figures = {
+        "the first 4 of 7 slots": (
+            report.cell_figure(macro.grown(chosen)),
+            report.alphas_figure({"searches": [{"seed": 0, "weak": [weak]}]}),
+        ),
+        "": (report.cell_figure(arch_lib.seed("cell", 1, 1)), report.alphas_figure(summary)),
+    }
+    for words, drawn in figures.items():
+        for figure in drawn:
+            title = figure.get_suptitle()
+            assert words in title
+            assert bool(words) == ("slots" in title)
 
 
 def test_a_preset_says_what_its_phases_would_cost():

@@ -34,6 +34,7 @@ def summarise(
         "search": settings.search,
         "select": settings.select,
         "unit": _unit(settings),
+        "band": settings.band,
         "seeds": [own.seed for own in grown],
         "labels": {GROWN: f"grown, selected by {settings.select}"} | ALL,
         "methods": {name: _figures(own) for name, own in by_name.items()},
