@@ -14,6 +14,7 @@ import forward_search_driver as driver
 import pytest
 from matplotlib.collections import PolyCollection
 
+from spd_jax.errors import UserError
 from spd_jax.forward_search import arch as arch_lib
 from spd_jax.forward_search import jobs
 from spd_jax.report import forward_search as report
@@ -108,7 +109,7 @@ def test_the_final_training_takes_what_a_search_has_written(whole, tmp_path):
     folder, log = tmp_path / "final", tmp_path / "final.log"
     flags = [
         f"--workdir={folder}", f"--final_arch={whole[0] / 'best_arch.json'}", "--final_epochs=1",
-        "--normal=2", "--cutout=2", "--drop_path=0.2",
+        "--normal=2", "--cutout=2", "--drop_path=0.2", "--all_images",
     ]  # fmt: skip
     code, output, errors = ended(driver.begin(log, *flags))
     assert code == 0, errors
@@ -118,6 +119,7 @@ def test_the_final_training_takes_what_a_search_has_written(whole, tmp_path):
     assert arch == arch_lib.scaled(found, 2)
     assert (arch.kinds, str(arch)) == (("normal",) * 2, summary["arch"])
     assert 0 <= summary["test_error"]["mean"] <= 1
+    assert "error" not in summary  # of images that were trained on
     assert "1 epochs from scratch" in output
     (folder / "final_seed0.npz").unlink()
     log.unlink()
@@ -164,6 +166,7 @@ def test_a_run_killed_again_and_again_ends_as_an_uninterrupted_one(whole, tmp_pa
         (["--train_images=3000"], "ask for fewer"),
         (["--beside=everything"], "unknown"),
         (["--single_slots=left"], "use some of normal, reduction"),
+        (["--all_images"], "give --final_arch"),
         (["--final_arch=nowhere.json"], "give the best_arch.json of a search"),
     ],
 )
@@ -229,3 +232,12 @@ def test_a_preset_says_what_its_phases_would_cost():
         assert own.hours == pytest.approx(own.step_seconds * 10 * own.epochs / 3600)
     assert found[1].multiply_adds > found[0].multiply_adds
     assert "hours" in report.phases(found)
+
+
+def test_a_step_that_does_not_fit_is_one_sentence(monkeypatch):
+    def too_large(*given):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1e12 bytes")
+
+    monkeypatch.setattr(forward_cost.training, "start", too_large)
+    with pytest.raises(UserError, match="a step of the seed phase does not fit into the device"):
+        forward_cost.measure(ForwardSettings(filters=2, transitions=0, ops=("max3",)))

@@ -119,6 +119,7 @@ def final(summary: Mapping[str, Any]) -> str:
     rows = [
         [name.replace("_", " "), *(_number(summary[name][x]) for x in ("mean", "std"))]
         for name in names
+        if name in summary
     ]
     title = f"{summary['epochs']} epochs from scratch, {len(summary['seeds'])} seed(s)"
     return table(title, ["", "mean", "sd"], rows) + wrapped(summary["arch"], "  ")
