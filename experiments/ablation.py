@@ -12,7 +12,7 @@ from spd_jax import problems
 from spd_jax.dish import DishConfig
 from spd_jax.ground_truth import lookup
 from spd_jax.ground_truth.lookup import TruthTable
-from spd_jax.problems import Problem
+from spd_jax.problems import Problem, sigmoid_slope
 from spd_jax.report import ablation as report
 from spd_jax.report.display import Display
 from spd_jax.studies import dish_ablation, league
@@ -50,8 +50,8 @@ BASES: dict[str, dict[str, Any]] = {
     },
     "rnn_cell": {"dish": problems.get("rnn_cell").dish_presets["best"]},
 }  # fmt: skip
-# Width of the motif-network of the papers, where it is another than the problem's own.
-WIDTHS = {"sigmoid_slope": 1}
+# Widths of the motif-network that each preset chooses from, where a problem says so.
+WIDTHS = {"sigmoid_slope": {name: widths for name, (widths, _) in sigmoid_slope.CANDIDATES.items()}}
 
 
 def presets_of(problem: Problem) -> dict[str, dict[str, Any]]:
@@ -60,12 +60,13 @@ def presets_of(problem: Problem) -> dict[str, dict[str, Any]]:
     reduced = {"dish": problem.dish_presets["best"]} | BASES.get(problem.name, {})
     found = {"reduced": own | reduced}
     for name, dish in problem.dish_presets.items():
-        found[name] = own | {"dish": dish, "hidden_size": _width(problem)}
+        found[name] = own | {"dish": dish, "hidden_size": _widths(problem, name)[0]}
     return found
 
 
-def _width(problem: Problem) -> int:
-    return WIDTHS.get(problem.name, problem.hidden_size)
+def _widths(problem: Problem, preset: str) -> tuple[int, ...]:
+    """Return the widths that a preset chooses from; an ablation takes the first."""
+    return WIDTHS.get(problem.name, {}).get(preset, (problem.hidden_size,))
 
 
 launch.define(DishAblation, presets_of(problems.get("sigmoid_slope")))
@@ -100,12 +101,15 @@ def source_of(problem: Problem, given: str | None) -> TruthTable | None:
 
 
 def full_size(problem: Problem) -> Mapping[str, Variant]:
-    """Return the presets of a problem as rows."""
-    width = _width(problem)
-    return {
-        name: Variant(f"preset {name}, {width} wide", config, width)
-        for name, config in problem.dish_presets.items()
-    }
+    """Return the presets of a problem as rows, each with the first of its widths."""
+    found = {}
+    for name, config in problem.dish_presets.items():
+        width, *others = _widths(problem, name)
+        words = f"preset {name}, {width} wide"
+        if others:
+            words += f" (it also chooses from {', '.join(map(str, others))})"
+        found[name] = Variant(words, config, width)
+    return found
 
 
 def main() -> None:

@@ -37,6 +37,11 @@ class CarryOver(CarryOverSettings):
         "fashion_mnist_sigmoid_slope", "table to learn from: a name, or a CSV", free=True
     )
     target: str = setting("mnist_sigmoid_slope", "table to predict: likewise", free=True)
+    preset: str = setting(
+        "",
+        "settings of the dish, which flags change; default: carried for slopes and kinds of "
+        "activation, best for other problems",
+    )
     space: str = setting(
         "sigmoid_slope", "problem of a table that does not say whose motifs it holds", free=True
     )
@@ -45,6 +50,8 @@ class CarryOver(CarryOverSettings):
     )
 
 
+# Of problems of slopes; the default of all others is "best".
+DEFAULT_PRESETS = {"sigmoid_slope": "carried", "activation_slope": "carried"}
 MORE_STEPS = 20  # on source and target together, where the preset has as many
 
 
@@ -91,7 +98,8 @@ def main() -> None:
     given = flags.FLAGS
     source = problem_and_table(given.source, given.space)
     target = problem_and_table(given.target, given.space)
-    settings = launch.read(CarryOver, presets_of(target[0]), "preset")
+    default = DEFAULT_PRESETS.get(target[0].name, "best")
+    settings = launch.read(CarryOver, presets_of(target[0]), "preset", default_preset=default)
     if settings.ship is not None and not settings.ship.endswith(".npz"):
         raise UserError(f"--ship={settings.ship} must end in .npz")
     workdir = launch.workdir("runs/carry_over")

@@ -271,6 +271,8 @@ def read(
     presets: Presets = types.MappingProxyType({}),
     preset: str = "",
     flag_values: flags.FlagValues = flags.FLAGS,
+    *,
+    default_preset: str = "",
 ) -> T:
     """Return the settings that the flags give.
 
@@ -279,6 +281,7 @@ def read(
       presets: likewise.
       preset: name of the field that chooses the preset; empty where there is none.
       flag_values: where the flags were defined.
+      default_preset: the one to take where that field's flag is empty.
 
     Raises:
       UserError: a value that is no number, or settings that cannot be run; flags are named.
@@ -287,7 +290,7 @@ def read(
     decided: Mapping[str, Any] = {}
     if preset:
         flag = known[preset].flag or preset
-        chosen = str(flag_values[flag].value)
+        chosen = str(flag_values[flag].value or default_preset)
         if chosen not in presets:
             raise UserError(f"--{flag}={chosen} is unknown: use one of {', '.join(presets)}")
         decided = presets[chosen]
@@ -302,6 +305,8 @@ def read(
         if isinstance(value, list):
             value = _items(flag, value, settings_lib.kinds(hint)[1])
         values[field.name] = default if value is None else value
+    if preset:
+        values[preset] = chosen
     settings = kind(**values)
     try:
         settings_lib.check(settings)

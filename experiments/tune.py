@@ -43,6 +43,30 @@ def presets_of(problem: Problem) -> dict[str, dict[str, DishConfig]]:
 launch.define(Tune, presets_of(problems.get("rnn_cell")))
 
 
+def check_used(settings: Tune) -> None:
+    """Refuse a flag that was given and would decide nothing."""
+    pairs = bool(settings.target) and settings.exams == "between"
+    ignored = {
+        ("outer_steps",): (True, "the looks choose outer steps: give --steps and --every"),
+        ("preset",): (
+            bool(settings.target or settings.table),
+            "the motifs are those of other tables: leave it out, or --target and --table",
+        ),
+        ("known", "splits"): (pairs, "whole tables are asked about: add --exams=within"),
+        ("ground_truth",): (settings.table is None, "it is about a table: give --table, too"),
+        ("ranges", "wider", "draw_seed"): (
+            not settings.random, "nothing is drawn at random: let --random be at least 1",
+        ),
+        ("finalists",): (
+            settings.draws == 1, "all candidates have one draw: let --draws be at least 2",
+        ),
+    }  # fmt: skip
+    for names, (is_ignored, words) in ignored.items():
+        for name in names:
+            if is_ignored and flags.FLAGS[name].present:
+                raise UserError(f"--{name} has no effect, since {words}")
+
+
 def table_of(problem: Problem, settings: Tune) -> TruthTable | None:
     """Return the table that was given, cut to the motifs that were named."""
     if settings.table is None:
@@ -71,6 +95,7 @@ def main() -> None:
     """Compare the candidates, and print the chosen one."""
     problem = problems.get(flags.FLAGS.problem)
     settings = launch.read(Tune, presets_of(problem), "dish_preset")
+    check_used(settings)
     part = f"_{settings.target}" if settings.target else ""
     workdir = launch.workdir(f"runs/tune_{problem.name}{part}")
     with Display() as display:

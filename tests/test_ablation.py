@@ -17,6 +17,7 @@ from spd_jax.problems import sigmoid_slope
 from spd_jax.report import ablation as report
 from spd_jax.studies import ablation, dish_ablation, events
 from spd_jax.studies.dish_ablation import DishAblationSettings, Variant
+from spd_jax.studies.run_folder import RunFolder
 from spd_jax.surrogates.dish_surrogate import DishSurrogate
 
 PROBLEM = sigmoid_slope.problem()
@@ -276,6 +277,26 @@ def test_the_command_runs_and_goes_on(problem, tmp_path):
     assert config["dish"]["inner_steps"] == 2
     again = commands.run("ablation", *flags)
     assert again.stdout == done.stdout
+
+
+def test_a_preset_is_as_wide_as_where_it_is_used(tmp_path):
+    def ablation_of(rows):
+        flags = [f"--workdir={tmp_path}", "--preset=fashion_mnist_blind", "--truncation=1"]
+        done = commands.run("ablation", *flags, f"--rows={rows}", *FLAGS)
+        assert done.code == 0, done.stderr
+        return " ".join(done.stdout.split())
+
+    ablation_of("no_outer_steps")
+    assert json.loads((tmp_path / "config.json").read_text("utf-8"))["hidden_size"] == 5
+    names = ("full_best", "full_mnist_blind", "full_fashion_mnist_blind")
+    folder = RunFolder(tmp_path)
+    row = folder.read_json("rows/no_outer_steps-seed0.json", dict)
+    for name in names:  # stands for what would take long
+        folder.keep_json(f"rows/{name}-seed0.json", row | {"variant": name})
+    text = ablation_of(",".join(names))
+    assert "preset best, 1 wide (it also chooses from 3)" in text
+    assert "preset mnist_blind, 3 wide" in text
+    assert "preset fashion_mnist_blind, 5 wide" in text
 
 
 def test_slopes_can_be_learned_from_the_interval_and_from_any_table(tmp_path):

@@ -80,7 +80,7 @@ def test_it_learns_what_paths_add_up_to():
         ({"members": 0}, "members is 0"),
         ({"layers": 1.5}, "layers is 1.5"),
         ({"learning_rate": -1}, "learning_rate is -1"),
-        ({"paths": lambda archs: np.zeros((2, 3))}, "path encodings of 7 motifs have shape"),
+        ({"paths": lambda archs: np.zeros((2, 3))}, "vectors of 7 motifs have shape"),
     ],
 )
 def test_mistakes_are_sentences(settings, sentence):

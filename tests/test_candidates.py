@@ -274,6 +274,7 @@ def test_a_candidate_changes_the_settings_that_it_names():
         ({"target": "nothing"}, "no ground truth 'nothing'"),
         ({"candidates": ("",)}, "there are no candidates"),
         ({"candidates": ()}, "there are no candidates"),
+        ({"exams": "within"}, "exams=within is about the tables beside a target"),
         ({"known": 11}, "known=11 of 12 tuning motifs leaves none to predict: give at most 10"),
         ({"preset": "huge"}, "no ground truth 'huge'"),
     ],
@@ -356,8 +357,8 @@ def test_slopes_for_a_data_set_are_never_chosen_on_it(monkeypatch):
 
 def test_more_random_candidates_begin_with_the_same_ones_and_all_are_dishes():
     few, many = (dataclasses.replace(SETTINGS, random=count) for count in (5, 40))
-    found = candidates.drawn(many)
-    assert candidates.drawn(few) == found[:5]
+    found = candidates.drawn(PROBLEM, many)
+    assert candidates.drawn(PROBLEM, few) == found[:5]
     assert len(set(found)) == 40
     for text in found:
         surrogate, width = surrogate_of(text, PROBLEM, SETTINGS)
@@ -367,10 +368,22 @@ def test_more_random_candidates_begin_with_the_same_ones_and_all_are_dishes():
     gradients = {surrogate_of(text, PROBLEM, SETTINGS)[0].config.gradient for text in found}
     assert gradients == {"full", "truncated", "evaluation_only"}
     narrow = dataclasses.replace(SETTINGS, random=40, wider=False)
-    for text in candidates.drawn(narrow):
+    for text in candidates.drawn(PROBLEM, narrow):
         config = surrogate_of(text, PROBLEM, SETTINGS)[0].config
         assert (config.gradient, config.targets) == ("full", "values")
         assert config.inner_learning_rate <= 0.01
+
+
+def test_cells_are_drawn_from_their_own_table_of_ranges():
+    asked = dataclasses.replace(SETTINGS, random=40, wider=False)
+    cells, slopes = map(problems.get, ("rnn_cell", "sigmoid_slope"))
+
+    def steps(problem, **changes):
+        found = candidates.drawn(problem, dataclasses.replace(asked, **changes))
+        return {surrogate_of(own, problem, SETTINGS)[0].config.inner_steps for own in found}
+
+    assert steps(cells) == steps(slopes, ranges="table_4") == {50, 100}
+    assert steps(slopes) == steps(cells, ranges="table_2") == {200, 250}
 
 
 def test_the_choice_takes_outer_steps_and_has_the_best_mean():
@@ -427,10 +440,17 @@ def test_a_command_compares_on_the_shipped_tuning_cells(tmp_path):
         ("--steps=-1", "--steps=-1"),
         ("--dish=foo", "--dish=foo is unknown: use one of best, paper"),
         ("--problem=sigmoid_slope", "no ground truth 'tiny'"),
+        ("--exams=within", "--exams=within is about the tables beside a target"),
+        ("--outer_steps=3", "--outer_steps has no effect, since the looks choose"),
+        ("--ranges=table_2", "--ranges has no effect, since nothing is drawn at random"),
+        ("--finalists=2", "--finalists has no effect, since all candidates have one draw"),
+        ("--problem=sigmoid_slope --target=mnist", "--known has no effect, since whole tables"),
+        ("--target=tiny --preset=tiny", "--preset has no effect, since the motifs are those"),
+        ("--ground_truth=x", "--ground_truth has no effect, since it is about a table"),
     ],
 )
 def test_a_mistake_is_one_sentence(flag, words, tmp_path):
-    done = commands.run("tune", *FLAGS, f"--workdir={tmp_path / 'run'}", flag)
+    done = commands.run("tune", *FLAGS, f"--workdir={tmp_path / 'run'}", *flag.split())
     assert (done.code, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1

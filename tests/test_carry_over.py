@@ -336,11 +336,17 @@ def test_the_command_runs_and_ships_a_dish(tables, tmp_path):
     assert learned.fitted.surrogate.config.ensemble_size == 2
     lines = files.read_csv(tmp_path / "run" / "carry_over.csv", ())[1]
     assert {line["method"] for _, line in lines} >= {*MEASURES, "slope_mlp", "dish_untrained"}
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["preset"], config["dish"]["targets"]) == ("carried", "ranks")
+    cells = ["--source=rnn_cell_ptb_tiny", "--target=rnn_cell_ptb_small"]
     for wrong, words in (
         (["--ship=dish.zip"], "--ship=dish.zip must end in .npz"),
         (["--source=nothing"], "no table 'nothing' comes with spd_jax"),
         (["--groups=some"], "--groups"),
+        # Cells have six outer steps, those of their own preset, and slopes 80.
+        ([*cells, "--more_steps=7"], "--more_steps=7 must be at most --outer_steps=6"),
     ):
-        done = commands.run("carry_over", *given, *wrong)
+        own = wrong if "--more_steps=7" in wrong else [*given, *wrong]
+        done = commands.run("carry_over", *own, f"--workdir={tmp_path / 'wrong'}")
         assert done.code == 1
         assert words in done.stderr

@@ -50,6 +50,18 @@ def test_problems_are_found_by_their_names_and_those_of_their_spaces():
         problems.of_space("foo")
 
 
+def test_tables_of_every_variant_of_the_cell_can_ship(monkeypatch):
+    monkeypatch.setitem(rnn_cell.SHIPPED, "nao", {"small": {"table": "of_nao"}})
+    tables = {
+        variant: {name: own.table for name, own in rnn_cell.problem(variant).ground_truths.items()}
+        for variant in VARIANTS
+    }
+    assert tables["nao"] == {"tiny": "", "small": "of_nao", "paper": ""}
+    assert set(tables["enas"].values()) == {""}
+    assert tables["enas_mean"]["tiny"] == "rnn_cell_ptb_tiny"
+    assert tables["enas_mean"]["small"] == "rnn_cell_ptb_small"
+
+
 @each
 def test_the_presets_of_its_dish_can_be_run(problem):
     assert "best" in problem.dish_presets

@@ -222,6 +222,18 @@ def test_the_legend_of_figure4_names_no_tau_since_its_panels_differ(finished):
     assert not any("τ" in label for label in labels[report.figure4])
 
 
+def test_figure1_says_whether_a_simple_rival_is_better(finished):
+    run = dataclasses.replace(read(finished[0]), source="other")
+    for rival, words in ((0.9, "is better: 0.90"), (0.1, "is not better: 0.10")):
+        medians = {
+            "dish": 0.8, "dish_untrained": -0.5, "slope_mlp": rival, "gaussian_process": 0.0
+        }  # fmt: skip
+        tau = {name: quartiles(np.array([median])) for name, median in medians.items()}
+        title = report.figure1(dataclasses.replace(run, tau=tau)).get_suptitle()
+        assert "from -0.50 to 0.80" in title
+        assert f"MLP on the slope, {words}" in title
+
+
 def test_a_seed_that_stopped_early_keeps_its_last_loss(tmp_path):
     run = small_run(tmp_path)
     (axes,) = report.convergence(run).axes

@@ -80,7 +80,8 @@ def test_the_record_of_figure_3_is_that_of_the_shipped_searches():
         assert seconds == f"{methods[name]['seconds']:.0f}"
 
 
-def test_the_table_of_fresh_seeds_is_its_record():
+def fresh_bits():
+    """Return bits per character of fresh trainings, a mean for each run, by method."""
     rows, _ = lines_of("rnn_cell_search_fresh")
     by_run: dict = {}
     for row in rows:
@@ -89,13 +90,18 @@ def test_the_table_of_fresh_seeds_is_its_record():
     for (method, _), scores in by_run.items():
         assert len(scores) == 3
         bits.setdefault(method, []).append(-np.mean(scores) / np.log(2))
+    return {method: np.array(own) for method, own in bits.items()}
+
+
+def test_the_table_of_fresh_seeds_is_its_record():
+    bits = fresh_bits()
     methods = record("rnn_cell_search")["summary"]["methods"]
     names = {own["label"]: name for name, own in methods.items()}
     names["partial evaluation (1 epoch of 4)"] = "partial"
     shown = rows_after(RESULTS, "#### With seeds that chose nothing")
     assert len(shown) == len(bits)
     for label, mean, std, gain in shown:
-        own = np.array(bits[names[label]])
+        own = bits[names[label]]
         assert (mean, std) == (f"{own.mean():.4f}", f"{own.std(ddof=1):.4f}")
         if gain:
             paired = own - bits[f"dish_{names[label]}"]
@@ -118,6 +124,32 @@ def test_the_blind_table_is_its_record():
             for name in ("kendall_tau", "kendall_tau_left", "peak_error")
         ]
         assert figures == expected
+
+
+def test_what_is_said_of_the_choice_within_tables_is_in_its_log():
+    taus: dict = {}
+    for row in lines_of("mnist_within_tuning")[0]:
+        if int(row["outer_step"]) > 0:
+            place = row["candidate"], int(row["outer_step"])
+            taus.setdefault(place, []).append(float(row["held_out_tau"]))
+    finalists = {place: np.mean(own) for place, own in taus.items() if len(own) == 8}
+    best = sorted(finalists.items(), key=lambda item: -item[1])[:2]
+    shown = rows_after(RESULTS, "**A third choice, that asks within each table**")
+    runs = record("mnist_within")["summary"]
+    for (label, held_out, *figures), ((candidate, step), tau), own in zip(
+        shown, best, runs.values(), strict=True
+    ):
+        values = dict(part.split("=") for part in candidate.split("+"))
+        assert f"width {values['hidden_size']}, " in label
+        assert f"inner rate {float(values['inner_learning_rate']):.3f}" in label
+        assert f"{step} outer steps at {float(values['outer_learning_rate']):.3f}" in label
+        assert held_out == f"{tau:.3f}"
+        dish = own["methods"]["dish"]
+        assert f"({len(dish['kendall_tau']['values'])} seeds)" in label
+        assert figures == [
+            f"{dish[name]['median']:.3f} [{dish[name]['q25']:.2f}, {dish[name]['q75']:.2f}]"
+            for name in ("kendall_tau", "kendall_tau_left", "peak_error")
+        ]
 
 
 # Choosing the dish of recurrent cells
@@ -366,3 +398,28 @@ def test_the_table_of_selectors_is_its_record():
             f"{found['pooled'][name]['normal']:.2f}",
             f"{found['stability'][name]['mean']:.2f}",
         ]
+
+
+# README.md
+
+
+def test_the_figures_of_the_readme_are_in_the_records():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    bits = fresh_bits()
+    gains = [(bits[name] - bits[f"dish_{name}"]).mean() for name in ("nao", "ga", "random")]
+    assert f"by {min(gains):.2f} to {max(gains):.2f} bits with fresh training seeds" in readme
+    taus: dict = {}
+    for row in lines_of("nasbench201_league")[0]:
+        if row["known"] == "0":
+            taus.setdefault(row["surrogate"], []).append(float(row["kendall_tau"]))
+    mean = {name: np.mean(own) for name, own in taus.items()}
+    partial = mean.pop("partial_12")
+    proxies = [tau for name, tau in mean.items() if not name.endswith("untrained")]
+    assert (
+        f"(tau {mean['dishes_untrained']:.2f}) than every zero-cost proxy measured on the same "
+        f"networks ({max(proxies):.2f} at most), and better than twelve real epochs ({partial:.2f})"
+    ) in readme
+    search = record("nasbench201_search")["summary"]
+    ended = search["methods"]["dish_ga"]["at_equal_ground_truths"]["test"]["mean"]
+    points = 100 * (search["best_possible"] - ended)
+    assert f"dish + GA comes within {points:.2f} points of the best cell" in readme

@@ -16,6 +16,7 @@ from spd_jax.archs import Cells
 from spd_jax.errors import UserError
 from spd_jax.ledger import Evaluation
 from spd_jax.metrics import kendall_tau
+from spd_jax.search import loop
 from spd_jax.search.genetic import Genetic
 from spd_jax.search.loop import SearchConfig, search, warm_start
 from spd_jax.search.protocol import Proposal
@@ -78,6 +79,15 @@ class Dear(Oddness):
     """The same, but trains cells for real."""
 
     cost_per_query: float = 0.1
+    now: float = 0.0
+
+    def fit(self, *known):
+        self.now += 1
+        return super().fit(*known)
+
+    def predict(self, archs):
+        self.now += 100  # of training
+        return super().predict(archs)
 
     def load(self, path):
         raise NotImplementedError
@@ -118,10 +128,14 @@ def test_algorithm_1_by_hand():
     assert [iteration.notes for iteration in history] == [{}, {"turn": 1}, {"turn": 2}]
 
 
-def test_what_a_surrogate_trains_for_real_is_counted():
-    history, _ = by_hand(Dear())
+def test_what_a_surrogate_trains_for_real_is_counted_once(monkeypatch):
+    surrogate = Dear()
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: surrogate.now)
+    history, _ = by_hand(surrogate)
     # Five are trained a little, and three of them in full: these have begun already.
     assert [iteration.cost for iteration in history] == [3, 3 + 2 * 0.1 + 3, 6.2 + 2 * 0.1 + 3]
+    # The seconds of these trainings are those of ground truths.
+    assert [iteration.seconds for iteration in history] == [0, 1, 1]
 
 
 def test_without_a_surrogate_every_proposed_cell_is_evaluated():

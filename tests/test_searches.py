@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import shutil
+import time
 
 import jax
 import numpy as np
@@ -17,10 +18,12 @@ from spd_jax.errors import UserError
 from spd_jax.ledger import Ledger
 from spd_jax.report import search as search_report
 from spd_jax.search import loop
+from spd_jax.search.genetic import Genetic
 from spd_jax.search.random_search import RandomSearch
 from spd_jax.search.record import best, read_history, write_history
 from spd_jax.studies import events, run_folder, saved_fits, search_comparison, searches
 from spd_jax.studies.searches import SearchSettings
+from spd_jax.surrogates.bananas import Bananas
 
 GA = dataclasses.replace(SEARCH, method="ga")
 DISH_GA = dataclasses.replace(SEARCH, method="dish_ga")
@@ -56,10 +59,27 @@ def of(records, method):
 def test_rivals_of_image_cells_search_other_spaces_only_when_they_are_asked_for():
     names = [own.name for own in searches.methods_of(TOY, SEARCH)]
     assert not {"bananas", "local"} & set(names)
-    asked = dataclasses.replace(SEARCH, method="local")
-    assert [own.name for own in searches.methods_of(TOY, asked)] == ["local"]
-    with pytest.raises(UserError, match="method=bananas cannot search toy_widths"):
-        searches.methods_of(TOY, dataclasses.replace(SEARCH, method="bananas"))
+    for name in ("bananas", "local"):
+        asked = dataclasses.replace(SEARCH, method=name)
+        assert [own.name for own in searches.methods_of(TOY, asked)] == [name]
+    with pytest.raises(UserError, match="method=nao cannot search toy_widths"):
+        searches.methods_of(TOY, dataclasses.replace(SEARCH, method="nao"))
+
+
+def test_bananas_sees_the_vectors_of_a_problem_without_paths(tmp_path, monkeypatch):
+    seen = []
+
+    class Small(Bananas):
+        def __init__(self, paths):
+            seen.append(paths)
+            super().__init__(paths, members=2, layers=1, width=4, epochs=2)
+
+    monkeypatch.setattr(searches, "Bananas", Small)
+    asked = dataclasses.replace(SEARCH, method="bananas")
+    record = search_comparison.run(watched()[0], asked, tmp_path).records["bananas", 0]
+    assert [own.cost for own in record] == [6, 9, 12]
+    archs = TOY.space.sample(jax.random.key(0), 3)
+    np.testing.assert_array_equal(seen[0](archs), TOY.strongest_vectors(archs))
 
 
 # What is found
@@ -495,6 +515,31 @@ def test_a_choice_is_saved_before_anything_is_bought(tmp_path, comparison, monke
         search_comparison.run(problem, DISH_GA, tmp_path)
     expected = comparison.records["dish_ga", 0][1].cells
     assert tuple(cell for cell, *_ in second.sold) == expected
+
+
+def test_proposals_are_saved_before_the_surrogate_is_fitted(tmp_path, comparison, monkeypatch):
+    """A search that is killed in a fit chooses among the same cells, whoever would propose now."""
+    once = dataclasses.replace(DISH_GA, iterations=1)
+    propose = Genetic.propose
+
+    def slow(*args):
+        time.sleep(0.2)
+        return propose(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Genetic, "propose", slow)
+        patch.setattr(saved_fits, "fit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            search_comparison.run(watched()[0], once, tmp_path)
+    monkeypatch.setattr(searches.Searches, "proposer", lambda *own: RandomSearch())
+    record = search_comparison.run(watched()[0], once, tmp_path).records["dish_ga", 0]
+    assert_same({0: record}, {0: comparison.records["dish_ga", 0][:2]})
+    assert record[1].seconds > 0.2  # of the first run
+
+
+def interrupted(*args, **kwargs):
+    """Stand for a fit in which the search is killed."""
+    raise KeyboardInterrupt
 
 
 def test_failures_that_are_forgotten_are_bought_anew_by_a_search_that_has_not_ended(

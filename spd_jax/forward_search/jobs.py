@@ -30,7 +30,7 @@ from spd_jax.ledger import Evaluation
 TRAINED = ("seed", "child", "longer", "scratch")
 KINDS = (*TRAINED, "weak", *selection.RANKED)
 KIND = "forward_search"  # of files of weights
-MOST_STEPS = 64  # of one call of the compiled program
+MOST_STEPS = 64  # of one call of the compiled program, on an accelerator
 PROBE_BATCHES = 8  # that gains of candidates are measured on
 # Every compiled program takes some of the memory maps that a process may have (65,530 on Linux);
 # without any left, LLVM ends it by a segmentation fault. A network of preset digits takes some 300,
@@ -346,7 +346,13 @@ def train(
 
 
 def _chunk(steps: int) -> int:
-    """Return the largest divisor of an epoch's steps that one call takes."""
+    """Return the largest divisor of an epoch's steps that one call takes.
+
+    On a CPU a call takes one step: there XLA computes a convolution inside a loop ten times more
+    slowly than outside (jax issue 12868), and a call costs a millisecond.
+    """
+    if jax.default_backend() == "cpu":
+        return 1
     return next(size for size in range(min(steps, MOST_STEPS), 0, -1) if steps % size == 0)
 
 

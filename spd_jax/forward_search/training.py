@@ -9,6 +9,7 @@ shared (Hu et al., section 4: "without affecting the current model").
 import dataclasses
 import functools
 import math
+import operator
 import re
 from typing import Any, NamedTuple, Protocol
 
@@ -207,7 +208,11 @@ def train_steps(
         averages = {**state.averages, **moved}
         return TrainState(weights, averages, slopes, signals, state.step + 1), value
 
-    return jax.lax.scan(one, state, (indices, schedule.rate, schedule.progress))
+    steps = (indices, schedule.rate, schedule.progress)
+    if len(indices) == 1:
+        state, value = one(state, jax.tree.map(operator.itemgetter(0), steps))
+        return state, value[None]
+    return jax.lax.scan(one, state, steps)
 
 
 def _signals(state: TrainState, gradient: Weights) -> Weights:

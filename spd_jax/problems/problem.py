@@ -60,6 +60,8 @@ class Problem:
       family: `family(hidden) -> MotifFamily`, the motif-network of a width.
       hidden_size: the width to take where nothing else is said.
       dish_presets: settings of the dish by name; "best" among them.
+      dish_ranges: of which of the papers' tables, "table_2" or "table_4", the ranges fit its dish:
+        see `studies.tuning`.
       second_dish: another motif-network with settings of its own, which judges untrained beside
         the first one; None: there is none.
       ground_truths: ways to train a motif by name, the default first.
@@ -100,6 +102,7 @@ class Problem:
     ground_truths: Mapping[str, GroundTruthPreset]
     features: Features
     hidden_size: int = 3
+    dish_ranges: str = "table_2"
     second_dish: DishSurrogate | None = None
     structure: Structure | None = None
     paths: Paths | None = None

@@ -117,7 +117,7 @@ def peaks(run: Run) -> list[tuple[float, str, str]]:
 
 def figure1(run: Run) -> Figure:
     """Return the paper's figure 1: truth, dish and rivals; (a) near the peak, (b) everywhere."""
-    figure = _titled(run, (11.5, 5.5))
+    figure = _titled(run, (11.5, 5.5), verdict=_verdict(run))
     near, whole = figure.subplots(1, 2, width_ratios=[1.75, 1])
     for axes in (near, whole):
         _truth_and_dish(axes, run, "dish", _with_tau(run, "dish"))
@@ -238,13 +238,38 @@ def _learned(run: Run) -> bool:
     return any(own.max() > 0 for own, _ in run.losses.values())
 
 
-def _titled(run: Run, size: tuple[float, float], what: str = "Sigmoid slopes: ") -> Figure:
-    """Return a figure whose title says whose results it shows."""
+def _verdict(run: Run) -> str:
+    """Return what learning brought and whether a simple rival is better, of another table."""
+    taus = {name: own.median for name, own in run.tau.items() if own is not None}
+    rivals = {
+        words: taus[name]
+        for name, words in (
+            ("slope_mlp", "MLP on the slope"), ("gaussian_process", "Gaussian process"),
+            (SOURCE, f"{run.source}'s table itself"),
+        )
+        if name in taus
+    }  # fmt: skip
+    if not run.source or not rivals or not {"dish", "dish_untrained"} <= taus.keys():
+        return ""
+    best = max(rivals, key=lambda words: rivals[words])
+    before, after = taus["dish_untrained"], taus["dish"]
+    worth = "is better" if rivals[best] > after else "is not better"
+    return (
+        f"Learning takes the dish's τ from {before:.2f} to {after:.2f}. "
+        f"The best simple rival, {best}, {worth}: {rivals[best]:.2f}"
+    )
+
+
+def _titled(
+    run: Run, size: tuple[float, float], what: str = "Sigmoid slopes: ", verdict: str = ""
+) -> Figure:
+    """Return a figure whose title says whose results it shows, and perhaps what they mean."""
     figure = Figure(figsize=size, layout="constrained")
     seeds = f"{run.seeds} seed" + ("s" if run.seeds > 1 else "")
     parts = [run.dataset, f"learned from {run.source}" if run.source else ""]
     parts += [f"preset {run.preset}" if run.preset else "", seeds]
     words = what + ", ".join(part for part in parts if part)
+    words += f"\n{verdict}" if verdict else ""
     figure.suptitle(words, x=0.01, ha="left", fontsize=12, color=INK)
     return figure
 

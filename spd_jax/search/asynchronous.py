@@ -6,6 +6,7 @@ next K are chosen, from what is known by then.
 """
 
 import concurrent.futures
+import functools
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +21,7 @@ from spd_jax.ground_truth.executors import NOT_YET, NotYet
 from spd_jax.ledger import Evaluation
 from spd_jax.motif import SearchSpace
 from spd_jax.search import loop
-from spd_jax.search.loop import Fit, SearchConfig, fit_only
+from spd_jax.search.loop import Fit, Propose, SearchConfig, fit_only, propose_only
 from spd_jax.search.protocol import Proposer
 from spd_jax.search.record import Choice, Iteration, Record
 from spd_jax.surrogates.protocol import CostlySurrogate, Surrogate
@@ -82,6 +83,7 @@ def search(
     config: SearchConfig = PAPER,
     seed: int = 0,
     fit: Fit = fit_only,
+    propose: Propose = propose_only,
     recall: Callable[[int], Choice | None] = lambda index: None,
     on_choice: Callable[[int, Choice], Any] = lambda index, choice: None,
     on_evaluation: Callable[[int, Evaluation], Any] = lambda count, evaluation: None,
@@ -114,6 +116,7 @@ def search(
       config: sizes.
       seed: of every evaluation.
       fit: called instead of `surrogate.fit`.
+      propose: called instead of `proposer.propose`.
       recall: returns what an earlier run handed to `on_choice`, or None. It is used, whatever has
         arrived since, if it has as many cells as `config.evaluations` and none that was chosen
         before. So a search that was killed goes on with the cells that it had chosen: what the
@@ -132,14 +135,16 @@ def search(
         chosen, what is pending is awaited first.
     """
     loop.check(config, ranked=surrogate is not None)
-    if isinstance(surrogate, CostlySurrogate):
-        raise UserError(
-            f"{type(surrogate).__name__} trains cells to rank them, for which an asynchronous "
-            "search has no workers left: search synchronously, or use another surrogate"
-        )
+    _refuse_training(surrogate)
     flight = _Flight(on_iteration, on_evaluation, ranked=surrogate is not None)
 
-    def chosen(index: int) -> Iterator[NotYet | Chosen]:
+    def choose(index: int, known: Cells, scores: np.ndarray, pending: Cells) -> Chosen:
+        return loop.choose(
+            index, key, space, known, scores, pending=pending,
+            proposer=proposer, surrogate=surrogate, config=config, fit=fit, propose=propose,
+        )  # fmt: skip
+
+    def steps(index: int) -> Iterator[NotYet | Chosen]:
         """Yield `NOT_YET` until the choice of an iteration is made, and then the choice."""
         recalled = recall(index)
         if recalled is not None and flight.takes(recalled, config.evaluations):
@@ -147,39 +152,28 @@ def search(
             return
         while not flight.is_known_enough():
             yield NOT_YET
-        known, scores, pending = flight.known()
-        future = beside(
-            lambda: loop.choose(
-                index, key, space, known, scores, pending=pending,
-                proposer=proposer, surrogate=surrogate, config=config, fit=fit,
-            )
-        )  # fmt: skip
+        future = beside(functools.partial(choose, index, *flight.known()))
         while not future.done():
             yield NOT_YET
         cells, choice = future.result()
         on_choice(index, choice)
         yield cells, choice
 
-    ended: list[Exception] = []
-
-    def upcoming() -> Iterator[str | NotYet]:
-        """Yield every cell in order of handing out."""
-        yield from flight.begin(*loop.begin(key, space, config.warm_start))
-        for index in range(1, config.iterations + 1):
-            try:
-                for step in chosen(index):
-                    if isinstance(step, NotYet):
-                        yield step
-                    else:
-                        yield from flight.begin(*step)
-            except Exception as error:
-                ended.append(error)
-                return
-
-    ground_truth.evaluate_each(upcoming(), flight.arrive, seed=seed)
-    if ended:
-        raise ended[0]
+    start = loop.begin(key, space, config.warm_start)
+    choices = map(steps, range(1, config.iterations + 1))
+    ground_truth.evaluate_each(flight.upcoming(start, choices), flight.arrive, seed=seed)
+    if flight.ended is not None:
+        raise flight.ended
     return flight.record
+
+
+def _refuse_training(surrogate: Surrogate | None) -> None:
+    """Refuse a surrogate that trains cells itself."""
+    if isinstance(surrogate, CostlySurrogate):
+        raise UserError(
+            f"{type(surrogate).__name__} trains cells to rank them, for which an asynchronous "
+            "search has no workers left: search synchronously, or use another surrogate"
+        )
 
 
 class _Flight:
@@ -199,6 +193,25 @@ class _Flight:
         self._cells: Cells | None = None
         self._place: dict[str, int] = {}  # by name, in `_cells`
         self._arrived: dict[str, Evaluation] = {}
+        self.ended: Exception | None = None  # why no further choice was made
+
+    def upcoming(
+        self, start: Chosen, choices: Iterable[Iterable[NotYet | Chosen]]
+    ) -> Iterator[str | NotYet]:
+        """Yield every cell in order of handing out: the warm start, then the choices.
+
+        What a choice raises ends them, so that what is pending is still awaited: see `ended`.
+        """
+        yield from self.begin(*start)
+        try:
+            for steps in choices:
+                for step in steps:
+                    if isinstance(step, NotYet):
+                        yield step
+                    else:
+                        yield from self.begin(*step)
+        except Exception as error:
+            self.ended = error
 
     def begin(self, cells: Cells, choice: Choice) -> Sequence[str]:
         """Take note of a choice whose cells are handed out next; return their names."""

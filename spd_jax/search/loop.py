@@ -9,7 +9,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -59,6 +59,26 @@ def fit_only(
     return surrogate.fit(key, archs, scores)
 
 
+class Proposed(NamedTuple):
+    """A proposal, and the seconds that it took to find, whichever run found it."""
+
+    proposal: protocol.Proposal
+    seconds: float
+
+
+# Proposer, key (consumed), space, known cells [K], their scores [K], and how many to propose.
+Propose = Callable[[Proposer, Key, SearchSpace, Cells, np.ndarray, int], Proposed]
+
+
+def propose_only(
+    proposer: Proposer, key: Key, space: SearchSpace, known: Cells, scores: np.ndarray, count: int
+) -> Proposed:
+    """Propose and keep nothing."""
+    began = time.perf_counter()
+    proposal = proposer.propose(key, space, known, scores, count)
+    return Proposed(proposal, time.perf_counter() - began)
+
+
 def search(
     key: Key,
     space: SearchSpace,
@@ -69,6 +89,7 @@ def search(
     config: SearchConfig = SearchConfig(),
     seed: int = 0,
     fit: Fit = fit_only,
+    propose: Propose = propose_only,
     recall: Callable[[int], Choice | None] = lambda index: None,
     on_choice: Callable[[int, Choice], Any] = lambda index, choice: None,
     on_iteration: Callable[[Iteration], Any] = lambda iteration: None,
@@ -90,6 +111,8 @@ def search(
       seed: of every evaluation.
       fit: called instead of `surrogate.fit`, with the iteration's number in front, so that a
         fit can be saved and found again; it must return what `surrogate.fit` would.
+      propose: called instead of `proposer.propose`, so that a proposal can be saved and found
+        again, before the surrogate is fitted.
       recall: returns what an earlier run handed to `on_choice` for an iteration, or None. It
         is used if it was made from the same cells and scores and has as many cells as
         `config.evaluations`, so that the search goes on alike on a machine that rounds
@@ -122,6 +145,7 @@ def search(
             cells, choice = choose(
                 index, key, space, known, scores,
                 proposer=proposer, surrogate=surrogate, config=config, fit=fit,
+                propose=propose,
             )  # fmt: skip
             on_choice(index, choice)
         on_iteration(state.buy(cells, choice, ranked=surrogate is not None))
@@ -279,6 +303,7 @@ def choose(
     surrogate: Surrogate | None,
     config: SearchConfig,
     fit: Fit,
+    propose: Propose = propose_only,
 ) -> tuple[Cells, Choice]:
     """Return the cells that an iteration evaluates, with what the surrogate said of them.
 
@@ -295,32 +320,38 @@ def choose(
       surrogate: None evaluates what is proposed.
       config: sizes.
       fit: called instead of `surrogate.fit`.
+      propose: called instead of `proposer.propose`.
 
     Raises:
       UserError: the proposer returns too few new cells, or a surrogate another number of scores.
     """
-    began = time.perf_counter()
     propose_key, fit_key = jax.random.split(jax.random.fold_in(key, index))
     wanted = config.evaluations if surrogate is None else config.proposals
     seen, told = known, scores
     if pending is not None and len(pending):
         seen, told = known.joined(pending), np.append(scores, np.full(len(pending), np.nan))
-    proposal = proposer.propose(propose_key, space, seen, told, wanted)
+    proposal, proposing = propose(proposer, propose_key, space, seen, told, wanted)
+    began = time.perf_counter()
     cells = protocol.fresh(proposal.cells, set(seen.names))
     if len(cells) < wanted:
         raise UserError(
             f"{type(proposer).__name__} proposed {len(cells)} new cells, not {wanted}: let it "
             "return distinct cells that are not known (search.protocol.collect finds them)"
         )
-    cells, predicted, cost = cells.take(range(wanted)), np.full(wanted, np.nan), 0.0
+    cells, predicted = cells.take(range(wanted)), np.full(wanted, np.nan)
+    cost = training = 0.0
     if surrogate is not None:
-        predicted = _predict(fit(index, surrogate, fit_key, known.archs, scores), cells)
+        fitted = fit(index, surrogate, fit_key, known.archs, scores)
+        asked = time.perf_counter()
+        predicted = _predict(fitted, cells)
         chosen = protocol.ranking(predicted)[: config.evaluations]
         if isinstance(surrogate, CostlySurrogate):
             # What it spent on the chosen cells is the beginning of their evaluations.
             cost = (wanted - len(chosen)) * surrogate.cost_per_query
+            # It predicts by training, which takes the seconds of evaluations.
+            training = time.perf_counter() - asked
         cells, predicted = cells.take(chosen), predicted[chosen]
-    seconds = time.perf_counter() - began
+    seconds = proposing + time.perf_counter() - began - training
     return cells, Choice(
         cells.names, predicted, cost, seconds, proposal.notes, fingerprint(known.names, scores)
     )

@@ -46,7 +46,8 @@ class Choice(_Entry):
       cells: names `[K]`, in order of purchase.
       predicted: the surrogate's scores `[K]` float64, in its unit; NaN where it gave none.
       cost: what the surrogate itself spent on its predictions, in full evaluations.
-      seconds: spent in proposing, fitting and predicting.
+      seconds: spent in proposing, fitting and predicting, but for the training of a surrogate that
+        trains cells to predict them; of a fit that was killed and went on, those since then.
       notes: figures of the proposer, such as the share of random cells that filled up.
       known: `fingerprint` of the cells and scores that the choice was made from.
     """
@@ -72,8 +73,7 @@ class Iteration(_Entry):
       test_scores: the same on test data; NaN also where it was not measured.
       tau: Kendall's tau-b of `predicted` and `scores`; NaN without a surrogate.
       cost: ground truths spent so far, in full evaluations, the surrogate's own included.
-      seconds: spent in proposing, fitting and predicting; not in evaluating
-        (unless a surrogate does).
+      seconds: spent in proposing, fitting and predicting; not in evaluating, whoever evaluates.
       notes: figures of the proposer.
     """
 

@@ -445,6 +445,37 @@ def _init_reduction(skeleton: Skeleton, cell: CellKind, key: Key, inputs: int) -
     }
 
 
+@dataclasses.dataclass
+class _Tracer:
+    """Takes note of what a run passes through.
+
+    Attributes:
+      after_block: see `trace`; may change the output of a block `[N, H, W, C]`.
+      relu_inputs, relu_used: inputs of every ReLU, without a gradient, and whether it is used.
+      blocks: outputs of the blocks `[C, H, W, N]`.
+    """
+
+    after_block: Callable[[int, Array], Array] | None
+    relu_inputs: list[Array] = dataclasses.field(default_factory=list)
+    relu_used: list[Array] = dataclasses.field(default_factory=list)
+    blocks: list[Array] = dataclasses.field(default_factory=list)
+
+    def relu(self, x: Array) -> Array:
+        self.relu_inputs.append(jax.lax.stop_gradient(x))
+        self.relu_used.append(jnp.ones((), x.dtype))
+        return jax.nn.relu(x)
+
+    def block(self, x: Array) -> Array:
+        self.blocks.append(x)
+        if self.after_block is None:
+            return x
+        return from_nhwc(self.after_block(len(self.blocks) - 1, to_nhwc(x)))
+
+    def cell(self, found: CellOutput) -> None:
+        self.relu_inputs.extend(found.relu_inputs)
+        self.relu_used.extend(found.relu_used)
+
+
 def _run(
     skeleton: Skeleton,
     cell: CellKind,
@@ -455,24 +486,7 @@ def _run(
     after_block: Callable[[int, Array], Array] | None = None,
 ) -> Trace:
     """Run a network; what is reported besides the logits lies as `[C, H, W, N]`."""
-    relu_inputs: list[Array] = []
-    relu_used: list[Array] = []
-    blocks: list[Array] = []
-
-    def relu(x: Array) -> Array:
-        relu_inputs.append(jax.lax.stop_gradient(x))
-        relu_used.append(jnp.ones((), x.dtype))
-        return jax.nn.relu(x)
-
-    def block(x: Array) -> Array:
-        blocks.append(x)
-        if after_block is None:
-            return x
-        return from_nhwc(after_block(len(blocks) - 1, to_nhwc(x)))
-
-    def report(found: CellOutput) -> None:
-        relu_inputs.extend(found.relu_inputs)
-        relu_used.extend(found.relu_used)
+    tracer = _Tracer(after_block)
 
     def one_cell(x: Array, weights: Params) -> tuple[Array, CellOutput]:
         found = cell.apply(weights, arch, x, norm)
@@ -480,27 +494,28 @@ def _run(
         return found.output, CellOutput(found.output, relu_inputs, found.relu_used)
 
     x = convolve(norm, from_nhwc(inputs), params["stem"])
-    x = block(relu(x) if cell.relu_after_stem else x)
+    x = tracer.block(tracer.relu(x) if cell.relu_after_stem else x)
     reductions = iter(params["reductions"])
     for group, weights in zip(_groups(skeleton, cell), params["cells"], strict=True):
         if group.reduce:
-            x = block(_reduce(skeleton, next(reductions), x, norm, relu))
+            x = tracer.block(_reduce(skeleton, next(reductions), x, norm, tracer.relu))
         each = [operator.itemgetter(index) for index in range(group.cells)]
         if group.cells > 1 and after_block is None:  # one compiled cell serves all of them
             x, stacked = jax.lax.scan(one_cell, x, weights)
             for at in each:
                 found = jax.tree.map(at, stacked)
-                blocks.append(found.output)
-                report(found)
+                tracer.blocks.append(found.output)
+                tracer.cell(found)
             continue
         for at in each:
             x, found = one_cell(x, jax.tree.map(at, weights))
-            x = block(x)
-            report(found)
+            x = tracer.block(x)
+            tracer.cell(found)
     if skeleton.reduction == "residual":
-        x = relu(batch_norm(x) if norm else x)
+        x = tracer.relu(batch_norm(x) if norm else x)
     logits = params["dense"]["weight"] @ jnp.mean(x, (1, 2)) + params["dense"]["bias"]
-    return Trace(logits.T, tuple(relu_inputs), tuple(relu_used), tuple(blocks))
+    traced = (tracer.relu_inputs, tracer.relu_used, tracer.blocks)
+    return Trace(logits.T, *map(tuple, traced))
 
 
 def _reduce(

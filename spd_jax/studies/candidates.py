@@ -66,7 +66,13 @@ class CandidateSettings:
         (), "settings to compare: name=value, several joined by +", free=True
     )
     random: int = setting(20, "candidates drawn at random, beside these", at_least=0, free=True)
-    ranges: str = setting("table_2", "what they are drawn from", choices=tuple(RANGES), free=True)
+    ranges: str | None = setting(
+        None,
+        "table of the papers whose ranges they are drawn from; default: table 4 for recurrent "
+        "cells, table 2 for other problems",
+        choices=tuple(RANGES),
+        free=True,
+    )
     wider: bool = setting(
         True, "also draw gradient and targets, and inner rates of up to 1", free=True
     )
@@ -175,13 +181,14 @@ def short(candidate: str) -> str:
     return candidate if len(candidate) <= LONG else sha256(candidate.encode()).hexdigest()[:16]
 
 
-def drawn(settings: CandidateSettings) -> list[str]:
+def drawn(problem: Problem, settings: CandidateSettings) -> list[str]:
     """Return the random candidates: more of them begin with the same ones.
 
     Each number is rounded to three digits, and there are as many valid as train samples. The
     number of outer steps is not drawn: all of them are looked at.
     """
-    ranges = {**RANGES[settings.ranges], **(tuning.WIDER if settings.wider else {})}
+    own_ranges = RANGES[settings.ranges or problem.dish_ranges]
+    ranges = {**own_ranges, **(tuning.WIDER if settings.wider else {})}
     del ranges["outer_steps"]
     found = []
     for number in range(settings.random):
@@ -221,9 +228,14 @@ def run(
       UserError: settings with which nothing can be compared, or a folder of another run.
     """
     settings_lib.check(settings)
+    if settings.exams != "between" and not settings.target:
+        raise UserError(
+            f"exams={settings.exams} is about the tables beside a target, and there is none: give "
+            "one, or leave exams out, since tuning motifs are always split"
+        )
     tables = _tables(problem, settings) if table is None else {"given": table}
     asked = _exams(tables, settings)
-    names = [*filter(None, settings.candidates), *drawn(settings)]
+    names = [*filter(None, settings.candidates), *drawn(problem, settings)]
     if not names:
         raise UserError("there are no candidates: give settings as name=value, or draw some")
     surrogates = {own: surrogate_of(own, problem, settings)[0] for own in names}

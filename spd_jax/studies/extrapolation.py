@@ -143,25 +143,14 @@ def run(
     """
     settings_lib.check(settings)
     candidates = candidates_of(problem, settings)
-    config = {"study": "extrapolation", **_described(settings)}
-    grows = settings_lib.growing(settings)
-    if source is not None:
-        source = in_order(source)
-        config["source"] = source.identity
-    # Settings that do not fit the table are refused before anything is written or trained.
+    source = None if source is None else in_order(source)
     if isinstance(table, TruthTable):
         table = in_order(table)
-        draw_split(table, settings.seed, settings, source)
-        config["table"] = table.identity
         name = _data_of(table, problem)
     else:
         name = table.dataset
-        least = settings if source is None else dataclasses.replace(settings, num_train=2)
-        _inside(slopes_of(table.slopes), f"the table of {name}", least)
-        described = {"slopes": table.slopes, "dataset": name, "epochs": table.epochs}
-        config["computed"] = settings_lib.to_json(described)
-        config["ground_truth_seeds"] = table.seeds
-        grows = (*grows, "ground_truth_seeds")
+    _check_table(table, settings, source)
+    config, grows = _identity(table, settings, source)
     with open_folder(workdir, config, grows) as folder:
         if isinstance(table, ComputedTable):
             table = in_order(compute_table(folder, problem, table, listen))
@@ -174,6 +163,32 @@ def run(
         _write_samples(folder, table, splits, candidates, results)
         folder.write_json("summary.json", summary)
     return summary
+
+
+def _check_table(
+    table: TruthTable | ComputedTable, settings: ExtrapolationSettings, source: TruthTable | None
+) -> None:
+    """Refuse settings that do not fit a table, before anything is written or trained."""
+    if isinstance(table, TruthTable):
+        draw_split(table, settings.seed, settings, source)
+    else:
+        least = settings if source is None else dataclasses.replace(settings, num_train=2)
+        _inside(slopes_of(table.slopes), f"the table of {table.dataset}", least)
+
+
+def _identity(
+    table: TruthTable | ComputedTable, settings: ExtrapolationSettings, source: TruthTable | None
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return what decides a run's results, and the names of what may grow when it goes on."""
+    config = {"study": "extrapolation", **_described(settings)}
+    grows = settings_lib.growing(settings)
+    if source is not None:
+        config["source"] = source.identity
+    if isinstance(table, TruthTable):
+        return config | {"table": table.identity}, grows
+    described = {"slopes": table.slopes, "dataset": table.dataset, "epochs": table.epochs}
+    config |= {"computed": settings_lib.to_json(described), "ground_truth_seeds": table.seeds}
+    return config, (*grows, "ground_truth_seeds")
 
 
 def _data_of(table: TruthTable, problem: Problem) -> str:

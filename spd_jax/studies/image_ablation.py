@@ -8,7 +8,7 @@ held-out cells of a seed, before and after the outer loop.
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -290,9 +290,16 @@ def _row(
             folder, f"{name}-seed{seed}", loop, look_every=max(total, 1), look=look,
             on_step=lambda step, record: advanced(step / max(total, 1) * 0.99),
         )  # fmt: skip
+    counts = {"num_train": len(split.known), "num_test": len(split.held_out)}
+    plain: dict[str, Any] = files.to_json(_figures(records) | counts | {"seconds": seconds["row"]})
+    return plain
+
+
+def _figures(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the figures of a row, from what its outer loop recorded."""
     figures = outer_loop.figures(records)
     losses_seen = [record["loss"] for record in records if "loss" in record]
-    row = {
+    return {
         "tau_before": records[0]["tau_held_out"],
         "tau_after": records[-1]["tau_held_out"],
         "tau_fitted": figures.get("tau"),
@@ -301,12 +308,7 @@ def _row(
         "loss_last": np.mean(losses_seen[-5:]) if losses_seen else None,
         "tau_fitted_without_undefined": figures.get("tau_without_undefined"),
         "undefined_share": figures.get("undefined_share"),
-        "num_train": len(split.known),
-        "num_test": len(split.held_out),
-        "seconds": seconds["row"],
     }
-    plain: dict[str, Any] = files.to_json(row)
-    return plain
 
 
 def _targets(kind: str, loop: OuterLoop, losses: np.ndarray | None) -> np.ndarray:

@@ -197,26 +197,7 @@ def replay(
             f"fresh_seeds={settings.fresh_seeds} trains the best cells of recorded searches anew: "
             "give their data_dir, too, or let it be 0"
         )
-    shipped = problem.ground_truth(settings.preset).history
-    if history is None and not shipped:
-        raise UserError(
-            f"no searches of {problem.name} with preset {settings.preset} are recorded: search "
-            "anew, which takes the data"
-        )
-    source = lookup.shipped(shipped) if history is None else pathlib.Path(history)
-    recorded, comments = read_history(source)
-    _check_recorded(source, problem, settings, recorded, comments)
-    records: Records = {}
-    for number in range(settings.seeds):
-        for method in methods_of(problem, settings):
-            record = _cut(recorded.get((method.name, number), []), problem, settings, method)
-            wanted = settings.iterations + 1
-            if record is None:
-                raise UserError(
-                    f"{method.name}, run {number + 1} with {wanted - 1} iterations is outside the "
-                    "recorded runs: search anew to evaluate its cells"
-                )
-            records[method.name, number] = record
+    records, comments = _recorded(problem, settings, history)
     fingerprint = comments.get("task", "")
     with _open_folder(workdir, "replay", problem, settings, fingerprint) as folder:
         ceiling = noise_ceiling(problem, settings, fingerprint)
@@ -224,11 +205,7 @@ def replay(
         fresh: list[Fresh] = []
         if settings.fresh_seeds:
             task = problem.ground_truth(settings.preset).task(data_dir, str(folder.path / "states"))
-            if task.fingerprint != fingerprint:
-                raise UserError(
-                    f"the recorded searches were made with {fingerprint}, and these data give "
-                    f"{task.fingerprint}: give the data that they were made on"
-                )
+            _check_task(task, fingerprint)
             with Ledger(folder.path / "ledger.sqlite") as ledger:
                 truth = GroundTruth(
                     problem.space.name, task, ledger, workers, time_limit=time_limit
@@ -237,6 +214,45 @@ def replay(
         points = trade_off.points(records, cost, problem.space, _unit(problem, settings))
         return _finish(
             folder, problem, settings, records, fingerprint, ceiling, each, fresh, points=points
+        )
+
+
+def _recorded(
+    problem: Problem, settings: SearchSettings, history: files.Path | None
+) -> tuple[Records, dict[str, str]]:
+    """Return what a history holds of the searches that are asked for, and its comments.
+
+    Raises:
+      UserError: there is no history, it is another one, or it holds less.
+    """
+    shipped = problem.ground_truth(settings.preset).history
+    if history is None and not shipped:
+        raise UserError(
+            f"no searches of {problem.name} with preset {settings.preset} are recorded: search "
+            "anew, which takes the data"
+        )
+    source = lookup.shipped(shipped) if history is None else pathlib.Path(history)
+    every, comments = read_history(source)
+    _check_recorded(source, problem, settings, every, comments)
+    records: Records = {}
+    for number in range(settings.seeds):
+        for method in methods_of(problem, settings):
+            record = _cut(every.get((method.name, number), []), problem, settings, method)
+            if record is None:
+                raise UserError(
+                    f"{method.name}, run {number + 1} with {settings.iterations} iterations is "
+                    "outside the recorded runs: search anew to evaluate its cells"
+                )
+            records[method.name, number] = record
+    return records, comments
+
+
+def _check_task(task: Task, fingerprint: str) -> None:
+    """Refuse data on which recorded searches were not made."""
+    if task.fingerprint != fingerprint:
+        raise UserError(
+            f"the recorded searches were made with {fingerprint}, and these data give "
+            f"{task.fingerprint}: give the data that they were made on"
         )
 
 

@@ -45,13 +45,6 @@ def summarise(
     best = max(leaders, key=lambda leader: leader.score)
     if not best.cell:
         raise UserError("every evaluation failed, so there is no best cell: see why in the ledger")
-    failed = {
-        (number, cell)
-        for (_, number), record in records.items()
-        for own in record
-        for cell, score in zip(own.cells, own.scores, strict=True)
-        if not np.isfinite(score)
-    }
     by_method = histories(records)
     return {
         "problem": problem.name,
@@ -70,7 +63,7 @@ def summarise(
             }
             for name, runs in by_method.items()
         },
-        "failed": len(failed),
+        "failed": len(_failed(records)),
         "best_cell": {
             "cell": best.cell,
             "space": problem.space.name,
@@ -81,6 +74,17 @@ def summarise(
             "parameters": motif.num_parameters(problem.family(settings.hidden_size)),
             "parameters_in_the_paper": problem.parameters_in_the_paper,
         },
+    }
+
+
+def _failed(records: Records) -> set[tuple[int, str]]:
+    """Return the run and name of every cell whose evaluation failed, whichever method bought it."""
+    return {
+        (number, cell)
+        for (_, number), record in records.items()
+        for own in record
+        for cell, score in zip(own.cells, own.scores, strict=True)
+        if not np.isfinite(score)
     }
 
 

@@ -1,6 +1,7 @@
 """The searches of a comparison: their methods and settings, and how one is run and resumed."""
 
 import dataclasses
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from spd_jax.search.loop import SearchConfig
 from spd_jax.search.protocol import Proposer
 from spd_jax.search.random_search import RandomSearch
 from spd_jax.search.record import Choice, Iteration, Record, Records, fingerprint
-from spd_jax.studies import events, line_up, machine, saved_fits, trade_off
+from spd_jax.studies import events, line_up, machine, saved_fits, saved_proposals, trade_off
 from spd_jax.studies.run_folder import RunFolder
 from spd_jax.studies.settings import setting
 from spd_jax.surrogates.bananas import Bananas
@@ -68,6 +69,7 @@ METHODS = {
     )
 }
 # What is compared on spaces of graphs today; on the paper's own only where it is asked for by name.
+# There BANANAS is like the original only: the ensemble sees the problem's vectors, not paths.
 ON_GRAPHS = ("bananas", "local")
 
 
@@ -146,7 +148,6 @@ def methods_of(problem: Problem, settings: SearchSettings) -> list[Method]:
         if not (method.proposer == "nao" and problem.tokens is None)
         # Asynchronous searches leave it no workers: it trains cells to rank them.
         and not (method.ranker == "partial" and (not trains or settings.asynchronous))
-        and not (method.proposer == "bananas" and problem.paths is None)
     ]
     everyone = [m for m in allowed if m.proposer not in ON_GRAPHS or problem.paths is not None]
     named = [method for method in allowed if method.name == settings.method]
@@ -234,6 +235,7 @@ class Searches:
     def one(self, method: Method, number: int, config: SearchConfig, saved: "_Saved") -> Record:
         """Run one search; what is known of it is read from folder and ledger."""
         teller = _Teller(self.listen, self.truth)
+        proposals = f"proposals/{method.name}_{number}.json"
 
         def fit(
             index: int, surrogate: Surrogate, key: Key, archs: Archs, scores: np.ndarray
@@ -250,6 +252,7 @@ class Searches:
         what = jax.random.key(number), self.space, self.truth, self.proposer(method)
         how: dict[str, Any] = {
             "surrogate": self.surrogate(method), "config": config, "fit": fit,
+            "propose": functools.partial(saved_proposals.propose, self.folder, proposals),
             "recall": saved.choices.get, "on_choice": saved.choose, "on_iteration": keep,
         }  # fmt: skip
         if self.settings.asynchronous:
@@ -265,8 +268,9 @@ class Searches:
             return Genetic(parents=20, crossover_rate=self.settings.crossover_rate)
         if method.proposer == "local":
             return LocalSearch()
-        if method.proposer == "bananas" and self.problem.paths is not None:
-            return BananasProposer(Bananas(self.problem.paths.paths))
+        if method.proposer == "bananas":
+            paths, others = self.problem.paths, self.problem.strongest_vectors
+            return BananasProposer(Bananas(others if paths is None else paths.paths))
         if method.proposer == "random" or self.problem.tokens is None:
             return RandomSearch()
         from spd_jax.search.nao import NaoProposer  # brings flax

@@ -31,7 +31,8 @@ class Bananas:
     the authors' is a constant of each data set. Scores are z-scored.
 
     Attributes:
-      paths: `paths(archs) -> [M, F]`, the path encoding.
+      paths: `paths(archs) -> [M, F]`, the path encoding; or other vectors, for a space whose motifs
+        have no paths (ours).
       members: E, perceptrons in the ensemble; 5 in the paper.
       layers: hidden layers of ReLUs; 10 in the paper.
       width: of each; 20 in the paper.
@@ -215,7 +216,7 @@ def _vectors(paths: protocol.ToVectors, archs: Archs) -> np.ndarray:
     motifs = archs_lib.count(archs)
     if vectors.ndim != 2 or len(vectors) != motifs or not np.isfinite(vectors).all():
         raise UserError(
-            f"path encodings of {motifs} motifs have shape {vectors.shape}: give one row of "
+            f"vectors of {motifs} motifs have shape {vectors.shape}: give one row of "
             "finite numbers per motif"
         )
     return vectors
