@@ -242,14 +242,15 @@ def test_too_little_memory_is_one_sentence(tmp_path, fakes, monkeypatch):
 def test_progress_counts_every_job_and_names_its_method(tmp_path, fakes):
     found = []
     settings = dataclasses.replace(TINY, num_seeds=1, growths=1, repeats=1)
-    beside = ("none", "by_projection", "longer", "wide", "selection")
+    beside = ("none", "by_projection", "by_dish", "lambda_0", "longer", "wide", "selection")
     run(tmp_path, settings, beside, listen=found.append)
     (one, two) = [k for k, event in enumerate(found) if isinstance(event, events.Stage)]
     for stage, last in ((found[one], found[two - 1]), (found[two], found[-1])):
         assert last.done == stage.total
-    assert found[one].total == 3 + 2 + 4 + 1 + 1
-    names = [event.row[0] for event in found if isinstance(event, events.Advanced)]
-    assert {*names} == {"grown", *beside}
+    assert found[one].total == 5 * 1 + (2 + 1 + 3 + 3 + 2) + 1 + 1
+    rows = [event.row for event in found if isinstance(event, events.Advanced)]
+    assert {row[0] for row in rows} == {"grown", *beside}
+    assert {row[0] for row in rows if row[3] == "seed"} == {"grown"}  # of the first that asks
 
 
 def test_every_method_is_judged_by_its_best_model_on_validation_data(tmp_path, fakes):
