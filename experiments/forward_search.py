@@ -7,6 +7,7 @@ it grows networks of scikit-learn's digits, which takes minutes and downloads no
 import dataclasses
 
 from experiments import launch
+from spd_jax.errors import UserError
 from spd_jax.report import forward_search as report
 from spd_jax.report.display import Display
 from spd_jax.studies import forward_cost, forward_final, forward_search
@@ -37,6 +38,9 @@ class ForwardSearch(ForwardSettings, launch.Evaluations):
         "with `normal` and `filters` as given", free=True,
     )  # fmt: skip
     final_epochs: int = setting(600, "epochs of that training", at_least=1, free=True)
+    all_images: bool = setting(
+        False, "that training takes the images of the validation, too", free=True
+    )
 
 
 launch.define(ForwardSearch, PRESETS)
@@ -48,6 +52,8 @@ def main() -> None:
     if settings.one_step:
         print(report.phases(forward_cost.measure(settings)))
         return
+    if settings.all_images and not settings.final_arch:
+        raise UserError("--all_images is for a final training: give --final_arch, too")
     if settings.final_arch:
         train_finally(settings)
         return
@@ -77,6 +83,7 @@ def train_finally(settings: ForwardSearch) -> None:
             epochs=settings.final_epochs,
             data_dir=launch.folder_of_data(settings.data_dir),
             workers=settings.trained_by,
+            all_images=settings.all_images,
             listen=display,
         )
     print(report.final(summary))

@@ -227,6 +227,20 @@ def spread_with_mean(values: ArrayLike) -> dict[str, Any]:
     return summary
 
 
+def t_interval(values: ArrayLike) -> list[float] | None:
+    """Return the ends of the mean's 95 % interval by Student's t; None of one value, or with NaN.
+
+    >>> [round(end, 2) for end in t_interval([1.0, 2.0, 3.0])]
+    [-0.48, 4.48]
+    """
+    found = spread_with_mean(values)
+    if found["std"] is None:
+        return None
+    count = len(found["values"])
+    half = float(stats.t.ppf(0.975, count - 1)) * found["std"] / count**0.5
+    return [found["mean"] - half, found["mean"] + half]
+
+
 def _rank_correlation(
     correlation: Callable[..., Any], predicted: ArrayLike, true: ArrayLike
 ) -> float:

@@ -12,7 +12,9 @@ import time
 import commands
 import forward_search_driver as driver
 import pytest
+from matplotlib.collections import PolyCollection
 
+from spd_jax.errors import UserError
 from spd_jax.forward_search import arch as arch_lib
 from spd_jax.forward_search import jobs
 from spd_jax.report import forward_search as report
@@ -107,7 +109,7 @@ def test_the_final_training_takes_what_a_search_has_written(whole, tmp_path):
     folder, log = tmp_path / "final", tmp_path / "final.log"
     flags = [
         f"--workdir={folder}", f"--final_arch={whole[0] / 'best_arch.json'}", "--final_epochs=1",
-        "--normal=2", "--cutout=2", "--drop_path=0.2",
+        "--normal=2", "--cutout=2", "--drop_path=0.2", "--all_images",
     ]  # fmt: skip
     code, output, errors = ended(driver.begin(log, *flags))
     assert code == 0, errors
@@ -117,6 +119,7 @@ def test_the_final_training_takes_what_a_search_has_written(whole, tmp_path):
     assert arch == arch_lib.scaled(found, 2)
     assert (arch.kinds, str(arch)) == (("normal",) * 2, summary["arch"])
     assert 0 <= summary["test_error"]["mean"] <= 1
+    assert "error" not in summary  # of images that were trained on
     assert "1 epochs from scratch" in output
     (folder / "final_seed0.npz").unlink()
     log.unlink()
@@ -163,6 +166,7 @@ def test_a_run_killed_again_and_again_ends_as_an_uninterrupted_one(whole, tmp_pa
         (["--train_images=3000"], "ask for fewer"),
         (["--beside=everything"], "unknown"),
         (["--single_slots=left"], "use some of normal, reduction"),
+        (["--all_images"], "give --final_arch"),
         (["--final_arch=nowhere.json"], "give the best_arch.json of a search"),
     ],
 )
@@ -185,6 +189,36 @@ def test_the_cells_of_every_search_are_drawn():
         assert words.count("learner 0") == words.count("learner 1") == words.count("sum") == 1
 
 
+def test_pictures_show_the_runs_own_band_and_say_which_slots_they_leave_out(whole):
+    summary = json.loads((whole[0] / "summary.json").read_text())
+    assert summary["band"] == ForwardSettings().band
+    tops = []
+    for band in (0.0, 0.5):
+        axes = report.hull_figure(summary | {"band": band}).axes[0]
+        (filled,) = [own for own in axes.collections if isinstance(own, PolyCollection)]
+        tops.append(filled.get_paths()[0].vertices[:, 1].max())
+    assert tops[1] == pytest.approx(1.5 * tops[0])
+
+    macro = arch_lib.seed("macro", 3, 1)
+    chosen = {slot: macro.candidates(slot)[:1] for slot in macro.slots}
+    weak = {
+        "growth": 1, "arch": str(macro), "chosen": {},
+        "alphas": {slot: [0.1] * len(macro.candidates(slot)) for slot in macro.slots},
+    }  # fmt: skip
+    figures = {
+        "the first 4 of 7 slots": (
+            report.cell_figure(macro.grown(chosen)),
+            report.alphas_figure({"searches": [{"seed": 0, "weak": [weak]}]}),
+        ),
+        "": (report.cell_figure(arch_lib.seed("cell", 1, 1)), report.alphas_figure(summary)),
+    }
+    for words, drawn in figures.items():
+        for figure in drawn:
+            title = figure.get_suptitle()
+            assert words in title
+            assert bool(words) == ("slots" in title)
+
+
 def test_a_preset_says_what_its_phases_would_cost():
     settings = ForwardSettings(
         filters=2, transitions=0, halved=True, ops=("max3", "identity"), batch_size=32,
@@ -198,3 +232,12 @@ def test_a_preset_says_what_its_phases_would_cost():
         assert own.hours == pytest.approx(own.step_seconds * 10 * own.epochs / 3600)
     assert found[1].multiply_adds > found[0].multiply_adds
     assert "hours" in report.phases(found)
+
+
+def test_a_step_that_does_not_fit_is_one_sentence(monkeypatch):
+    def too_large(*given):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1e12 bytes")
+
+    monkeypatch.setattr(forward_cost.training, "start", too_large)
+    with pytest.raises(UserError, match="a step of the seed phase does not fit into the device"):
+        forward_cost.measure(ForwardSettings(filters=2, transitions=0, ops=("max3",)))

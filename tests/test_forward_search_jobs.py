@@ -257,6 +257,29 @@ def test_parts_do_not_overlap_and_are_centred():
     np.testing.assert_array_equal(np.concatenate(parts), every)
 
 
+def test_a_final_training_may_take_the_images_of_the_validation():
+    parts = ImageParts("digits", None, 64, 50, 50)
+    apart, joined = (image_data.load(dataclasses.replace(parts, joined=x)) for x in (False, True))
+    labels = np.concatenate([apart.train.labels, apart.valid.labels])
+    np.testing.assert_array_equal(joined.train.labels, labels)
+    assert not {*map(bytes, joined.train.inputs)} & {*map(bytes, joined.test.inputs)}
+    problem = ImageProblem(dataclasses.replace(parts, joined=True), IMAGES.model)
+    assert problem.count == len(problem.training_data().labels) == 114
+    assert problem.identity() != ImageProblem(parts, IMAGES.model).identity()
+
+
+def test_classes_are_counted_in_all_parts(monkeypatch):
+    found = image_files.load_images("digits")
+    labels = np.minimum(found.train_labels, 3), np.minimum(found.valid_labels, 3)
+    raw = found._replace(
+        train_labels=labels[0], valid_labels=labels[1],
+        test_images=found.valid_images[:10], test_labels=np.full(10, 7, np.int32),
+    )  # fmt: skip
+    monkeypatch.setattr(image_data.images, "load_images", lambda *given: raw)
+    parts = ImageParts("digits", "elsewhere", 64, 50, 10)
+    assert image_data.load.__wrapped__(parts).classes == 8
+
+
 def test_halving_takes_means_of_four_pixels():
     pixels = np.arange(2 * 4 * 5 * 1, dtype=np.uint8).reshape(2, 4, 5, 1)
     found = image_data._shaped(pixels, True)
@@ -308,7 +331,9 @@ def test_an_auxiliary_head_and_drop_path_train_only():
     assert one != two
     np.testing.assert_array_equal(logits, same)
     plain = training.recorded(ImageModel(ImageNet((4, 4, 1), 10, 2, 2), 6), arch)
-    assert training.recorded(model, arch).multiply_adds == plain.multiply_adds
+    own = training.recorded(model, arch)
+    assert (own.multiply_adds, own.parameters) == (plain.multiply_adds, plain.parameters)
+    assert len(own.weights) > len(plain.weights)
 
 
 def test_rates_fall():

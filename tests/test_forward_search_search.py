@@ -33,6 +33,9 @@ SMALL = ForwardSettings(
     filters=2, train_images=64, valid_images=50, test_images=50, growths=3, num_seeds=2
 )
 
+# Networks that are recorded in a moment.
+TINY = dataclasses.replace(SMALL, transitions=0, ops=("max3", "identity"))
+
 
 def number_of(*words):
     """Return a number in [0, 1) that words decide."""
@@ -124,16 +127,16 @@ def ledger_items(folder):
 
 
 def test_the_same_seed_twice_is_the_same_run(tmp_path, fakes):
-    assert run(tmp_path / "a") == run(tmp_path / "b")
-    other = dataclasses.replace(SMALL, seed=7)
-    assert run(tmp_path / "c", other)[1] != run(tmp_path / "b")[1]
+    assert run(tmp_path / "a", TINY) == run(tmp_path / "b", TINY)
+    other = dataclasses.replace(TINY, seed=7)
+    assert run(tmp_path / "c", other)[1] != run(tmp_path / "b", TINY)[1]
 
 
 @pytest.mark.parametrize("width", [1, 2])
 def test_a_run_killed_after_any_write_ends_as_an_uninterrupted_one(
     tmp_path, fakes, monkeypatch, width
 ):
-    settings = dataclasses.replace(SMALL, width=width, num_seeds=1, growths=4)
+    settings = dataclasses.replace(TINY, width=width, num_seeds=1, growths=4)
     whole = run(tmp_path / "whole", settings)
     names = [name for _, name in fakes]
     put = Ledger.put
@@ -161,7 +164,7 @@ def test_a_run_killed_after_any_write_ends_as_an_uninterrupted_one(
 
 @pytest.mark.parametrize("width", [1, 2])
 def test_a_run_goes_on_with_more_growths(tmp_path, fakes, width):
-    settings = dataclasses.replace(SMALL, growths=4, width=width, num_seeds=1)
+    settings = dataclasses.replace(TINY, growths=4, width=width, num_seeds=1)
     beside = ("longer", "none")
     whole = run(tmp_path / "whole", settings, beside)
     trained = sorted(fakes)
@@ -238,21 +241,20 @@ def test_too_little_memory_is_one_sentence(tmp_path, fakes, monkeypatch):
 
 def test_progress_counts_every_job_and_names_its_method(tmp_path, fakes):
     found = []
-    settings = dataclasses.replace(
-        SMALL, num_seeds=1, growths=1, single_slots=("normal",), repeats=1, ops=("max3", "identity")
-    )
-    beside = ("none", "by_projection", "longer", "wide", "selection")
+    settings = dataclasses.replace(TINY, num_seeds=1, growths=1, repeats=1)
+    beside = ("none", "by_projection", "by_dish", "lambda_0", "longer", "wide", "selection")
     run(tmp_path, settings, beside, listen=found.append)
     (one, two) = [k for k, event in enumerate(found) if isinstance(event, events.Stage)]
     for stage, last in ((found[one], found[two - 1]), (found[two], found[-1])):
         assert last.done == stage.total
-    assert found[one].total == 3 + 2 + 4 + 1 + 1
-    names = [event.row[0] for event in found if isinstance(event, events.Advanced)]
-    assert {*names} == {"grown", *beside}
+    assert found[one].total == 5 * 1 + (2 + 1 + 3 + 3 + 2) + 1 + 1
+    rows = [event.row for event in found if isinstance(event, events.Advanced)]
+    assert {row[0] for row in rows} == {"grown", *beside}
+    assert {row[0] for row in rows if row[3] == "seed"} == {"grown"}  # of the first that asks
 
 
 def test_every_method_is_judged_by_its_best_model_on_validation_data(tmp_path, fakes):
-    _, text = run(tmp_path, beside=("longer", "random", "networks"))
+    _, text = run(tmp_path, TINY, ("longer", "random", "networks"))
     rows = list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
     later = [row for row in rows if row["growth"] != "0"]
     finals = [row for row in rows if row["final"] == "1"]

@@ -43,14 +43,12 @@ class Buyer:
         scheduler, whose workers must see the folder of the weights under the same path.
       time_limit: seconds after which a job is given up; needs workers.
       on_result: called with a job and its result, once that has been written or found.
-      bought: jobs that this object trained.
     """
 
     ledger: Ledger
     workers: executors.Workers = 0
     time_limit: float | None = None
     on_result: Callable[[Item, Evaluation], None] = lambda item, evaluation: None
-    bought: int = 0
     _known: dict[pathlib.Path, Item] = dataclasses.field(default_factory=dict)
 
     def buy(self, items: Sequence[Item]) -> list[Evaluation]:
@@ -109,7 +107,6 @@ class Buyer:
             for place, outcome in found:
                 key = waiting[place]
                 self.ledger.put(key, _evaluation(outcome))
-                self.bought += 1
                 # What is read back is what a resumed run will see.
                 evaluation = self.ledger.get(key)
                 assert evaluation is not None
@@ -138,18 +135,24 @@ def _tried(tries: int, item: Item) -> Evaluation:
         except UserError as error:
             raise UserError(str(error)) from None  # a subclass of it may not unpickle
         except Exception as error:
-            if _is_out_of_memory(error):
-                raise UserError(
-                    f"a training of {item[1].arch} does not fit into the device's memory: use "
-                    "smaller batches, fewer filters or a smaller preset"
-                ) from None
+            if is_out_of_memory(error):
+                raise too_large(f"a training of {item[1].arch}") from None
             if not left:
                 return Evaluation("failed", error=traceback.format_exc()[-LONGEST_ERROR:])
     raise AssertionError(tries)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether a computation failed for want of memory."""
     return "RESOURCE_EXHAUSTED" in str(error) or isinstance(error, MemoryError)
+
+
+def too_large(what: str) -> UserError:
+    """Return the error of a computation that needs too much memory."""
+    return UserError(
+        f"{what} does not fit into the device's memory: use smaller batches, fewer filters or a "
+        "smaller preset"
+    )
 
 
 def _evaluation(outcome: Any) -> Evaluation:

@@ -18,6 +18,8 @@ class ImageParts:
       data_dir: folder of its files; None downloads them, or takes what is built in.
       train, valid, test: numbers of images.
       halved: whether 2 x 2 pixels become their mean.
+      joined: whether the images of the validation are trained on, too: for a final training,
+        whose validation error then says nothing.
     """
 
     dataset: str = "digits"
@@ -26,6 +28,7 @@ class ImageParts:
     valid: int = 400
     test: int = 501
     halved: bool = False
+    joined: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,8 +75,11 @@ def load(parts: ImageParts) -> ImageSet:
         pixels, labels = pixels[:kept], labels[:kept]
     _check(parts, len(labels), len(test_labels))
     start = len(labels) - parts.valid
+    chosen = np.arange(parts.train)
+    if parts.joined:
+        chosen = np.r_[chosen, start : len(labels)]
     cut = {
-        "train": (pixels[: parts.train], labels[: parts.train]),
+        "train": (pixels[chosen], labels[chosen]),
         "valid": (pixels[start:], labels[start:]),
         "test": (test_pixels[: parts.test], test_labels[: parts.test]),
     }
@@ -84,7 +90,8 @@ def load(parts: ImageParts) -> ImageSet:
         name: Images(((shaped[name] - centre) / scale).astype(np.float32), own)
         for name, (_, own) in cut.items()
     }
-    return ImageSet(**centred, classes=int(labels.max()) + 1)
+    classes = max(int(own.max()) for own in (labels, test_labels)) + 1
+    return ImageSet(**centred, classes=classes)
 
 
 def _check(parts: ImageParts, training: int, testing: int) -> None:

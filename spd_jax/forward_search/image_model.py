@@ -152,7 +152,7 @@ class ImageProblem:
     @property
     def count(self) -> int:
         """Return the number of training images."""
-        return self.parts.train
+        return self.parts.train + (self.parts.valid if self.parts.joined else 0)
 
     def training_data(self) -> Batch:
         """Return the training images on the device."""

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from spd_jax.axes import Array
 from spd_jax.forward_search import ops, weak
 from spd_jax.forward_search.arch import Arch, Edge, Learner
-from spd_jax.forward_search.scope import Scope
+from spd_jax.forward_search.scope import AUXILIARY, Scope
 from spd_jax.forward_search.weak import Growth
 
 MERGES = ("concat", "plain", "sum")
@@ -33,8 +33,8 @@ class ImageNet:
       conv_form: of separable convolutions, one of `ops.CONV_FORMS`.
       merge: of a learner's operations: "concat" is BN(1x1(ReLU(concat))) as in the released
         code, "plain" 1x1(concat) as the paper writes it, "sum" a weighted sum.
-      candidate_scale: whether a candidate's last normalisation has a learnt scale, which trades
-        off against alpha.
+      candidate_scale: whether the last normalisation of a candidate, and of each operation of a
+        finished learner, has a learnt scale, which trades off against alpha.
       drop_path: largest probability that an operation is dropped for an image, in the last
         cell at the end of the training; the paper's "probability 0.6" is the share kept: 0.4.
       auxiliary: weight in the loss of a second head before the last reduction; 0: there is none.
@@ -68,7 +68,7 @@ class ImageNet:
         second = None
         for c, kind in enumerate(arch.kinds):
             if c == last and self.auxiliary and scope.training:
-                second = _head(scope, "auxiliary", self, previous)
+                second = _head(scope, AUXILIARY, self, previous)
             width *= 2 if kind == "reduction" else 1
             end = _Cell(scope, self, arch, c, before, previous, width).end(growth)
             before, previous = previous, end

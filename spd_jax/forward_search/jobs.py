@@ -11,7 +11,7 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Callable, Container, Hashable, Mapping, Sequence
+from collections.abc import Container, Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -316,7 +316,6 @@ def train(
     job: Job,
     weights: Weights,
     averages: Weights,
-    on_epoch: Callable[[int], None] = lambda epoch: None,
 ) -> tuple[TrainState, np.ndarray]:
     """Train for the job's epochs; return the state and the mean loss of every epoch."""
     problem, optimiser = training_.problem, training_.optimiser
@@ -343,7 +342,6 @@ def train(
             )  # fmt: skip
             total.append(own)
         losses.append(float(jnp.mean(jnp.concatenate(total))))
-        on_epoch(epoch + 1)
     return state, np.array(losses)
 
 

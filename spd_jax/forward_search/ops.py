@@ -12,7 +12,7 @@ from spd_jax.forward_search.scope import Scope
 
 # "grouped" is the plain form, for accelerators. On a CPU XLA's grouped convolutions are several
 # times slower than a dense one whose kernel is the product of both ("composed"), or than sums
-# of shifted images ("shifted"): BUILD_NOTES.md has the measurements.
+# of shifted images ("shifted"): docs/forward_search.md, "Speed".
 CONV_FORMS = ("composed", "grouped", "shifted")
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 

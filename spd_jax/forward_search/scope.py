@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 Weights = dict[str, Any]  # arrays by path
+AUXILIARY = "auxiliary"  # path of a head that a network has only while it trains
 MOMENTUM, EPSILON = 0.9, 1e-5  # of batch normalisation
 
 
@@ -169,8 +170,12 @@ class Recorded:
 
     @property
     def parameters(self) -> int:
-        """Return the number of trained numbers."""
-        return sum(math.prod(spec.shape) for spec in self.weights.values())
+        """Return the number of trained numbers; the auxiliary head's are left out."""
+        return sum(
+            math.prod(spec.shape)
+            for path, spec in self.weights.items()
+            if not path.startswith(f"{AUXILIARY}/")
+        )
 
 
 def draw(seed: int, specs: Mapping[str, Spec], dtype: Any = np.float32) -> Weights:

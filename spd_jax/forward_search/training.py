@@ -20,7 +20,7 @@ import numpy as np
 from spd_jax.axes import Array
 from spd_jax.errors import check_name
 from spd_jax.forward_search.arch import Arch, Edge
-from spd_jax.forward_search.scope import Recorded, Scope, Weights
+from spd_jax.forward_search.scope import AUXILIARY, Recorded, Scope, Weights
 from spd_jax.forward_search.weak import Growth
 
 OPTIMISERS = ("sgd", "adam")
@@ -114,7 +114,7 @@ def recorded(
 
 def _cost(scope: Scope) -> float:
     """Return the multiply-adds of a network; the auxiliary head's are left out."""
-    return sum(cost for path, cost in scope.costs.items() if not path.startswith("auxiliary"))
+    return sum(cost for path, cost in scope.costs.items() if not path.startswith(f"{AUXILIARY}/"))
 
 
 def start(weights: Weights, averages: Weights, optimiser: Optimiser) -> TrainState:

@@ -26,6 +26,8 @@ NAMES = {
     "retrained": "grown, from scratch",
 }  # fmt: skip
 
+MOST_SLOTS = 4  # that one picture shows: a macro search has one for each cell
+
 
 def results(summary: Mapping[str, Any]) -> str:
     """Return a finished run as text of at most 80 columns.
@@ -117,6 +119,7 @@ def final(summary: Mapping[str, Any]) -> str:
     rows = [
         [name.replace("_", " "), *(_number(summary[name][x]) for x in ("mean", "std"))]
         for name in names
+        if name in summary
     ]
     title = f"{summary['epochs']} epochs from scratch, {len(summary['seeds'])} seed(s)"
     return table(title, ["", "mean", "sd"], rows) + wrapped(summary["arch"], "  ")
@@ -152,7 +155,7 @@ def hull_figure(summary: Mapping[str, Any]) -> Figure:
         if best:
             at = best["multiply_adds"] / 1e6, best["error"]
             axes.plot(*at, "o", mfc="none", mec=colour, ms=11)
-    _draw_hull(axes, summary["searches"][0])
+    _draw_hull(axes, summary["searches"][0], summary["band"])
     what = f"validation {summary['unit']}"
     label_axes(axes, _title("Models found", summary), "multiply-adds (millions)", what)
     axes.legend(frameon=False, fontsize=9)
@@ -171,14 +174,14 @@ def _points(own: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     return x, np.array([model["error"] for model in own["models"]], float)
 
 
-def _draw_hull(axes: Axes, own: Mapping[str, Any]) -> None:
+def _draw_hull(axes: Axes, own: Mapping[str, Any], band: float) -> None:
     """Draw the hull of one search, and the band in which models may grow."""
     x, y = _points(own)
     places = hull.lower_hull(x, y)
     grid = np.linspace(x.min(), x.max() * 1.02, 200)
     level = hull.hull_at(x, y, grid)
     axes.plot(x[places], y[places], color=INK, lw=1.4, label=f"hull of seed {own['seed']}")
-    axes.fill_between(grid, level, level * (1 + hull.BAND), color=INK, alpha=0.15, lw=0)
+    axes.fill_between(grid, level, level * (1 + band), color=INK, alpha=0.15, lw=0)
 
 
 def growth_figure(summary: Mapping[str, Any]) -> Figure:
@@ -207,7 +210,8 @@ def alphas_figure(summary: Mapping[str, Any]) -> Figure:
     """Return every weak training's alphas of the first search, the chosen ones filled."""
     found = next(own for own in summary["searches"] if own["weak"])
     rows = found["weak"]
-    slots = list(dict.fromkeys(slot for own in rows for slot in own["alphas"]))[:4]
+    every = list(dict.fromkeys(slot for own in rows for slot in own["alphas"]))
+    slots = every[:MOST_SLOTS]
     size = (3.2 + 4.2 * len(slots), 0.6 + 2.4 * len(rows))
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(len(rows), len(slots), squeeze=False)
@@ -223,19 +227,28 @@ def alphas_figure(summary: Mapping[str, Any]) -> Figure:
             axes.set_xticks(range(len(edges)), words, rotation=90, fontsize=7)
             title = f"growth {own['growth']}, {slot}"
             label_axes(axes, title, "", "alpha")
-    figure.suptitle(f"Weights of the candidates, seed {found['seed']}; green: chosen", fontsize=11)
+    title = f"Weights of the candidates, seed {found['seed']}; green: chosen"
+    figure.suptitle(title + _left_out(len(every)), fontsize=11)
     return figure
+
+
+def _left_out(slots: int) -> str:
+    """Return the words of a picture that cannot show all slots."""
+    return f"; the first {MOST_SLOTS} of {slots} slots" if slots > MOST_SLOTS else ""
 
 
 def cell_figure(arch: Arch) -> Figure:
     """Return the grown cells: inputs on the left, what ends in the sum on the right."""
-    slots = [slot for slot in arch.slots if arch.learners(slot)][:4] or [arch.slots[0]]
+    every = [slot for slot in arch.slots if arch.learners(slot)] or [arch.slots[0]]
+    slots = every[:MOST_SLOTS]
     heights = [max(3.2, 1.0 + 0.55 * sum(map(len, arch.learners(slot)))) for slot in slots]
     figure = Figure(figsize=(9.5, sum(heights)), layout="constrained")
     panels = figure.subplots(len(slots), 1, squeeze=False, height_ratios=heights)[:, 0]
     for slot, axes in zip(slots, panels, strict=True):
         _draw_cell(axes, arch, slot)
         axes.set_title(slot, loc="left", fontsize=11, fontweight="bold", color=INK)
+    if len(every) > MOST_SLOTS:
+        figure.suptitle(f"Grown cells{_left_out(len(every))}", fontsize=11)
     return figure
 
 

@@ -11,16 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spd_jax.forward_search import buying, training
 from spd_jax.forward_search import scope as scope_lib
-from spd_jax.forward_search import training
 from spd_jax.forward_search.arch import Arch
-from spd_jax.forward_search.image_model import Batch, ImageModel
-from spd_jax.forward_search.image_net import ImageNet
-from spd_jax.forward_search.ops import default_conv_form
-from spd_jax.forward_search.recurrent_net import RecurrentNet
+from spd_jax.forward_search.image_model import Batch
 from spd_jax.forward_search.text_model import Batch as TextBatch
-from spd_jax.forward_search.text_model import TextModel
-from spd_jax.studies.forward_settings import ForwardSettings, seed_arch, training_of
+from spd_jax.studies.forward_settings import (
+    ForwardSettings,
+    image_model,
+    seed_arch,
+    text_model,
+    training_of,
+)
 
 SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3)}
 GREY, CLASSES, VOCABULARY, TOKENS = (28, 28, 1), 10, 10_000, 929_589
@@ -57,7 +59,11 @@ class Phase:
 
 
 def measure(settings: ForwardSettings) -> list[Phase]:
-    """Take real steps of the seed's training, a weak training and a child's; time them."""
+    """Take real steps of the seed's training, a weak training and a child's; time them.
+
+    Raises:
+      UserError: a step does not fit into memory.
+    """
     seed = seed_arch(settings)
     child = seed.grown({slot: _typical(seed, slot) for slot in seed.slots})
     phases = (
@@ -65,7 +71,18 @@ def measure(settings: ForwardSettings) -> list[Phase]:
         ("weak", seed, seed.slots, settings.weak_epochs),
         ("child", child, (), settings.child_epochs),
     )
-    return [_measure(settings, *phase) for phase in phases]
+    return [_guarded(settings, *phase) for phase in phases]
+
+
+def _guarded(
+    settings: ForwardSettings, name: str, arch: Arch, slots: tuple[str, ...], epochs: int
+) -> Phase:
+    try:
+        return _measure(settings, name, arch, slots, epochs)
+    except Exception as error:
+        if buying.is_out_of_memory(error):
+            raise buying.too_large(f"a step of the {name} phase") from None
+        raise
 
 
 def _typical(arch: Arch, slot: str) -> list[Any]:
@@ -81,30 +98,19 @@ def _model_and_data(settings: ForwardSettings) -> tuple[Any, Any, np.ndarray, in
     if settings.search == "rnn":
         shape = (1, settings.sequence_length, size)
         tokens = jnp.asarray(generator.integers(0, VOCABULARY, shape), jnp.int32)
-        keeps = (
-            1 - own
-            for own in (settings.dropout_input, settings.dropout_state, settings.dropout_output)
-        )
-        net = RecurrentNet(VOCABULARY, settings.hidden, True, *keeps)
-        model = TextModel(net, size, settings.sequence_length)
         steps = (settings.train_tokens or TOKENS) // (size * settings.sequence_length)
         text = TextBatch(tokens, tokens, jnp.asarray(True))
+        model = text_model(settings, VOCABULARY)
         return model, text, np.zeros(1, np.int32), size * settings.sequence_length, steps
     height, width, channels = SHAPES.get(settings.dataset, GREY)
     if settings.halved:
         height, width = height // 2, width // 2
-    form = default_conv_form() if settings.conv_form == "auto" else settings.conv_form
-    cell = ImageNet(
-        (height, width, channels), CLASSES, settings.filters, stem_stride=settings.stem_stride,
-        conv_form=form, merge=settings.merge, candidate_scale=settings.candidate_scale,
-        drop_path=settings.drop_path, auxiliary=settings.auxiliary,
-    )  # fmt: skip
     images = generator.normal(size=(size, height, width, channels)).astype(np.float32)
     labels = generator.integers(0, CLASSES, size).astype(np.int32)
-    image_model = ImageModel(cell, size, settings.crop, settings.flip, settings.cutout)
     data = Batch(jnp.asarray(images), jnp.asarray(labels))
     index = np.arange(size, dtype=np.int32)[None]
-    return image_model, data, index, size, settings.train_images // size
+    networks = image_model(settings, (height, width, channels), CLASSES)
+    return networks, data, index, size, settings.train_images // size
 
 
 def _measure(

@@ -1,5 +1,6 @@
 """The final training: an architecture that a search found, larger, from scratch, once per seed."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -51,6 +52,7 @@ def run(
     epochs: int,
     data_dir: str | None = None,
     workers: executors.Workers = 0,
+    all_images: bool = False,
     listen: events.Listener = events.ignore,
 ) -> dict[str, Any]:
     """Train an architecture from scratch with every seed, and evaluate it on test data.
@@ -66,18 +68,19 @@ def run(
       epochs: of the training.
       data_dir: as in `forward_search.run`.
       workers: likewise.
+      all_images: whether the images of the validation are trained on, too, as the paper does
+        (section 5.1); there is no validation error then.
       listen: told what happens.
 
     Returns:
-      What summary.json holds: figures over seeds of error, test_error, multiply_adds, parameters.
+      What summary.json holds: figures over seeds of error (on validation data), test_error,
+      multiply_adds, parameters.
 
     Raises:
       UserError: as `forward_search.run`, or no training that ends.
     """
     forward_settings.check(settings)
-    if (settings.search == "rnn") != (arch.search == "rnn"):
-        raise UserError(f"the architecture is of search={arch.search}: use such a preset")
-    problem = problem_of(settings, data_dir)
+    problem = _problem(settings, arch, data_dir, all_images)
     config = {"study": "forward_final", "arch": str(arch), "epochs": epochs}
     config |= settings_lib.described(settings) | {"data": problem.identity()}
     grows = settings_lib.growing(settings)
@@ -89,20 +92,40 @@ def run(
         seeds = range(settings.seed, settings.seed + settings.num_seeds)
         job = Job(NUMBER, "scratch", arch, epochs)
         items: list[Item] = [(training_of(settings, problem, states, seed), job) for seed in seeds]
-        listen(events.Stage("final trainings", len(items), note="compiling"))
-        done: list[Evaluation] = []
-
-        def told(item: Item, result: Evaluation) -> None:
-            done.append(result)
-            listen(events.Advanced(len(done), f"seed {item[0].seed}: {result.status}"))
-
-        results = Buyer(ledger, workers, on_result=told).buy(items)
+        results = _trained(Buyer(ledger, workers), items, listen)
         summary = _summary(arch, epochs, seeds, results)
+        if all_images:
+            del summary["error"]
         for (own, _), result in zip(items, results, strict=True):
             if result.status == "ok":
                 jobs.save(folder.path / f"final_seed{own.seed}.npz", *jobs.load(own.path(job.name)))
         folder.write_json("summary.json", summary)
     return summary
+
+
+def _problem(settings: ForwardSettings, arch: Arch, data_dir: str | None, all_images: bool) -> Any:
+    """Return networks and data; raises UserError where they do not fit the architecture."""
+    if (settings.search == "rnn") != (arch.search == "rnn"):
+        raise UserError(f"the architecture is of search={arch.search}: use such a preset")
+    if not all_images:
+        return problem_of(settings, data_dir)
+    if arch.search == "rnn":
+        raise UserError("all_images is for image networks: leave it out")
+    problem = problem_of(settings, data_dir)
+    return dataclasses.replace(problem, parts=dataclasses.replace(problem.parts, joined=True))
+
+
+def _trained(buyer: Buyer, items: list[Item], listen: events.Listener) -> list[Evaluation]:
+    """Return the results of the trainings, each told as soon as it is there."""
+    listen(events.Stage("final trainings", len(items), note="compiling"))
+    done: list[Evaluation] = []
+
+    def told(item: Item, result: Evaluation) -> None:
+        done.append(result)
+        listen(events.Advanced(len(done), f"seed {item[0].seed}: {result.status}"))
+
+    buyer.on_result = told
+    return buyer.buy(items)
 
 
 def _summary(arch: Arch, epochs: int, seeds: Any, results: list[Evaluation]) -> dict[str, Any]:

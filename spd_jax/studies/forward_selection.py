@@ -23,6 +23,7 @@ from spd_jax.ledger import Evaluation
 from spd_jax.studies.forward_controls import SINGLE
 
 WEAK = 2  # weak trainings, of which the first is the search's own; the other tells how stable
+CHILDREN = SINGLE + 10  # number of the first; below it are weak trainings and looks, fewer than 10
 Records = Sequence[tuple[Job, Evaluation]]
 
 
@@ -53,7 +54,7 @@ def jobs_of(seed: Grown, settings: Any) -> list[Job]:
     grown: list[Arch] = [arch, *(arch.grown({slot: [edge]}) for slot, edge in edges)]
     children = [
         Job(
-            SINGLE + 10 + repeat * len(grown) + place, "child", own, settings.child_epochs,
+            CHILDREN + repeat * len(grown) + place, "child", own, settings.child_epochs,
             weak[0].name, seed.number, 1,
         )
         for repeat in range(settings.repeats)
@@ -181,10 +182,5 @@ def _with_others(seed: int, slot: str, mean: Mapping[int, Mapping[str, np.ndarra
 
 def _spread(taus: Sequence[Sequence[float]]) -> dict[str, Any]:
     """Return the spread of taus `[seeds, slots]`, with a 95 % t interval over seeds."""
-    found = metrics.spread_with_mean(np.ravel(taus))
-    by_seed = np.mean(taus, axis=1)
-    found["interval"] = None
-    if len(by_seed) > 1 and np.isfinite(by_seed).all():
-        half = stats.t.ppf(0.975, len(by_seed) - 1) * by_seed.std(ddof=1) / len(by_seed) ** 0.5
-        found["interval"] = [float(by_seed.mean() - half), float(by_seed.mean() + half)]
-    return found
+    interval = metrics.t_interval(np.mean(taus, axis=1))
+    return metrics.spread_with_mean(np.ravel(taus)) | {"interval": interval}

@@ -140,32 +140,43 @@ def problem_of(settings: ForwardSettings, data_dir: str | None, filters: int | N
     """Return networks and data; raises UserError where data are missing."""
     if settings.search == "rnn":
         corpus = texts.load(data_dir, settings.level)
-        keeps = (
-            1 - own
-            for own in (settings.dropout_input, settings.dropout_state, settings.dropout_output)
-        )
-        net = RecurrentNet(len(corpus.vocabulary), filters or settings.hidden, True, *keeps)
-        model = TextModel(net, settings.batch_size, settings.sequence_length)
         return TextProblem(
-            model, data_dir, settings.level, settings.train_tokens, settings.eval_tokens
-        )
+            text_model(settings, len(corpus.vocabulary), filters), data_dir, settings.level,
+            settings.train_tokens, settings.eval_tokens,
+        )  # fmt: skip
     parts = ImageParts(
         settings.dataset, data_dir, settings.train_images, settings.valid_images,
         settings.test_images, settings.halved,
     )  # fmt: skip
     found = load_images(parts)
-    form = default_conv_form() if settings.conv_form == "auto" else settings.conv_form
     height, width, channels = found.train.inputs.shape[1:]
-    cell = ImageNet(
-        (height, width, channels), found.classes, filters or settings.filters,
-        stem_stride=settings.stem_stride, conv_form=form, merge=settings.merge,
-        candidate_scale=settings.candidate_scale, drop_path=settings.drop_path,
-        auxiliary=settings.auxiliary,
-    )  # fmt: skip
-    return ImageProblem(
-        parts,
-        ImageModel(cell, settings.batch_size, settings.crop, settings.flip, settings.cutout),
+    model = image_model(settings, (height, width, channels), found.classes, filters)
+    return ImageProblem(parts, model)
+
+
+def text_model(settings: ForwardSettings, vocabulary: int, hidden: int | None = None) -> TextModel:
+    """Return the recurrent networks of settings; `hidden` stands for the settings' own width."""
+    keeps = (
+        1 - own for own in (settings.dropout_input, settings.dropout_state, settings.dropout_output)
     )
+    net = RecurrentNet(vocabulary, hidden or settings.hidden, True, *keeps)
+    return TextModel(net, settings.batch_size, settings.sequence_length)
+
+
+def image_model(
+    settings: ForwardSettings,
+    shape: tuple[int, int, int],
+    classes: int,
+    filters: int | None = None,
+) -> ImageModel:
+    """Return the image networks of settings; `filters` stands for the settings' own width."""
+    form = default_conv_form() if settings.conv_form == "auto" else settings.conv_form
+    net = ImageNet(
+        shape, classes, filters or settings.filters, stem_stride=settings.stem_stride,
+        conv_form=form, merge=settings.merge, candidate_scale=settings.candidate_scale,
+        drop_path=settings.drop_path, auxiliary=settings.auxiliary,
+    )  # fmt: skip
+    return ImageModel(net, settings.batch_size, settings.crop, settings.flip, settings.cutout)
 
 
 def training_of(settings: ForwardSettings, problem: Any, folder: str, seed: int) -> Training:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from spd_jax import metrics
 from spd_jax.files import write_csv
@@ -34,6 +33,7 @@ def summarise(
         "search": settings.search,
         "select": settings.select,
         "unit": _unit(settings),
+        "band": settings.band,
         "seeds": [own.seed for own in grown],
         "labels": {GROWN: f"grown, selected by {settings.select}"} | ALL,
         "methods": {name: _figures(own) for name, own in by_name.items()},
@@ -72,12 +72,8 @@ def _figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 def _paired(grown: Sequence[float], other: Sequence[float]) -> dict[str, Any]:
     """Return differences grown - other over seeds; below 0, the grown network is better."""
     difference = np.subtract(grown, other)
-    found = metrics.spread_with_mean(difference)
-    found["interval"] = None
-    if found["std"] is not None:
-        half = stats.t.ppf(0.975, len(difference) - 1) * found["std"] / len(difference) ** 0.5
-        found["interval"] = [found["mean"] - float(half), found["mean"] + float(half)]
-    return found
+    interval = metrics.t_interval(difference)
+    return metrics.spread_with_mean(difference) | {"interval": interval}
 
 
 def _by_growth(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
