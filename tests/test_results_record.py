@@ -365,10 +365,11 @@ def test_the_tables_of_accelerators_are_their_records():
 # Forward search
 
 
-def test_the_table_of_grown_digits_is_its_record():
-    found = record("forward_search_digits")["summary"]
+@pytest.mark.parametrize("name", ["forward_search_digits", "forward_search_ablation"])
+def test_the_tables_of_grown_digits_are_their_records(name):
+    found = record(name)["summary"]
     page = (ROOT / "docs" / "forward_search.md").read_text("utf-8").replace("\\|", "")
-    rows = rows_after(page, "Record: `experiments/results/forward_search_digits.json`")
+    rows = rows_after(page, f"Record: `experiments/results/{name}.json`")
     assert len(rows) == len(found["methods"])
     for (_, *shown), (name, own) in zip(rows, found["methods"].items(), strict=True):
         assert len(own["test_error"]["values"]) == 5
