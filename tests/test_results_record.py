@@ -126,6 +126,22 @@ def test_the_blind_table_is_its_record():
         assert figures == expected
 
 
+def test_the_table_of_the_papers_preset_is_its_record():
+    methods = record("mnist_paper")["summary"]["methods"]
+    rows = {label: own for label, *own in rows_after(RESULTS, "### MNIST (not blind")}
+    labels = {
+        "dish, preset `paper`": "dish", "dish, preset `paper`, untrained": "dish_untrained",
+        "MLP on the slope, the control": "slope_mlp", "Gaussian process": "gaussian_process",
+    }  # fmt: skip
+    for label, name in labels.items():
+        own = methods[name]
+        assert len(own["kendall_tau"]["values"]) == 20
+        assert rows[label.strip("`")] == [
+            f"{own[figure]['median']:.3f} [{own[figure]['q25']:.2f}, {own[figure]['q75']:.2f}]"
+            for figure in ("peak_error", "kendall_tau", "kendall_tau_left", "kendall_tau_test")
+        ]
+
+
 def test_what_is_said_of_the_choice_within_tables_is_in_its_log():
     taus: dict = {}
     for row in lines_of("mnist_within_tuning")[0]:
