@@ -126,20 +126,27 @@ def test_the_blind_table_is_its_record():
         assert figures == expected
 
 
-def test_the_table_of_the_papers_preset_is_its_record():
-    methods = record("mnist_paper")["summary"]["methods"]
-    rows = {label: own for label, *own in rows_after(RESULTS, "### MNIST (not blind")}
-    labels = {
-        "dish, preset `paper`": "dish", "dish, preset `paper`, untrained": "dish_untrained",
-        "MLP on the slope, the control": "slope_mlp", "Gaussian process": "gaussian_process",
-    }  # fmt: skip
-    for label, name in labels.items():
-        own = methods[name]
-        assert len(own["kendall_tau"]["values"]) == 20
-        assert rows[label.strip("`")] == [
-            f"{own[figure]['median']:.3f} [{own[figure]['q25']:.2f}, {own[figure]['q75']:.2f}]"
-            for figure in ("peak_error", "kendall_tau", "kendall_tau_left", "kendall_tau_test")
-        ]
+@pytest.mark.parametrize(
+    ("section", "label", "name", "method"),
+    [
+        ("### MNIST (not", "dish, preset `best", "mnist_best", "dish"),
+        ("### MNIST (not", "dish, preset `paper", "mnist_paper", "dish"),
+        ("### MNIST (not", "dish, preset `paper`, untrained", "mnist_paper", "dish_untrained"),
+        ("### MNIST (not", "MLP on the slope, the control", "mnist_best", "slope_mlp"),
+        ("### MNIST (not", "Gaussian process", "mnist_best", "gaussian_process"),
+        ("### Fashion-MNIST (blind)", "dish, preset `best", "fashion_mnist_best", "dish"),
+        ("### Fashion-MNIST (blind)", "MLP on the slope", "fashion_mnist_best", "slope_mlp"),
+        ("### Fashion-MNIST (blind)", "Gaussian process", "fashion_mnist_best", "gaussian_process"),
+    ],
+)
+def test_the_tables_of_slopes_are_their_records(section, label, name, method):
+    rows = {words: own for words, *own in rows_after(RESULTS, section)}
+    own = record(name)["summary"]["methods"][method]
+    assert len(own["kendall_tau"]["values"]) == 20
+    assert rows[label] == [
+        f"{own[figure]['median']:.3f} [{own[figure]['q25']:.2f}, {own[figure]['q75']:.2f}]"
+        for figure in ("peak_error", "kendall_tau", "kendall_tau_left", "kendall_tau_test")
+    ]
 
 
 def test_what_is_said_of_the_choice_within_tables_is_in_its_log():
@@ -349,9 +356,13 @@ def test_the_tables_of_other_sources_are_their_records():
             assert brackets[0].rstrip("]") == ends
 
     figures = ("kendall_tau", "kendall_tau_left", "peak_error")
-    for label, *shown in rows_after(page, "### MNIST from Fashion-MNIST"):
-        for words, figure in zip(shown, figures, strict=True):
-            check(words, *medians_of("carry_over_mnist", figure)[names[label]])
+    for title, name in (
+        ("### MNIST from Fashion-MNIST", "carry_over_mnist"),
+        ("### Fashion-MNIST from MNIST", "carry_over_fashion_mnist"),
+    ):
+        for label, *shown in rows_after(page, title):
+            for words, figure in zip(shown, figures, strict=True):
+                check(words, *medians_of(name, figure)[names[label]])
     for label, *shown in rows_after(page, "### Recurrent cells from another text"):
         records = ("carry_over_text_to_ptb", "carry_over_ptb_to_text")
         for words, name in zip(shown, records, strict=True):
