@@ -116,7 +116,7 @@ def batch_normalised(x: Any, gamma: Any, offset: Any) -> tuple[Any, Any, Any]:
     """Normalise a batch by its own statistics (Ioffe and Szegedy, 2015).
 
     The gradient has a rule of its own, with two sums over the batch, where reverse-mode
-    differentiation of the lines below takes six: these sums are a third of a training step.
+    differentiation of the lines below takes six.
 
     Args:
       x: the batch, channels last: `[..., C]`.

@@ -22,6 +22,7 @@ import numpy as np
 from spd_jax.axes import Archs, Array, Key, Params
 from spd_jax.errors import UserError
 from spd_jax.motif import MotifFamily
+from spd_jax.spaces import image_layers as layers
 from spd_jax.spaces import image_network as images
 from spd_jax.spaces.image_network import CellOutput, Skeleton, Trace
 from spd_jax.spaces.nasbench101.graph import INTERIOR, OPERATIONS, OUTPUT, NasBench101Cell
@@ -167,7 +168,7 @@ class _Cell:
 
         def kernels(key: Key, count: int, size: int, inputs: int) -> Array:
             keys = jax.random.split(key, count)
-            return jax.vmap(lambda key: images.draw_kernel(key, outputs, size, inputs))(keys)
+            return jax.vmap(lambda key: layers.draw_kernel(key, outputs, size, inputs))(keys)
 
         keys = jax.random.split(key, 3)
         return {
@@ -201,7 +202,7 @@ def _project(norm: bool, edge: Array, kernel: Array, x: Array) -> tuple[Array, A
     shapes = (outputs, *x.shape[1:]), (outputs, 1, 1, 1)
     return jax.lax.cond(
         edge > 0,
-        lambda: images.convolved(norm, x, kernel),
+        lambda: layers.convolved(norm, x, kernel),
         lambda: tuple(jnp.zeros(shape, x.dtype) for shape in shapes),
     )
 
@@ -212,7 +213,7 @@ def _project_transpose(
     """Return the cotangents of `x` and `kernel`; `found` is what `_project` returned."""
     return jax.lax.cond(
         edge > 0,
-        lambda: images.convolved_transpose(norm, x, kernel, *found, bar),
+        lambda: layers.convolved_transpose(norm, x, kernel, *found, bar),
         lambda: (jnp.zeros_like(x), jnp.zeros_like(kernel)),
     )
 
@@ -222,9 +223,9 @@ def _vertex(norm: bool, operation: Array, kernels: Params, x: Array) -> tuple[Ar
     no_scale = jnp.zeros((x.shape[0], 1, 1, 1), x.dtype)
     operations = [
         lambda: (jnp.zeros_like(x), no_scale),
-        lambda: images.convolved(norm, x, kernels["conv3x3"]),
-        lambda: images.convolved(norm, x, kernels["conv1x1"]),
-        lambda: (images.max_pool(x), no_scale),
+        lambda: layers.convolved(norm, x, kernels["conv3x3"]),
+        lambda: layers.convolved(norm, x, kernels["conv1x1"]),
+        lambda: (layers.max_pool(x), no_scale),
     ]
     return jax.lax.switch(operation, operations)
 
@@ -236,14 +237,14 @@ def _vertex_transpose(
     no_kernels = jax.tree.map(jnp.zeros_like, kernels)
 
     def convolution(name: str) -> tuple[Array, Params]:
-        x_bar, kernel_bar = images.convolved_transpose(norm, x, kernels[name], *found, bar)
+        x_bar, kernel_bar = layers.convolved_transpose(norm, x, kernels[name], *found, bar)
         return x_bar, no_kernels | {name: kernel_bar}
 
     operations = [
         lambda: (jnp.zeros_like(x), no_kernels),
         lambda: convolution("conv3x3"),
         lambda: convolution("conv1x1"),
-        lambda: (jax.vjp(images.max_pool, x)[1](bar)[0], no_kernels),
+        lambda: (jax.vjp(layers.max_pool, x)[1](bar)[0], no_kernels),
     ]
     return jax.lax.switch(operation, operations)
 

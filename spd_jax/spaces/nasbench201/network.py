@@ -17,6 +17,7 @@ import numpy as np
 
 from spd_jax.axes import Arch, Archs, Array, Key, Params
 from spd_jax.motif import MotifFamily
+from spd_jax.spaces import image_layers as layers
 from spd_jax.spaces import image_network as images
 from spd_jax.spaces.image_network import CellOutput, Skeleton, Trace
 from spd_jax.spaces.nasbench201.cells import EDGES, OPERATIONS
@@ -96,7 +97,7 @@ class _Cell:
 
         def kernels(key: Key, size: int) -> Array:
             keys = jax.random.split(key, len(EDGES))
-            return jax.vmap(lambda key: images.draw_kernel(key, outputs, size, inputs))(keys)
+            return jax.vmap(lambda key: layers.draw_kernel(key, outputs, size, inputs))(keys)
 
         keys = jax.random.split(key)
         return {"conv1x1": kernels(keys[0], 1), "conv3x3": kernels(keys[1], 3)}
@@ -120,9 +121,9 @@ def _edge(norm: bool, operation: Array, kernels: Params, x: Array) -> tuple[Arra
     operations = [
         lambda: (jnp.zeros_like(x), no_scale),
         lambda: (x, no_scale),
-        lambda: images.convolved(norm, jax.nn.relu(x), kernels["conv1x1"]),
-        lambda: images.convolved(norm, jax.nn.relu(x), kernels["conv3x3"]),
-        lambda: (images.average_pool(x), no_scale),
+        lambda: layers.convolved(norm, jax.nn.relu(x), kernels["conv1x1"]),
+        lambda: layers.convolved(norm, jax.nn.relu(x), kernels["conv3x3"]),
+        lambda: (layers.average_pool(x), no_scale),
     ]
     return jax.lax.switch(operation, operations)
 
@@ -134,7 +135,7 @@ def _edge_transpose(
     no_kernels = jax.tree.map(jnp.zeros_like, kernels)
 
     def convolution(name: str) -> tuple[Array, Params]:
-        x_bar, kernel_bar = images.convolved_transpose(
+        x_bar, kernel_bar = layers.convolved_transpose(
             norm, jax.nn.relu(x), kernels[name], *result, bar
         )
         return jnp.where(x > 0, x_bar, 0), no_kernels | {name: kernel_bar}
@@ -144,7 +145,7 @@ def _edge_transpose(
         lambda: (bar, no_kernels),
         lambda: convolution("conv1x1"),
         lambda: convolution("conv3x3"),
-        lambda: (images.average_pool_transpose(bar), no_kernels),
+        lambda: (layers.average_pool_transpose(bar), no_kernels),
     ]
     return jax.lax.switch(operation, operations)
 
