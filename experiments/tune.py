@@ -57,6 +57,7 @@ def check_used(settings: Tune) -> None:
         ("ranges", "wider", "draw_seed"): (
             not settings.random, "nothing is drawn at random: let --random be at least 1",
         ),
+        ("tables",): (not settings.target, "it is about a target: give --target, too"),
         ("finalists",): (
             settings.draws == 1, "all candidates have one draw: let --draws be at least 2",
         ),

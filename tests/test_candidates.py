@@ -344,12 +344,15 @@ def test_exams_within_tables_need_one_table_and_those_between_two(by_target, tmp
 def test_slopes_for_a_data_set_are_never_chosen_on_it(monkeypatch):
     monkeypatch.undo()  # the shipped tables themselves
     problem = problems.get("sigmoid_slope")
-    for target in ("mnist", "fashion_mnist", "digits"):
-        pairs = exams.of_pairs(exams.tables_beside(problem, target))
-        seen = {table.source.stem for pair in pairs for table in (pair.known, pair.asked)}
-        assert seen == {
-            f"{name}_sigmoid_slope" for name in {"mnist", "fashion_mnist", "digits"} - {target}
-        }
+    datasets = ("mnist", "fashion_mnist", "digits", "cifar10")
+    for target in datasets:
+        others = [name for name in datasets if name != target]
+        for only in ((), others[:2]):
+            pairs = exams.of_pairs(exams.tables_beside(problem, target, only))
+            seen = {table.source.stem for pair in pairs for table in (pair.known, pair.asked)}
+            assert seen == {f"{name}_sigmoid_slope" for name in only or others}
+    with pytest.raises(UserError, match="tables=mnist: give some of fashion_mnist,digits,cifar10"):
+        exams.tables_beside(problem, "mnist", ["mnist"])
 
 
 # Drawing and choosing

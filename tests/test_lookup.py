@@ -27,6 +27,7 @@ SLOPES, CELLS = SigmoidSlopeSpace(), RnnCellSpace("enas_mean")
 SHIPPED = {  # space, motifs, budget, seeds of the ceiling, motifs of the ceiling, the ceiling
     "mnist_sigmoid_slope": (SLOPES, 60, 50, 2, 60, 0.903954802259887),
     "digits_sigmoid_slope": (SLOPES, 60, 50, 5, 60, 0.7327515266488396),
+    "cifar10_sigmoid_slope": (SLOPES, 60, 150, 2, 60, 0.9044659443998337),
     "fashion_mnist_sigmoid_slope": (SLOPES, 60, 50, 1, 60, None),
     "rnn_cell_ptb_small": (CELLS, 60, 3, 2, 20, 0.7473684210526316),
     "rnn_cell_ptb_tiny": (CELLS, 500, 4, 3, 100, 0.8995286195286196),

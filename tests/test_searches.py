@@ -622,7 +622,7 @@ def test_a_second_process_is_refused_and_changes_nothing(copy):
         ({"nao_epochs": 0}, "nao_epochs=0 must be at least 1"),
         ({"warm_start": 3}, "warm_start=3 must be at least 4"),
         ({"method": "nao"}, "method=nao cannot search toy_widths: use one of dish_ga, dish_random"),
-        ({"method": "foo"}, "method='foo' is unknown"),
+        ({"method": "ga,foo"}, "method=ga,foo cannot search toy_widths: use one of dish_ga"),
         ({"preset": "tiny"}, "toy_widths has no ground truth 'tiny': use one of formula"),
     ],
 )

@@ -16,8 +16,7 @@ import numpy as np
 from spd_jax.data import download
 from spd_jax.errors import UserError, check_name
 
-NAMES = ("mnist", "fashion_mnist", "digits")
-IMAGE_NAMES = (*NAMES, "cifar10")  # of `load_images`
+NAMES = ("mnist", "fashion_mnist", "digits", "cifar10")
 CIFAR_RECORD = 1 + 3 * 32 * 32  # bytes: a label, then the red, green and blue planes
 CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 # Its page states the MD5 c32a1d4ab5d03f1284b67883e8d87530, of the same 170,052,171 bytes.
@@ -140,8 +139,9 @@ def load(name: str, data_dir: str | None = None) -> ImageData:
 
     MNIST (LeCun et al., 1998) and Fashion-MNIST (Xiao et al., 2017) come as gz
     IDX files from `data_dir`, else from the web into pooch's cache; `digits` is
-    scikit-learn's embedded 8 x 8 set (1,797 images). Only the training files
-    are read: their last sixth is the validation set (10,000 of 60,000).
+    scikit-learn's embedded 8 x 8 set (1,797 images); `cifar10` is that of `load_images`, its
+    colours side by side. Only the training files are used: their last sixth is the validation
+    set (10,000 of 60,000).
 
     Args:
       name: one of `NAMES`.
@@ -154,6 +154,13 @@ def load(name: str, data_dir: str | None = None) -> ImageData:
       UserError: unknown name, missing file, or a file that is not the published one.
     """
     check_name("data set", name, NAMES)
+    if name == "cifar10":
+        own = load_images(name, data_dir)
+        train, valid = (
+            images.reshape(len(images), -1).astype(np.float32) / 255
+            for images in (own.train_images, own.valid_images)
+        )
+        return ImageData(train, own.train_labels, valid, own.valid_labels)
     if name == "digits":
         images, labels = _load_digits()
     else:
@@ -167,23 +174,24 @@ def load(name: str, data_dir: str | None = None) -> ImageData:
 
 
 @functools.cache
-def identity(name: str) -> str:
+def identity(name: str, data_dir: str | None = None) -> str:
     """Return 64 hexadecimal digits that tell a data set from any other.
 
     Those of MNIST and Fashion-MNIST follow from the published checksums, so that no data are
-    needed to know them; `digits` is read.
+    needed to know them; `digits` and `cifar10` are read.
 
     Args:
       name: one of `NAMES`.
+      data_dir: as `load`; it decides which batches of `cifar10` there are.
 
     Raises:
-      UserError: unknown name.
+      UserError: as `load`.
     """
     digest = hashlib.sha256()
     for file in _FILES.get(name, ()):
         digest.update(file.sha256.encode())
     if name not in _FILES:
-        for array in load(name):
+        for array in load(name, data_dir):
             digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
@@ -191,14 +199,13 @@ def identity(name: str) -> str:
 def load_images(name: str, data_dir: str | None = None) -> Images:
     """Load a data set as images, with its test files.
 
-    Besides the sets of `load` there is `cifar10` (Krizhevsky, 2009) in its binary layout: a
-    folder may hold any of the five `data_batch_<n>.bin`, which are read in order of their
-    numbers, and must hold `test_batch.bin`. The official archive is verified when it is
-    downloaded; what a folder holds is taken as it is, and `Images.files` and `Images.identity`
-    say what that was.
+    `cifar10` (Krizhevsky, 2009) is read in its binary layout: a folder may hold any of the five
+    `data_batch_<n>.bin`, which are read in order of their numbers, and must hold
+    `test_batch.bin`. The official archive is verified when it is downloaded; what a folder holds
+    is taken as it is, and `Images.files` and `Images.identity` say what that was.
 
     Args:
-      name: one of `IMAGE_NAMES`.
+      name: one of `NAMES`.
       data_dir: folder of the files; `None` downloads them.
 
     Returns:
@@ -207,7 +214,7 @@ def load_images(name: str, data_dir: str | None = None) -> Images:
     Raises:
       UserError: unknown name, a missing file, or one that cannot be what its name says.
     """
-    check_name("data set", name, IMAGE_NAMES)
+    check_name("data set", name, NAMES)
     read: tuple[str, ...] = ()
     if name == "digits":
         inputs, labels = _load_digits()

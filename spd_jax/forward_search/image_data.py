@@ -14,7 +14,7 @@ class ImageParts:
     """Where images come from and how many of them are used.
 
     Attributes:
-      dataset: name in `data.images.IMAGE_NAMES`.
+      dataset: name in `data.images.NAMES`.
       data_dir: folder of its files; None downloads them, or takes what is built in.
       train, valid, test: numbers of images.
       halved: whether 2 x 2 pixels become their mean.

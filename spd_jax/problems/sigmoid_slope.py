@@ -82,6 +82,7 @@ TABLES = {
     "mnist": "mnist_sigmoid_slope",
     "fashion_mnist": "fashion_mnist_sigmoid_slope",
     "digits": "digits_sigmoid_slope",
+    "cifar10": "cifar10_sigmoid_slope",
 }
 
 

@@ -53,6 +53,9 @@ class CandidateSettings:
         "ground truth that the settings are for: they are chosen on the other shipped tables; "
         "unseen: on all of them; default: on tuning motifs",
     )
+    tables: tuple[str, ...] = setting(
+        (), "the other tables that they are chosen on, such as fashion_mnist; empty: all", free=True
+    )
     exams: str = setting(
         "between",
         "what is asked with a target. between: learn from one whole table, be asked about another; "
@@ -340,7 +343,7 @@ def chosen_dish(
 def _tables(problem: Problem, settings: CandidateSettings) -> dict[str, TruthTable]:
     """Return the shipped tables that may be looked at, by name."""
     if settings.target:
-        return exams.tables_beside(problem, settings.target)
+        return exams.tables_beside(problem, settings.target, settings.tables)
     name = problem.ground_truth(settings.preset).tuning_table
     if not name:
         raise UserError(

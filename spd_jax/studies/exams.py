@@ -6,7 +6,7 @@ parts of each.
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,22 +91,33 @@ def of_pairs(tables: Mapping[str, TruthTable]) -> list[Exam]:
     ]
 
 
-def tables_beside(problem: Problem, target: str) -> dict[str, TruthTable]:
+def tables_beside(
+    problem: Problem, target: str, only: Sequence[str] = ()
+) -> dict[str, TruthTable]:
     """Return the shipped tables of a problem but that of the ground truth `target`, by name.
 
     Args:
       problem: of the motifs.
       target: a ground truth of the problem; "unseen" leaves out none.
+      only: names of the tables to return, in this order; empty: all.
 
     Raises:
-      UserError: no such ground truth, or no table beside it.
+      UserError: no such ground truth, no table beside it, or a name in `only` that has none.
     """
     if target != UNSEEN:
         problem.ground_truth(target)
-    found = {
-        name: lookup.read(lookup.shipped(preset.table), problem.space)
+    tables = {
+        name: preset.table
         for name, preset in problem.ground_truths.items()
         if preset.table and name != target
+    }
+    if not set(only) <= set(tables):
+        raise UserError(
+            f"tables={','.join(only)}: give some of {','.join(tables)}, which are the tables "
+            f"beside target={target}"
+        )
+    found = {
+        name: lookup.read(lookup.shipped(tables[name]), problem.space) for name in only or tables
     }
     if not found:
         raise UserError(

@@ -33,7 +33,7 @@ class ForwardSettings:
                            by_preset=True)  # fmt: skip
     select: str = setting("alpha", "which candidates stay", choices=tuple(selection.SELECTORS))
     edges: int = setting(3, "operations of a new learner, the paper's I_max", at_least=1)
-    dataset: str = setting("digits", "images", choices=images.IMAGE_NAMES, by_preset=True)
+    dataset: str = setting("digits", "images", choices=images.NAMES, by_preset=True)
     train_images: int = setting(896, "images to train on", at_least=1, by_preset=True)
     valid_images: int = setting(400, "images that choose", at_least=1, by_preset=True)
     test_images: int = setting(501, "images of the final evaluation", at_least=1, by_preset=True)

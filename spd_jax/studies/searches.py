@@ -77,7 +77,9 @@ ON_GRAPHS = ("bananas", "local")
 class SearchSettings:
     """Settings of a comparison of searches."""
 
-    method: str = setting("all", "who searches", choices=("all", *METHODS), free=True)
+    method: str = setting(
+        "all", f"who searches: all, or some of {', '.join(METHODS)}, joined by commas", free=True
+    )
     iterations: int = setting(3, "iterations after the warm start", at_least=0, grows=True)
     seeds: int = setting(5, "runs of every method", at_least=1, grows=True)
     warm_start: int = setting(40, "random cells to begin with", at_least=4)
@@ -150,9 +152,9 @@ def methods_of(problem: Problem, settings: SearchSettings) -> list[Method]:
         and not (method.ranker == "partial" and (not trains or settings.asynchronous))
     ]
     everyone = [m for m in allowed if m.proposer not in ON_GRAPHS or problem.paths is not None]
-    named = [method for method in allowed if method.name == settings.method]
-    asked = everyone if settings.method == "all" else named
-    if not asked:
+    names = settings.method.split(",")
+    asked = everyone if names == ["all"] else [own for own in allowed if own.name in names]
+    if names != ["all"] and {own.name for own in asked} != set(names):
         raise UserError(
             f"method={settings.method} cannot search {problem.name}: use one of "
             f"{', '.join(method.name for method in allowed)}"

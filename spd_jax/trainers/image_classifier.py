@@ -125,7 +125,7 @@ class ImageClassifierTask:
     Attributes:
       space: name of the cells' space, one of `SPACES`.
       config: settings.
-      dataset: one of `images.IMAGE_NAMES`.
+      dataset: one of `images.NAMES`.
       data_dir: folder of its files; None downloads them.
       checkpoint_dir: where the cells of a program save themselves after every epoch, so that a
         killed run loses one epoch at the most; None saves nothing.

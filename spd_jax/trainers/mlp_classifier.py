@@ -102,7 +102,8 @@ class MlpClassifierTask:
         """16 hexadecimal digits of the settings, but for epochs and chunk, and of the data."""
         settings = dataclasses.asdict(self.config)
         del settings["epochs"], settings["chunk"]
-        text = f"{json.dumps(settings, sort_keys=True)} {images.identity(self.dataset)}"
+        data = images.identity(self.dataset, self.data_dir)
+        text = f"{json.dumps(settings, sort_keys=True)} {data}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def evaluate(self, cell: str, seed: int, budget: int) -> Evaluation:
