@@ -91,9 +91,7 @@ def of_pairs(tables: Mapping[str, TruthTable]) -> list[Exam]:
     ]
 
 
-def tables_beside(
-    problem: Problem, target: str, only: Sequence[str] = ()
-) -> dict[str, TruthTable]:
+def tables_beside(problem: Problem, target: str, only: Sequence[str] = ()) -> dict[str, TruthTable]:
     """Return the shipped tables of a problem but that of the ground truth `target`, by name.
 
     Args:
