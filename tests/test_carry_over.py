@@ -10,7 +10,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from spd_jax import dishes, files, metrics, problems
+from spd_jax import archs, dishes, files, metrics, problems
 from spd_jax.archs import Cells
 from spd_jax.dish import DishConfig
 from spd_jax.errors import UserError
@@ -124,6 +124,18 @@ def test_sigmoids_are_among_the_kinds_but_kinds_are_no_slopes(sides):
     assert KINDS.groups(embedded) == ["sigmoid"] * 12
     assert Transfer("all", *sides["kinds"], *sides["source"]).embedded() is None
     assert Transfer("all", *sides["source"], *sides["target"]).embedded() is not None
+
+
+def test_cells_of_nao_are_read_as_cells_with_the_same_graph_but_not_the_other_way_round():
+    nao, enas = problems.get("rnn_cell_nao"), problems.get("rnn_cell")
+    source = lookup.read(lookup.shipped("rnn_cell_nao_ptb_tiny"), nao.space)
+    target = lookup.read(lookup.shipped("rnn_cell_ptb_small"), enas.space)
+    embedded = Transfer("all", nao, source, enas, target).embedded()
+    assert (
+        enas.space.encode(archs.unstack(embedded)[0]).split()[1:] == source.cells.names[0].split()
+    )
+    assert SourceReading.of(Transfer("all", nao, source, enas, target)) is None  # no cell in both
+    assert Transfer("all", enas, target, nao, source).embedded() is None
 
 
 def test_a_target_is_cut_to_groups(sides):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from spd_jax.axes import Arch
 from spd_jax.dish import DishConfig
 from spd_jax.problems.problem import GroundTruthPreset, Problem
-from spd_jax.spaces.rnn_cell import RnnCellSpace, network
+from spd_jax.spaces.rnn_cell import RnnCell, RnnCellSpace, network
 from spd_jax.surrogates import proxies
 from spd_jax.trainers.language_model import PRESETS as LANGUAGE_MODELS
 from spd_jax.trainers.language_model import LanguageModelTask
@@ -56,6 +56,7 @@ SHIPPED: dict[str, dict[str, dict[str, Any]]] = {
         },
         "small": {"table": "rnn_cell_ptb_small"},
     },
+    "nao": {"tiny": {"table": "rnn_cell_nao_ptb_tiny"}},
 }
 
 
@@ -96,10 +97,18 @@ def problem(variant: str = VARIANT, mutation_rate: float = 0.1) -> Problem:
         drawing=CellDrawing(variant),
         hidden_states=proxies.readout_states,
         parameters_in_the_paper=140,  # of a cell without gates
-        # No `embeddings`: the mean over nodes 1..11 of a cell of NAO's space is that of no cell of
-        # the others, whose means are over all twelve nodes, or over those that nobody reads.
+        embeddings={} if variant == "nao" else {RnnCellSpace("nao").name: same_graph},
         settings={"variant": variant, "mutation_rate": mutation_rate},
     )
+
+
+def same_graph(archs: RnnCell) -> RnnCell:
+    """Return cells of NAO's space as cells of the others, with the same nodes and edges `[M]`.
+
+    They are those cells' nearest relatives, not the cells: their new state is the mean of other
+    nodes (`network.output_weights`).
+    """
+    return archs
 
 
 def _ground_truth(variant: str, name: str) -> GroundTruthPreset:
