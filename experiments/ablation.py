@@ -100,6 +100,19 @@ def source_of(problem: Problem, given: str | None) -> TruthTable | None:
     return lookup.read(path, problem.space)
 
 
+def check_used(problem: Problem, settings: DishAblation) -> None:
+    """Refuse a flag that was given and would decide nothing."""
+    slopes = problem.name == "sigmoid_slope"
+    other = slopes and settings.source not in (None, "interval")
+    launch.refuse_without_effect({
+        ("source", "train_slope_min"): (not slopes, "it is about slopes: leave it out"),
+        ("train_slope_max",): (
+            not slopes or other, "no slopes of one interval are learned from: leave it out",
+        ),
+        ("held_out",): (slopes, "all other slopes are asked about: leave it out"),
+    })  # fmt: skip
+
+
 def full_size(problem: Problem) -> Mapping[str, Variant]:
     """Return the presets of a problem as rows, each with the first of its widths."""
     found = {}
@@ -116,6 +129,7 @@ def main() -> None:
     """Run the ablation."""
     problem = problems.get(flags.FLAGS.problem)
     settings = launch.read(DishAblation, presets_of(problem), "preset")
+    check_used(problem, settings)
     ask, about = question_of(problem, settings)
     words = f"{problem.name}, {about['table_name']}: one setting changed at a time\n"
     if "source_name" in about:

@@ -150,6 +150,18 @@ def workdir(default: str) -> pathlib.Path:
     return pathlib.Path(WORKDIR.value or default)
 
 
+def refuse_without_effect(ignored: Mapping[Sequence[str], tuple[bool, str]]) -> None:
+    """Refuse a flag that was given and would decide nothing.
+
+    Args:
+      ignored: by names of flags whether they are ignored, and why, with what to do.
+    """
+    for names, (is_ignored, words) in ignored.items():
+        for name in names:
+            if is_ignored and flags.FLAGS[name].present:
+                raise UserError(f"--{name} has no effect, since {words}")
+
+
 def folder_of_data(given: str) -> str | None:
     """Return a data_dir as the library takes it: None for "download"."""
     if not given:

@@ -46,7 +46,7 @@ launch.define(Tune, presets_of(problems.get("rnn_cell")))
 def check_used(settings: Tune) -> None:
     """Refuse a flag that was given and would decide nothing."""
     pairs = bool(settings.target) and settings.exams == "between"
-    ignored = {
+    launch.refuse_without_effect({
         ("outer_steps",): (True, "the looks choose outer steps: give --steps and --every"),
         ("preset",): (
             bool(settings.target or settings.table),
@@ -61,11 +61,7 @@ def check_used(settings: Tune) -> None:
         ("finalists",): (
             settings.draws == 1, "all candidates have one draw: let --draws be at least 2",
         ),
-    }  # fmt: skip
-    for names, (is_ignored, words) in ignored.items():
-        for name in names:
-            if is_ignored and flags.FLAGS[name].present:
-                raise UserError(f"--{name} has no effect, since {words}")
+    })  # fmt: skip
 
 
 def table_of(problem: Problem, settings: Tune) -> TruthTable | None:

@@ -27,7 +27,7 @@ SETTINGS = DishAblationSettings(
     num_seeds=2, dish=CONFIG, hidden_size=1, known=6, rows=("base", "no_outer_steps")
 )
 FLAGS = ["--num_seeds=1", "--inner_steps=2", "--outer_steps=1", "--num_dishes=1"]
-FLAGS += ["--train_samples=2", "--valid_samples=2", "--known=4", "--held_out=5"]
+FLAGS += ["--train_samples=2", "--valid_samples=2", "--known=4"]
 
 
 class KilledError(Exception):
@@ -315,3 +315,19 @@ def test_a_mistake_is_one_sentence(tmp_path):
     done = commands.run("ablation", f"--workdir={tmp_path}/run", "--rows=odd")
     assert done.code == 1
     assert "--rows=odd: give some of base," in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("problem", "flag"),
+    [
+        ("rnn_cell", "--source=fashion_mnist"),
+        ("rnn_cell", "--train_slope_max=1"),
+        ("sigmoid_slope", "--train_slope_max=1"),
+        ("sigmoid_slope", "--held_out=5"),
+    ],
+)
+def test_a_flag_that_would_decide_nothing_is_refused(problem, flag, tmp_path):
+    done = commands.run("ablation", f"--problem={problem}", flag, f"--workdir={tmp_path}/run")
+    assert done.code == 1
+    assert f"{flag.partition('=')[0]} has no effect, since" in done.stderr
+    assert not (tmp_path / "run").exists()

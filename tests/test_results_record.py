@@ -113,9 +113,16 @@ def test_the_table_of_fresh_seeds_is_its_record():
 # Slopes of MNIST, from another table
 
 
-def test_the_blind_table_is_its_record():
-    methods = record("mnist_blind")["summary"]["methods"]
-    rows = rows_after(RESULTS, "![figure 1, from another table]")
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("mnist_blind", "![figure 1, from another table]"),
+        ("fashion_mnist_blind", "The same for Fashion-MNIST: settings chosen on MNIST and digits"),
+    ],
+)
+def test_the_blind_tables_are_their_records(name, line):
+    methods = record(name)["summary"]["methods"]
+    rows = rows_after(RESULTS, line)
     assert len(rows) == len(methods)
     for (_, *figures), own in zip(rows, methods.values(), strict=True):
         assert len(own["kendall_tau"]["values"]) == 20
@@ -130,6 +137,7 @@ def test_the_blind_table_is_its_record():
     ("section", "label", "name", "method"),
     [
         ("### MNIST (not", "dish, preset `best", "mnist_best", "dish"),
+        ("### MNIST (not", "dish, preset `a1", "mnist_a1", "dish"),
         ("### MNIST (not", "dish, preset `paper", "mnist_paper", "dish"),
         ("### MNIST (not", "dish, preset `paper`, untrained", "mnist_paper", "dish_untrained"),
         ("### MNIST (not", "MLP on the slope, the control", "mnist_best", "slope_mlp"),
