@@ -160,6 +160,17 @@ def test_the_blind_tables_are_their_records(name, line):
         assert figures == expected
 
 
+def test_what_was_looked_at_between_the_choices_is_in_the_records():
+    shown = rows_after(RESULTS, "**What was looked at on MNIST between the choices**")
+    for name, place in (("mnist_digits", 1), ("mnist_blind_80", 3), ("mnist_blind", 4)):
+        own = record(name)["summary"]["methods"]["dish"]
+        assert len(own["kendall_tau"]["values"]) == 20
+        assert shown[place][3:] == [
+            f"{own[figure]['median']:.3f} [{own[figure]['q25']:.2f}, {own[figure]['q75']:.2f}]"
+            for figure in ("kendall_tau", "kendall_tau_left", "peak_error")
+        ]
+
+
 @pytest.mark.parametrize(
     ("section", "label", "name", "method"),
     [
@@ -192,7 +203,7 @@ def test_what_is_said_of_the_choice_within_tables_is_in_its_log():
             taus.setdefault(place, []).append(float(row["held_out_tau"]))
     finalists = {place: np.mean(own) for place, own in taus.items() if len(own) == 8}
     best = sorted(finalists.items(), key=lambda item: -item[1])[:2]
-    shown = rows_after(RESULTS, "**A third choice, that asks within each table**")
+    shown = rows_after(RESULTS, "**The choice that asks within each table**")
     runs = record("mnist_within")["summary"]
     for (label, held_out, *figures), ((candidate, step), tau), own in zip(
         shown, best, runs.values(), strict=True
@@ -481,6 +492,12 @@ def test_the_figures_of_the_readme_are_in_the_records():
     assert f"by {gains[0]:.3f} to {gains[1]:.3f} bits; trained anew with fresh seeds" in readme
     nao, ga = ((bits[name] - bits[f"dish_{name}"]).mean() for name in ("nao", "ga"))
     assert f"better by {nao:.3f} (NAO) and {ga:.3f} (GA) only" in readme
+    slopes = record("mnist_blind")["summary"]["methods"]
+    before, after, read = (
+        slopes[name]["kendall_tau"]["median"] for name in ("dish_untrained", "dish", "source_table")
+    )
+    assert f"upside down (tau {before:.2f}) into a good one with a peak ({after:.2f})" in readme
+    assert f"ranks MNIST's slopes better ({read:.2f})" in readme
     taus: dict = {}
     for row in lines_of("nasbench201_league")[0]:
         if row["known"] == "0":
