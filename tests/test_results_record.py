@@ -405,6 +405,7 @@ def test_the_tables_of_other_sources_are_their_records():
     for title, name in (
         ("### MNIST from Fashion-MNIST", "carry_over_mnist"),
         ("### Fashion-MNIST from MNIST", "carry_over_fashion_mnist"),
+        ("### CIFAR-10 from Fashion-MNIST", "carry_over_cifar10"),
     ):
         for label, *shown in rows_after(page, title):
             for words, figure in zip(shown, figures, strict=True):
