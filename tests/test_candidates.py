@@ -335,7 +335,7 @@ def test_exams_within_tables_need_one_table_and_those_between_two(by_target, tmp
     truths = {name: by_target.ground_truths[name] for name in ("one", "two")}
     alone = dataclasses.replace(by_target, ground_truths=truths)
     asked = dataclasses.replace(SETTINGS, target="two", candidates=("init_scale=0.2",), steps=0)
-    with pytest.raises(UserError, match="one is the only table beside the target"):
+    with pytest.raises(UserError, match="one is the only table to choose on"):
         candidates.run(alone, asked, tmp_path / "between")
     looks = candidates.run(alone, dataclasses.replace(asked, exams="within"), tmp_path / "within")
     assert {look.exam for look in looks} == {"one-split0", "one-split1"}
@@ -351,8 +351,10 @@ def test_slopes_for_a_data_set_are_never_chosen_on_it(monkeypatch):
             pairs = exams.of_pairs(exams.tables_beside(problem, target, only))
             seen = {table.source.stem for pair in pairs for table in (pair.known, pair.asked)}
             assert seen == {f"{name}_sigmoid_slope" for name in only or others}
-    with pytest.raises(UserError, match="tables=mnist: give some of fashion_mnist,digits,cifar10"):
-        exams.tables_beside(problem, "mnist", ["mnist"])
+    for only in (["mnist"], ["digits", "digits"]):
+        words = f"tables={','.join(only)}: give some of fashion_mnist,digits,cifar10, each once"
+        with pytest.raises(UserError, match=words):
+            exams.tables_beside(problem, "mnist", only)
 
 
 # Drawing and choosing

@@ -62,6 +62,8 @@ def test_rivals_of_image_cells_search_other_spaces_only_when_they_are_asked_for(
     for name in ("bananas", "local"):
         asked = dataclasses.replace(SEARCH, method=name)
         assert [own.name for own in searches.methods_of(TOY, asked)] == [name]
+    asked = dataclasses.replace(SEARCH, method="random, ga,ga")
+    assert [own.name for own in searches.methods_of(TOY, asked)] == ["ga", "random"]
     with pytest.raises(UserError, match="method=nao cannot search toy_widths"):
         searches.methods_of(TOY, dataclasses.replace(SEARCH, method="nao"))
 
@@ -621,8 +623,10 @@ def test_a_second_process_is_refused_and_changes_nothing(copy):
         ({"partial_epochs": 4}, "partial_epochs=4 must be below the 4 of a training"),
         ({"nao_epochs": 0}, "nao_epochs=0 must be at least 1"),
         ({"warm_start": 3}, "warm_start=3 must be at least 4"),
-        ({"method": "nao"}, "method=nao cannot search toy_widths: use one of dish_ga, dish_random"),
-        ({"method": "ga,foo"}, "method=ga,foo cannot search toy_widths: use one of dish_ga"),
+        ({"method": "nao"}, "method=nao cannot search toy_widths: give all, or some of dish_ga, "),
+        ({"method": "ga,foo"}, "method=foo cannot search toy_widths: give all, or some of dish_ga"),
+        ({"method": "ga,all"}, "method=all cannot search toy_widths"),
+        ({"method": ""}, "method= cannot search toy_widths"),
         ({"preset": "tiny"}, "toy_widths has no ground truth 'tiny': use one of formula"),
     ],
 )

@@ -145,7 +145,7 @@ def load(name: str, data_dir: str | None = None) -> ImageData:
 
     Args:
       name: one of `NAMES`.
-      data_dir: folder that holds the gz files; `None` downloads them.
+      data_dir: folder of the files, the test batch of `cifar10` among them; `None` downloads them.
 
     Returns:
       The data, split.

@@ -90,7 +90,8 @@ class Problem:
         smoothly within a group, such as the slope; None: there is none.
       groups: `groups(archs [M])` returns the names of the groups that motifs fall into, such as
         the kind of unit, M texts; None: they are all of one group.
-      embeddings: by the name of another space, what puts its archs `[M]` into this one.
+      embeddings: by the name of another space, what puts its archs `[M]` into this one, as
+        themselves or, where none of this one is the same, as their nearest relatives.
       settings: plain data that tell it from a problem of the same space, such as the rate of
         mutation; recorded with the runs.
     """

@@ -82,7 +82,7 @@ def of_pairs(tables: Mapping[str, TruthTable]) -> list[Exam]:
     """
     if len(tables) < 2:
         raise UserError(
-            f"{' '.join(tables)} is the only table beside the target, but two are needed to learn "
+            f"{' '.join(tables)} is the only table to choose on, but two are needed to learn "
             "from one and ask about the other: use exams=within"
         )
     return [
@@ -97,7 +97,7 @@ def tables_beside(problem: Problem, target: str, only: Sequence[str] = ()) -> di
     Args:
       problem: of the motifs.
       target: a ground truth of the problem; "unseen" leaves out none.
-      only: names of the tables to return, in this order; empty: all.
+      only: names of the tables to return; empty: all.
 
     Raises:
       UserError: no such ground truth, no table beside it, or a name in `only` that has none.
@@ -109,13 +109,15 @@ def tables_beside(problem: Problem, target: str, only: Sequence[str] = ()) -> di
         for name, preset in problem.ground_truths.items()
         if preset.table and name != target
     }
-    if not set(only) <= set(tables):
+    if tables and (not set(only) <= set(tables) or len(set(only)) < len(only)):
         raise UserError(
-            f"tables={','.join(only)}: give some of {','.join(tables)}, which are the tables "
-            f"beside target={target}"
+            f"tables={','.join(only)}: give some of {','.join(tables)}, each once, which are the "
+            f"tables beside target={target}"
         )
     found = {
-        name: lookup.read(lookup.shipped(tables[name]), problem.space) for name in only or tables
+        name: lookup.read(lookup.shipped(table), problem.space)
+        for name, table in tables.items()
+        if name in (only or tables)
     }
     if not found:
         raise UserError(

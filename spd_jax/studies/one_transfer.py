@@ -54,7 +54,7 @@ class Transfer:
     target: TruthTable
 
     def embedded(self) -> Archs | None:
-        """Return the source's archs as archs of the target's space; None where they are none."""
+        """Return the source's archs, or their nearest relatives, in the target's space, or None."""
         space = self.source_problem.space.name
         if space == self.problem.space.name:
             return self.source.cells.archs
@@ -270,10 +270,10 @@ def _learners(
 class SourceReading:
     """The simplest rival: what the source's table itself says of a motif.
 
-    A motif that the table holds gets its score there. Another one is interpolated over the
-    problem's coordinate, among the motifs of its group, or, where the source has none of that
-    group, in each of the source's groups, of which the mean is taken. Without a coordinate it is
-    NaN.
+    A motif that the table holds, itself or its relative (`Problem.embeddings`), gets its score
+    there. Another one is interpolated over the problem's coordinate, among the motifs of its
+    group, or, where the source has none of that group, in each of the source's groups, of which
+    the mean is taken. Without a coordinate it is NaN.
 
     Attributes:
       problem: of the motifs.

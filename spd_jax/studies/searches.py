@@ -152,14 +152,16 @@ def methods_of(problem: Problem, settings: SearchSettings) -> list[Method]:
         and not (method.ranker == "partial" and (not trains or settings.asynchronous))
     ]
     everyone = [m for m in allowed if m.proposer not in ON_GRAPHS or problem.paths is not None]
-    names = settings.method.split(",")
-    asked = everyone if names == ["all"] else [own for own in allowed if own.name in names]
-    if names != ["all"] and {own.name for own in asked} != set(names):
-        raise UserError(
-            f"method={settings.method} cannot search {problem.name}: use one of "
-            f"{', '.join(method.name for method in allowed)}"
-        )
-    return asked
+    if settings.method == "all":
+        return everyone
+    names = [name.strip() for name in settings.method.split(",")]
+    for name in names:
+        if name not in {method.name for method in allowed}:
+            raise UserError(
+                f"method={name} cannot search {problem.name}: give all, or some of "
+                f"{', '.join(method.name for method in allowed)}, joined by commas"
+            )
+    return [method for method in allowed if method.name in names]
 
 
 def sizes(problem: Problem, settings: SearchSettings, method: Method) -> SearchConfig:
