@@ -221,7 +221,40 @@ def test_what_is_said_of_the_choice_within_tables_is_in_its_log():
         ]
 
 
-# Choosing the dish of recurrent cells
+# Recurrent cells: the league, and choosing the dish
+
+
+def test_the_league_of_recurrent_cells_is_its_record():
+    taus: dict = {}
+    for row in lines_of("rnn_cell_league")[0]:
+        taus.setdefault((row["surrogate"], row["known"]), []).append(float(row["kendall_tau"]))
+    assert all(len(own) == 10 for own in taus.values())
+    names = {
+        "dish** (2 dishes, 6 outer steps)": "dish", "NAO's predictor": "nao",
+        "mean of dish and Gaussian process on counts": "averaged",
+        "trained dish beside counts, forest": "stacked",
+        "untrained dish beside counts, forest": "stacked_untrained",
+        "random forest on the encoding": "random_forest",
+        "Gaussian process on the encoding": "gaussian_process",
+        "random forest on counts (ours)": "random_forest_structure",
+        "MLP on counts (ours)": "mlp_structure",
+        "Gaussian process on counts (ours)": "gaussian_process_structure",
+    }  # fmt: skip
+    rows = rows_after(RESULTS, "### The league: who ranks cells that nobody trained")
+    assert {label for label, *_ in rows} == {*names, "dish (4 dishes, 8 outer steps)"}
+    for label, *shown in rows:
+        if label in names:
+            own = [taus[names[label], known] for known in ("5", "10", "20", "40", "80")]
+            assert shown == [f"{np.mean(x):.2f} ± {np.std(x, ddof=1):.2f}" for x in own]
+    free = {name: f"{np.mean(own):.2f}" for (name, known), own in taus.items() if known == "0"}
+    assert (
+        f"untrained dish {free['dish_untrained']}, synflow {free['synflow']}, hidden covariance "
+        f"{free['hidden_covariance']}, Jacobian covariance {free['jacobian_covariance']}, GraSP "
+        f"{free['grasp']}, SNIP {free['snip']}, gradient norm {free['grad_norm']}"
+    ) in RESULTS
+    dish = [np.mean(taus["dish", "5"]), np.mean(taus["dish_untrained", "0"])]
+    words = f"Kendall's tau {dish[0]:.2f}, where it has {dish[1]:.2f} untrained"
+    assert words in (ROOT / "README.md").read_text("utf-8")
 
 
 def test_what_is_said_of_the_tuning_log_is_in_it():
