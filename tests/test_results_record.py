@@ -280,16 +280,24 @@ def test_what_is_said_of_the_tuning_log_is_in_it():
     assert f"eight steps (tau {figure(best, 8)})" in RESULTS
 
 
-# The ablation of a dish of slopes
+# Ablations of a dish
 
 
-def test_the_table_of_the_ablation_is_its_record():
-    rows, _ = lines_of("sigmoid_slope_ablation")
+@pytest.mark.parametrize(
+    ("title", "name", "seeds"),
+    [
+        ("## Slopes", "sigmoid_slope_ablation", 5),
+        ("## Recurrent cells", "rnn_cell_ablation", 5),
+        ("The papers' preset at full size (table 4", "rnn_cell_ablation_full", 4),
+    ],
+)
+def test_the_tables_of_ablations_are_their_records(title, name, seeds):
+    rows, _ = lines_of(name)
     by_name: dict = {}
     for row in rows:
         by_name.setdefault(row["variant"], []).append(row)
     page = (ROOT / "docs" / "ablation.md").read_text("utf-8")
-    shown = rows_after(page, "## Slopes")
+    shown = rows_after(page, title)
     assert [name for name, *_ in shown] == list(by_name)
     for name, _, before, after, left, loss, converged in shown:
         values = {
@@ -297,7 +305,7 @@ def test_the_table_of_the_ablation_is_its_record():
             for figure in ("tau_before", "tau_after", "tau_part_after", "outer_loss_last",
                            "converged_after")
         }  # fmt: skip
-        assert all(len(own) >= 5 for own in values.values())
+        assert all(len(own) == seeds for own in values.values())
         assert before == f"{values['tau_before'].mean():.2f}"
         for text, figure in ((after, "tau_after"), (left, "tau_part_after")):
             own = values[figure]
@@ -443,6 +451,8 @@ def test_the_tables_of_other_sources_are_their_records():
         for label, *shown in rows_after(page, title):
             for words, figure in zip(shown, figures, strict=True):
                 check(words, *medians_of(name, figure)[names[label]])
+    for label, words in rows_after(page, "### ENAS-like cells from NAO's cells"):
+        check(words, *medians_of("carry_over_nao_to_enas")[names[label]])
     for label, *shown in rows_after(page, "### Recurrent cells from another text"):
         records = ("carry_over_text_to_ptb", "carry_over_ptb_to_text")
         for words, name in zip(shown, records, strict=True):
