@@ -283,6 +283,19 @@ def test_what_is_said_of_the_tuning_log_is_in_it():
     assert f"eight steps (tau {figure(best, 8)})" in RESULTS
 
 
+def test_what_is_said_of_the_choice_on_two_splits_is_in_its_log():
+    losses: dict = {}
+    for row in lines_of("rnn_cell_tuning_splits")[0]:
+        if row["outer_step"] == "8":
+            losses.setdefault(row["candidate"], []).append(float(row["held_out_loss"]))
+    assert all(len(own) == 4 for own in losses.values())
+    mean = {name: f"{np.mean(own):.3f}" for name, own in losses.items()}
+    assert (
+        f"the smallest mean held-out loss, {mean['init_scale=0.4']} after eight steps; four dishes "
+        f"have {mean['init_scale=0.4+ensemble_size=4']}, scale 0.2 has {mean['init_scale=0.2']}"
+    ) in RESULTS
+
+
 # Ablations of a dish
 
 
