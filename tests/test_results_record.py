@@ -260,6 +260,20 @@ def test_the_league_of_recurrent_cells_is_its_record():
     assert words in (ROOT / "README.md").read_text("utf-8")
 
 
+def test_the_league_of_nao_s_cells_is_its_record():
+    taus: dict = {}
+    for row in lines_of("rnn_cell_nao_league")[0]:
+        taus.setdefault((row["surrogate"], row["known"]), []).append(float(row["kendall_tau"]))
+    names = {
+        "Gaussian process on counts": "gaussian_process_structure", "dish, preset `best": "dish",
+        "random forest on counts": "random_forest_structure", "untrained dish": "dish_untrained",
+    }  # fmt: skip
+    rows = rows_after(RESULTS, "### NAO's own space: the dish does not rank it")
+    for label, *shown in rows:
+        own = [taus.get((names[label], known)) for known in ("0", "20", "40")]
+        assert shown == [f"{np.mean(x):.2f} ± {np.std(x, ddof=1):.2f}" if x else "" for x in own]
+
+
 def test_what_is_said_of_the_tuning_log_is_in_it():
     rows, _ = lines_of("rnn_cell_tuning")
     found = {(row["candidate"], int(row["outer_step"])): row for row in rows}
