@@ -130,8 +130,8 @@ def test_shipped_tables_are_without_the_motifs_that_settings_saw():
     tuning = lookup.read(lookup.shipped("rnn_cell_ptb_tiny_tuning"), SPACE)
     assert len(found) == 500
     assert not set(found.cells.names) & set(tuning.cells.names)
-    with pytest.raises(UserError, match="no table of rnn_cell_nao comes with spd_jax"):
-        league.shipped_table(problems.get("rnn_cell_nao"))
+    with pytest.raises(UserError, match="no table of rnn_cell_enas comes with spd_jax"):
+        league.shipped_table(problems.get("rnn_cell_enas"))
 
 
 # Who takes part

@@ -107,6 +107,9 @@ def data_of(name, preset, folder):
             ("|none~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|", *[90.0] * len(columns))
         ]
         return written.write_nasbench201(folder / "table.csv", cells, columns)
+    if preset == "cifar10":
+        for file in ("data_batch_1.bin", "test_batch.bin"):
+            (folder / file).write_bytes(bytes(6 * images.CIFAR_RECORD))
     if preset == "ecnas_4":
         (folder / "table.json").write_text(json.dumps([written.EC_CELL]))
         return folder / "table.json"
