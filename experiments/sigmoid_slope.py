@@ -42,7 +42,10 @@ class SigmoidSlope(ExtrapolationSettings):
     )
     data_dir: str = setting("download", 'folder of its files, or "download"', free=True)
     ground_truth_seeds: int = setting(2, "runs per slope", at_least=1, free=True)
-    ground_truth_epochs: int = setting(50, "epochs of a run", at_least=1, free=True)
+    ground_truth_epochs: int | None = setting(
+        None, "epochs of a run; default: the data set's, 50, or 150 of cifar10", at_least=1,
+        free=True,
+    )  # fmt: skip
 
 
 def presets() -> dict[str, dict[str, Any]]:
@@ -78,7 +81,7 @@ def table_of(settings: SigmoidSlope) -> TruthTable | ComputedTable:
             tuple(problem.space.encode(slope) for slope in table_slopes()),
             settings.dataset,
             settings.ground_truth_seeds,
-            settings.ground_truth_epochs,
+            settings.ground_truth_epochs or sigmoid_slope.config_of(settings.dataset).epochs,
             launch.folder_of_data(settings.data_dir),
         )
     if settings.ground_truth is not None:
